@@ -1,0 +1,921 @@
+#!/usr/bin/env python3
+"""Measure Alma's speed and memory, each figure beside its peer, its floor and its target.
+
+    python .ci/bench.py                  the whole table, about a minute
+    python .ci/bench.py --short          small sizes, few repeats: proves that it runs
+    python .ci/bench.py --only history   the rows whose name holds the word
+    python .ci/bench.py --check          also exit 1 where a target is missed
+    python .ci/bench.py --markdown       the table as Markdown
+
+The peers come with `pip install -e ".[bench]"`; one that is absent is named as not
+installed. The published predecessor, alma-framework 0.1.0, bears the name of the module
+measured here: it is fetched into a folder of its own and timed in processes of its own.
+
+A row is one entry of ROWS: a name, a function that makes its contestants, and what the
+figure of the contestant "alma" is held against. All contestants of a row take turns
+within each repeat, so that a machine that slows down slows them all, and the least of
+each one's figures counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bisect
+import copy
+import gc
+import itertools
+import math
+import operator
+import os
+import pickle
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import tracemalloc
+from array import array
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from functools import lru_cache, partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # measure this checkout, whatever is installed
+
+import alma  # noqa: E402
+
+# == Measuring: one figure, and the least of many ===============================
+#
+# A contestant is a function without arguments that does its work once and returns one
+# figure: seconds or bytes for one operation. It may prepare before it starts the watch.
+
+Figures = Dict[str, float]  # not a number where the peer is absent
+Contestant = Callable[[], float]
+Contestants = Dict[str, Contestant]
+Listener = Callable[[Any, Any], None]
+Edit = Tuple[Dict[str, Any], float]  # the dict that holds a price, and the price it gets
+
+
+class Absent(Exception):
+    """Raised by a contestant whose library is not here."""
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    gc.disable()  # as timeit does: whose turn the collector falls in is chance
+    try:
+        begin = time.perf_counter()
+        work()
+        return time.perf_counter() - begin
+    finally:
+        gc.enable()
+
+
+def per_call(call: Callable[[Any], Any], arguments: Sequence[Any]) -> float:
+    """Return the seconds of one call, the loop around it included."""
+
+    def loop() -> None:
+        for argument in arguments:
+            call(argument)
+
+    return seconds(loop) / len(arguments)
+
+
+def per_get(call: Callable[[], Any], calls: int) -> float:
+    """Return the seconds of one call without an argument, the loop included."""
+
+    def loop() -> None:
+        for _ in range(calls):
+            call()
+
+    return seconds(loop) / calls
+
+
+def per_edit(call: Callable[[Any], Any], value: Any, edits: Sequence[Edit]) -> float:
+    """Return the seconds of one call with *value*, a field of it changed before each."""
+
+    def loop() -> None:
+        for leaf, price in edits:
+            leaf["price"] = price
+            call(value)
+
+    return seconds(loop) / len(edits)
+
+
+def held_by(fill: Callable[[], Any], changes: int) -> float:
+    """Return the bytes that *fill* leaves allocated, for each of its *changes*."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        kept = fill()
+        gc.collect()
+        size, _ = tracemalloc.get_traced_memory()
+        del kept
+        return size / changes
+    finally:
+        tracemalloc.stop()
+
+
+def race(contestants: Contestants, repeats: int) -> Figures:
+    """Return the least figure of each contestant."""
+    figures = dict.fromkeys(contestants, math.inf)
+    gc.collect()
+    for _ in range(repeats):
+        for name, contestant in contestants.items():
+            if not math.isnan(figures[name]):
+                figures[name] = min(turn(contestant), figures[name])  # keeps a first that is no number
+    return figures
+
+
+def turn(contestant: Contestant) -> float:
+    try:
+        return contestant()
+    except Absent:
+        return math.nan
+
+
+# == Materials: sizes, values, floors ===========================================
+
+
+class Scale(NamedTuple):
+    """How much work a run does."""
+
+    repeats: int
+    calls: int  # of one that takes about a microsecond, per repeat
+    changes: int  # of a nested value whose memory is counted
+    ints: int  # changes of an int whose memory is counted; also the length of history()
+    many: int  # records of a long history
+    few: int  # records of a short one
+
+
+FULL = Scale(repeats=25, calls=20_000, changes=2_000, ints=100_000, many=1_000_000, few=1_000)
+SHORT = Scale(repeats=3, calls=1_000, changes=500, ints=10_000, many=20_000, few=1_000)
+
+NESTED_KEYS = 200
+EPOCH = datetime(2026, 1, 1, tzinfo=timezone.utc)
+EPOCH_NS = int(EPOCH.timestamp()) * 10**9
+TICK_NS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Record:
+    """The record a Python developer would write by hand."""
+
+    index: int
+    value: Any
+    timestamp: datetime
+    label: Optional[str] = None
+
+
+class Floor:
+    """RLock, `time_ns` and `list.append`, once each, and nothing besides.
+
+    Keeping the value as well would make the floor dearer, and the target easier.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.log: List[int] = []
+
+    def set(self, value: Any) -> None:
+        with self.lock:
+            self.log.append(time.time_ns())
+
+
+class Bare:
+    """An attribute behind a method, and functions called without a guard around them."""
+
+    def __init__(self, value: Any, guests: Sequence[Listener] = ()) -> None:
+        self.value = value
+        self.guests = guests
+
+    def get(self) -> Any:
+        return self.value
+
+    def call_all(self, value: Any) -> None:
+        for guest in self.guests:
+            guest(self, value)
+
+
+def new_listener() -> Listener:
+    return lambda var, record: None
+
+
+def variable(value: Any, clock: Callable[[], int] = time.time_ns, **options: Any) -> alma.AlmaVar:
+    return alma.AlmaRegistry(clock=clock).watch("x", value, **options)
+
+
+def flat(keys: int) -> Dict[str, Any]:
+    return {"price": 0.5, **{f"field{i}": i for i in range(1, keys)}}
+
+
+def nested(keys: int) -> Dict[str, Any]:
+    """Return a dict of *keys* small dicts: 10 kB when packed where there are 200."""
+    return {
+        f"item{i}": {"name": f"item {i}", "price": i * 0.5, "stock": i, "tags": ["red", "small"]} for i in range(keys)
+    }
+
+
+def price_edits(leaves: Iterable[Dict[str, Any]], count: int) -> List[Edit]:
+    """Return *count* changes of one price, each in a leaf taken by chance."""
+    chance, choices = random.Random(1), list(leaves)
+    return [(chance.choice(choices), chance.randrange(10**6) / 100) for _ in range(count)]
+
+
+def new_long_variable(records: int) -> alma.AlmaVar:
+    """Return a variable with *records* records, one for each tick of its own clock."""
+    var = variable(0, clock=itertools.count(EPOCH_NS, TICK_NS).__next__)
+    for value in range(1, records):
+        var.set(value)
+    return var
+
+
+long_variable = lru_cache(maxsize=None)(new_long_variable)
+
+
+@lru_cache(maxsize=None)
+def edited_variable(changes: int) -> alma.AlmaVar:
+    value = nested(NESTED_KEYS)
+    var = variable(value)
+    for leaf, price in price_edits(value.values(), changes):
+        leaf["price"] = price
+        var.set(value)
+    return var
+
+
+# == The predecessor: a black box in a process of its own =======================
+
+PREDECESSOR = "alma-framework==0.1.0"
+# A fresh process is cold, and memory is new to it: the best of three turns makes up for that.
+PREDECESSOR_SET = """
+import gc, sys, time
+sys.path.insert(0, sys.argv[1])
+import alma
+values, figures = range(int(sys.argv[2])), []
+gc.disable()
+for _ in range(3):
+    call = alma.watch("x", 0, overwrite=True).set
+    begin = time.perf_counter()
+    for value in values:
+        call(value)
+    figures.append((time.perf_counter() - begin) / len(values))
+print(min(figures))
+"""
+
+
+@lru_cache(maxsize=None)
+def predecessor_folder() -> Optional[Path]:
+    """Return where the predecessor is, fetched if need be; None if it can't be had."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alma-bench"
+    folder = cache / PREDECESSOR.replace("==", "-")
+    if folder.exists():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=str(cache)) as scratch:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--retries", "1"]
+        fetched = subprocess.run([*pip, "--target", f"{scratch}/box", PREDECESSOR], stderr=subprocess.PIPE, check=False)
+        if fetched.returncode:
+            print(fetched.stderr.decode(errors="replace"), file=sys.stderr)
+            return None
+        os.replace(f"{scratch}/box", folder)  # whole or not at all, should this be stopped
+    return folder
+
+
+def predecessor_set(calls: int) -> float:
+    folder = predecessor_folder()
+    if folder is None:
+        raise Absent(PREDECESSOR)
+    return run_python(PREDECESSOR_SET, str(folder), str(calls))
+
+
+def run_python(code: str, *arguments: str) -> float:
+    """Return the number that *code* prints, run by a new Python."""
+    command = [sys.executable, "-I", "-c", code, *arguments]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout or "nan")
+
+
+# == Peers with a listener: an int that somebody watches ========================
+#
+# Each function returns what sets the int. `setattr` in a partial stands for the
+# assignment statement: some 30 ns dearer, about what a call of a method costs.
+
+
+def peer(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError:
+        raise Absent(name) from None
+
+
+def traitlets_setter() -> Callable[[int], Any]:
+    traitlets = peer("traitlets")
+
+    class Watched(traitlets.HasTraits):
+        x = traitlets.Int()
+
+    watched = Watched()
+    watched.observe(lambda change: None, "x")
+    return partial(setattr, watched, "x")
+
+
+def psygnal_setter() -> Callable[[int], Any]:
+    psygnal = peer("psygnal")
+
+    @psygnal.evented
+    @dataclass
+    class Watched:
+        x: int = 0
+
+    watched = Watched()
+    watched.events.x.connect(lambda new, old: None)
+    return partial(setattr, watched, "x")
+
+
+def param_setter() -> Callable[[int], Any]:
+    param = peer("param")
+
+    class Watched(param.Parameterized):
+        x = param.Integer(0)
+
+    watched = Watched()
+    watched.param.watch(lambda event: None, "x")
+    return partial(setattr, watched, "x")
+
+
+def blinker_setter() -> Callable[[int], Any]:
+    signal = peer("blinker").Signal()
+
+    class Watched:
+        def set(self, value: int) -> None:
+            self.x = value
+            signal.send(self, value=value)
+
+    signal.connect(on_send)
+    return Watched().set
+
+
+def on_send(sender: Any, value: int) -> None:
+    """Hear a blinker signal, which keeps only a weak reference to its listener."""
+
+
+def observ_setter() -> Callable[[int], Any]:
+    observ = peer("observ")
+    state = observ.reactive({"x": 0})
+    watcher = observ.watch(lambda: state["x"], lambda new: None, sync=True)
+
+    def keep(value: int, watcher: Any = watcher) -> None:
+        state["x"] = value
+
+    return keep
+
+
+def atom_setter() -> Callable[[int], Any]:
+    atom = peer("atom.api")
+
+    class Watched(atom.Atom):
+        x = atom.Int()
+
+    watched = Watched()
+    watched.observe("x", lambda change: None)
+    return partial(setattr, watched, "x")
+
+
+def reactivex_setter() -> Callable[[int], Any]:
+    subject = peer("reactivex.subject").BehaviorSubject(0)
+    subject.subscribe(lambda value: None)
+    return subject.on_next
+
+
+SETTERS = {
+    "traitlets": traitlets_setter,
+    "psygnal": psygnal_setter,
+    "param": param_setter,
+    "blinker": blinker_setter,
+    "observ": observ_setter,
+    "atom, compiled": atom_setter,
+    "reactivex, no history": reactivex_setter,
+}
+
+# == Peers with a past: one field of a nested dict changes ======================
+#
+# Each function prepares a value, and returns what does the changes and keeps the past.
+
+
+def eventsourcing_past(changes: int) -> Callable[[], Any]:
+    domain, application = peer("eventsourcing.domain"), peer("eventsourcing.application")
+
+    class Stock(domain.Aggregate):
+        def __init__(self, items: Dict[str, Any]) -> None:
+            self.items = items
+
+        @domain.event("Priced")
+        def price(self, key: str, price: float) -> None:
+            self.items[key]["price"] = price
+
+    app, stock = application.Application(), Stock(nested(NESTED_KEYS))
+    app.save(stock)
+
+    def fill() -> Any:
+        for key, price in key_edits(changes):
+            stock.price(key, price)
+            app.save(stock)
+        return app
+
+    return fill
+
+
+def immutables_past(changes: int) -> Callable[[], Any]:
+    Map = peer("immutables").Map
+    start = Map({key: Map(item) for key, item in nested(NESTED_KEYS).items()})
+
+    def fill() -> Any:
+        past = [start]
+        for key, price in key_edits(changes):
+            items = past[-1]
+            past.append(items.set(key, items[key].set("price", price)))
+        return past
+
+    return fill
+
+
+def reliev_past(changes: int) -> Callable[[], Any]:
+    reliev = peer("reliev")
+
+    class Stock(reliev.Store):
+        @reliev.mutation
+        def price(self, key: str, price: float) -> None:
+            self.state[key]["price"] = price
+
+    stock = Stock(nested(NESTED_KEYS), strict=False)
+
+    def fill() -> Any:
+        for key, price in key_edits(changes):
+            stock.price(key, price)
+        return stock
+
+    return fill
+
+
+def key_edits(count: int) -> Iterable[Tuple[str, float]]:
+    """Yield the changes of `price_edits` by key, made one at a time so that none is counted."""
+    chance = random.Random(1)
+    keys = [f"item{i}" for i in range(NESTED_KEYS)]
+    return ((chance.choice(keys), chance.randrange(10**6) / 100) for _ in range(count))
+
+
+def alma_past(changes: int) -> Callable[[], Any]:
+    value = nested(NESTED_KEYS)
+    var = variable(value)
+
+    def fill() -> Any:
+        for key, price in key_edits(changes):
+            value[key]["price"] = price
+            var.set(value)
+        return var
+
+    return fill
+
+
+PASTS = {
+    "eventsourcing": eventsourcing_past,
+    "immutables": immutables_past,
+    "reliev": reliev_past,
+}
+
+# == Contestants: one function for each row =====================================
+
+
+def set_int(scale: Scale) -> Contestants:
+    values = range(scale.calls)
+    return {
+        "alma": lambda: per_call(variable(0).set, values),
+        "floor": lambda: per_call(Floor().set, values),
+        "alma-framework 0.1.0": lambda: predecessor_set(scale.calls),
+    }
+
+
+def set_traced(scale: Scale) -> Contestants:
+    values = range(scale.calls)
+    return {
+        "alma": lambda: per_call(variable(0, trace=True).set, values),
+        "untraced": lambda: per_call(variable(0).set, values),
+    }
+
+
+def set_heard(scale: Scale, listeners: int) -> Contestants:
+    values = range(scale.calls // (1 + listeners // 10))
+    guests = [new_listener() for _ in range(100)]  # as different as they would be in real use
+    return {
+        "alma": lambda: per_call(variable(0, on_change=guests[:listeners]).set, values),
+        "floor": lambda: per_call(Floor().set, values),
+        "100 calls": lambda: per_call(Bare(0, guests).call_all, values[: scale.calls // 10]),
+    }
+
+
+def set_heard_by_one(scale: Scale) -> Contestants:
+    values = range(scale.calls // 4)
+
+    def peer_set(setter: Callable[[], Callable[[int], Any]]) -> float:
+        return per_call(setter(), values)
+
+    peers = {name: partial(peer_set, setter) for name, setter in SETTERS.items()}
+    return {**set_heard(scale, listeners=1), **peers}
+
+
+def set_dict(scale: Scale, value: Dict[str, Any], leaves: Sequence[Dict[str, Any]], calls: int) -> Contestants:
+    edits = price_edits(leaves, max(3, calls * scale.calls // FULL.calls))
+    return {
+        "alma": lambda: per_edit(variable(value).set, value, edits),
+        "copy.deepcopy": lambda: per_edit(copy.deepcopy, value, edits),
+        "pickle.dumps": lambda: per_edit(partial(pickle.dumps, protocol=5), value, edits),
+    }
+
+
+def set_flat(scale: Scale, keys: int) -> Contestants:
+    value = flat(keys)
+    return set_dict(scale, value, [value], calls=5_000)
+
+
+def set_nested(scale: Scale, keys: int) -> Contestants:
+    value = nested(keys)
+    return set_dict(scale, value, list(value.values()), calls=40_000 // keys)
+
+
+def set_all_changed(scale: Scale, calls: int) -> Contestants:
+    chance = random.Random(1)
+    values = [[chance.random() for _ in range(20_000)] for _ in range(calls)]
+
+    def after_one() -> Callable[[Any], Any]:
+        return variable([0.5] * 20_000).set(values[-1]).set
+
+    return {
+        "alma": lambda: per_call(after_one(), values),
+        "pickle.dumps": lambda: per_call(partial(pickle.dumps, protocol=5), values),
+    }
+
+
+def get_int(scale: Scale) -> Contestants:
+    return get_contestants(7, Bare(7).get, "bare method", scale.calls)
+
+
+def get_nested(scale: Scale) -> Contestants:
+    value = nested(NESTED_KEYS)
+    return {
+        **get_contestants(value, partial(copy.deepcopy, value), "copy.deepcopy", scale.calls // 200),
+        "pickle.loads": lambda: seconds_to_unpickle(value, scale.calls // 200),
+    }
+
+
+def get_contestants(value: Any, other: Callable[[], Any], name: str, calls: int) -> Contestants:
+    var = variable(value)
+    return {"alma": lambda: per_get(var.get, calls), name: lambda: per_get(other, calls)}
+
+
+def seconds_to_unpickle(value: Any, calls: int) -> float:
+    packed = pickle.dumps(value, protocol=5)
+    return per_get(lambda: pickle.loads(packed), calls)
+
+
+def int_memory(scale: Scale) -> Contestants:
+    var = variable(0)
+    records: List[Record] = []
+
+    def fill_alma() -> None:
+        for value in distinct_ints(scale.ints):
+            var.set(value)
+
+    def fill_records() -> None:
+        for value in distinct_ints(scale.ints):
+            records.append(Record(len(records), value, datetime.now(timezone.utc)))
+
+    return {
+        "alma": lambda: held_by(fill_alma, scale.ints),
+        "list of dataclasses": lambda: held_by(fill_records, scale.ints),
+    }
+
+
+def distinct_ints(count: int) -> range:
+    """Return ints that Python doesn't keep ready-made: each is 28 bytes of the figure."""
+    return range(1_000, 1_000 + count)
+
+
+def nested_memory(scale: Scale) -> Contestants:
+    def memory(past: Callable[[int], Callable[[], Any]]) -> float:
+        return held_by(past(scale.changes), scale.changes)
+
+    pasts = {"alma": alma_past, **PASTS}
+    return {name: partial(memory, past) for name, past in pasts.items()}
+
+
+def read_version(scale: Scale) -> Contestants:
+    var, index, calls = edited_variable(scale.changes), scale.changes // 2, scale.calls // 200
+    return {
+        "alma": lambda: per_get(lambda: var.at(index).value, calls),
+        "pickle.loads": lambda: seconds_to_unpickle(var.at(index).value, calls),
+    }
+
+
+def read_slowest(scale: Scale) -> Contestants:
+    """Return a race in which each version counts with its own best, and the worst of these."""
+    var, calls = edited_variable(scale.changes), scale.calls // 200
+    best = [float("inf")] * len(var)
+
+    def slowest() -> float:
+        for index in range(len(best)):
+            best[index] = min(best[index], per_call(lambda when: var.at(when).value, [index]))
+        return max(best)
+
+    return {"alma": slowest, "pickle.loads": lambda: seconds_to_unpickle(var.get(), calls)}
+
+
+def read_history(scale: Scale) -> Contestants:
+    var, rows = history_rows(scale.ints)
+    return {
+        "alma": lambda: per_get(var.history, 1),
+        "list of dataclasses": lambda: per_get(lambda: [Record(*row) for row in rows], 1),
+    }
+
+
+def read_history_fields(scale: Scale) -> Contestants:
+    var, rows = history_rows(scale.ints)
+    fields = operator.attrgetter("index", "value", "timestamp", "label")
+    return {
+        "alma": lambda: per_get(lambda: [fields(record) for record in var.history()], 1),
+        "list of dataclasses": lambda: per_get(lambda: [fields(Record(*row)) for row in rows], 1),
+    }
+
+
+@lru_cache(maxsize=None)
+def history_rows(records: int) -> Tuple[alma.AlmaVar, List[Tuple[Any, ...]]]:
+    var = long_variable(records)
+    stamps = [EPOCH + timedelta(microseconds=i * TICK_NS // 1_000) for i in range(len(var))]
+    return var, [(index, index, stamp, None) for index, stamp in enumerate(stamps)]
+
+
+def set_late(scale: Scale) -> Contestants:
+    values, long = range(scale.calls // 10), long_variable(scale.many)
+    return {
+        "alma": lambda: per_call(long.set, values),
+        "at 10^3 records": lambda: per_call(new_long_variable(scale.few).set, values),
+    }
+
+
+def find_moment(scale: Scale) -> Contestants:
+    var = long_variable(scale.many)
+    times = array("q", range(EPOCH_NS, EPOCH_NS + scale.many * TICK_NS, TICK_NS))
+    chance = random.Random(1)
+    indices = [chance.randrange(scale.many) for _ in range(scale.calls // 4)]
+    moments = [var.at(index).timestamp for index in indices]
+
+    def find(nanoseconds: int) -> Record:
+        index = bisect.bisect_right(times, nanoseconds) - 1
+        return Record(index, index, EPOCH)
+
+    return {
+        "alma": lambda: per_call(var.at, moments),
+        "bisect and a record": lambda: per_call(find, [times[index] for index in indices]),
+    }
+
+
+OURS, THEIRS = "import alma", "import dataclasses, pickle, threading, datetime"
+IMPORT = """
+import sys
+from time import perf_counter
+sys.path.insert(0, sys.argv[1])
+begin = perf_counter()
+{}
+print(perf_counter() - begin)
+"""
+
+
+def import_and_start(scale: Scale) -> Contestants:
+    def process(code: str) -> float:
+        return seconds(lambda: run_python(IMPORT.format(code), str(ROOT)))
+
+    return {
+        "alma": partial(process, OURS),
+        "its four modules": partial(process, THEIRS),
+        "bare start": partial(process, "pass"),
+    }
+
+
+def import_alone(scale: Scale) -> Contestants:
+    def inside(code: str) -> float:
+        return run_python(IMPORT.format(code), str(ROOT))
+
+    return {"alma": partial(inside, OURS), "its four modules": partial(inside, THEIRS)}
+
+
+# == The table ==================================================================
+
+
+class Against(NamedTuple):
+    """What Alma's figure is held against, and the ratio it must keep.
+
+    *peer* names a contestant, unless *reckon* makes the figure out of several.
+    """
+
+    peer: str
+    at_most: Optional[float] = None  # Alma's figure over the peer's
+    faster: Optional[float] = None  # the peer's figure over Alma's
+    reckon: Optional[Callable[[Figures], float]] = None
+
+
+class Row(NamedTuple):
+    """One measure of the table."""
+
+    measure: str
+    contestants: Callable[[Scale], Contestants]
+    against: Sequence[Against]
+    unit: str = "s"
+
+
+def limit(text: str, reckon: Callable[[Figures], float]) -> Against:
+    """Return what Alma's figure must not exceed, as a formula."""
+    return Against(text, at_most=1, reckon=reckon)
+
+
+def than_deepcopy(times: float) -> List[Against]:
+    return [Against("copy.deepcopy", faster=times), Against("pickle.dumps")]
+
+
+TWICE_PACKING = limit("2 x packing + 50 us", lambda f: 2 * f["pickle.dumps"] + 50e-6)
+AHEAD = ["traitlets", "psygnal", "param", "blinker", "observ"]  # the rest are for information
+
+ROWS = [
+    Row(
+        "set an int",
+        set_int,
+        [Against("floor", at_most=3), Against("alma-framework 0.1.0", faster=2.5)],
+    ),
+    Row(
+        "set an int, trace=True",
+        set_traced,
+        [limit("untraced + 0.5 us", lambda f: f["untraced"] + 0.5e-6)],
+    ),
+    Row(
+        "set an int, 1 listener",
+        set_heard_by_one,
+        [
+            limit("4 x floor + 1 call", lambda f: 4 * f["floor"] + f["100 calls"] / 100),
+            *(Against(name, faster=1 if name in AHEAD else None) for name in SETTERS),
+        ],
+    ),
+    Row(
+        "set an int, 100 listeners",
+        partial(set_heard, listeners=100),
+        [
+            limit("2 x (floor + 100 calls)", lambda f: 2 * (f["floor"] + f["100 calls"])),
+            # For information: as a target it would ask more of 100 listeners than of none, which may take 3 x floor.
+            Against("2 x floor + 100 calls", reckon=lambda f: 2 * f["floor"] + f["100 calls"]),
+        ],
+    ),
+    Row("set a dict, 2 keys", partial(set_flat, keys=2), than_deepcopy(1.5)),
+    Row("set a dict, 10 keys", partial(set_flat, keys=10), than_deepcopy(3)),
+    Row("set a dict, nested 200 keys", partial(set_nested, keys=200), than_deepcopy(6)),
+    Row("set a dict, nested 10,000 keys", partial(set_nested, keys=10_000), than_deepcopy(8)),
+    Row(
+        "set 20,000 floats, all changed",
+        partial(set_all_changed, calls=20),
+        [Against("pickle.dumps"), TWICE_PACKING],
+    ),
+    Row(
+        "the same, its first 3 sets",
+        partial(set_all_changed, calls=3),
+        [Against("pickle.dumps"), TWICE_PACKING],
+    ),
+    Row("get an int", get_int, [Against("bare method", at_most=2)]),
+    Row(
+        "get a dict, nested 200 keys",
+        get_nested,
+        [Against("copy.deepcopy", faster=5), Against("pickle.loads")],
+    ),
+    Row(
+        "memory of a change, int",
+        int_memory,
+        [limit("60 bytes", lambda f: 60), Against("list of dataclasses")],
+        unit="B",
+    ),
+    Row(
+        "memory of a change, nested 200 keys",
+        nested_memory,
+        [limit("200 bytes", lambda f: 200), *(Against(name) for name in PASTS)],
+        unit="B",
+    ),
+    Row("read version 1,000 of 2,000", read_version, [Against("pickle.loads", at_most=3)]),
+    Row("read the slowest of 2,000", read_slowest, [Against("pickle.loads", at_most=3)]),
+    Row("history(), 100,000 ints", read_history, [Against("list of dataclasses", at_most=1.5)]),
+    Row("the same, every field read", read_history_fields, [Against("list of dataclasses")]),
+    Row("set an int at 10^6 records", set_late, [Against("at 10^3 records", at_most=1.15)]),
+    Row("at(moment) in 10^6 records", find_moment, [Against("bisect and a record", at_most=5)]),
+    Row(
+        "import alma, Python's start included",
+        import_and_start,
+        [Against("its four modules", at_most=1.5), Against("bare start")],
+    ),
+    Row("import alma, alone", import_alone, [Against("its four modules", at_most=1.5)]),
+]
+
+MISSED, UNMEASURED = "MISS", "not measured"
+HEADER = ("measure", "alma", "beside", "figure", "ratio", "target", "")
+
+
+def lines_of(row: Row, figures: Figures) -> List[Tuple[str, ...]]:
+    """Return the lines of the table for *row*, one for each thing it is held against."""
+    ours = figures["alma"]
+    lines: List[Tuple[str, ...]] = []
+    for against in row.against:
+        theirs = against.reckon(figures) if against.reckon else figures[against.peer]
+        ratio, target, verdict = judged(ours, theirs, against)
+        known = "not installed" if math.isnan(theirs) else shown(theirs, row.unit)
+        lines.append((row.measure, shown(ours, row.unit), against.peer, known, ratio, target, verdict))
+    return lines
+
+
+def judged(ours: float, theirs: float, against: Against) -> Tuple[str, str, str]:
+    """Return ratio, target and verdict, each empty where there is none."""
+    if against.faster:
+        target = f">= {against.faster:g} x faster" if against.faster > 1 else "faster"
+        ratio, met = f"{theirs / ours:.2f} x faster", theirs >= against.faster * ours
+    elif against.at_most:
+        target = f"<= {against.at_most:g} x"
+        ratio, met = f"{ours / theirs:.2f} x", ours <= against.at_most * theirs
+    else:
+        return ("" if math.isnan(theirs) else f"{ours / theirs:.2f} x"), "", ""
+    if math.isnan(theirs):
+        return "", target, UNMEASURED
+    return ratio, target, "ok" if met else MISSED
+
+
+def shown(figure: float, unit: str) -> str:
+    if unit == "B":
+        return f"{figure:.0f} B"
+    for factor, name in ((1e9, "ns"), (1e6, "us"), (1e3, "ms")):
+        if figure * factor < 1_000:
+            return f"{figure * factor:.{0 if name == 'ns' else 2}f} {name}"
+    return f"{figure:.2f} s"
+
+
+def print_table(lines: Sequence[Tuple[str, ...]], markdown: bool) -> None:
+    lines = [HEADER, *merged(lines)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    if markdown:
+        lines.insert(1, tuple("-" * width for width in widths))
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths)]
+        print("| " + " | ".join(cells) + " |" if markdown else "  ".join(cells).rstrip())
+
+
+def merged(lines: Sequence[Tuple[str, ...]]) -> List[Tuple[str, ...]]:
+    """Return the lines with a measure named once, where its figures begin."""
+    starts = [None, *(line[0] for line in lines)]
+    return [("", "", *line[2:]) if line[0] == above else line for line, above in zip(lines, starts)]
+
+
+def measured(rows: Sequence[Row], scale: Scale) -> List[Tuple[str, ...]]:
+    lines = []
+    for row in rows:
+        if sys.stderr.isatty():
+            print(f"\r\033[K{row.measure} ...", end="", file=sys.stderr, flush=True)
+        repeats = 1 if row.unit == "B" else scale.repeats  # memory is the same each time
+        lines += lines_of(row, race(row.contestants(scale), repeats))
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)
+    return lines
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--short", action="store_true", help="small sizes, few repeats")
+    parser.add_argument("--only", metavar="WORD", default="", help="the rows that hold WORD")
+    parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    options = parser.parse_args(argv)
+    rows = [row for row in ROWS if options.only.lower() in row.measure.lower()]
+    if not rows:
+        parser.error(f"no row holds {options.only!r}")
+    begin = time.perf_counter()
+    lines = measured(rows, SHORT if options.short else FULL)
+    print_table(lines, options.markdown)
+    verdicts = [line[-1] for line in lines if line[-1]]
+    print_circumstances(verdicts, time.perf_counter() - begin)
+    if options.short:
+        print("A short run proves that the benchmark works; its figures say nothing.")
+    return 1 if options.check and verdicts.count("ok") < len(verdicts) else 0
+
+
+def print_circumstances(verdicts: Sequence[str], elapsed: float) -> None:
+    print("\nFloor: RLock, time_ns and list.append, once each, in a method. Call: of an empty listener.")
+    print(
+        f"{len(verdicts)} targets: {verdicts.count(MISSED)} missed, {verdicts.count(UNMEASURED)} not measured. "
+        f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, "
+        f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}; {elapsed:.0f} s."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
+"""What a user of the installed package may write; read by type checkers only, never run.
+
+A comment behind reveal_type is what mypy and pyright must both answer (.ci/reveals.py compares).
+A line with "type: ignore" is a mistake that both must find: were it none, the comment would be
+reported as unneeded.
+"""
+
+from typing import Any, Dict, List
+
+import alma
+from alma import AlmaRegistry, AlmaVar, ChangeRecord
+
+
+def print_change(var: AlmaVar[int], record: ChangeRecord[int]) -> None:
+    print(var.name, record.index, record.value)
+
+
+def must_be_positive(value: int) -> None:
+    if value < 0:
+        raise ValueError(value)
+
+
+def must_be_short(value: str) -> bool:
+    return len(value) < 10
+
+
+n = alma.watch("n", 0)
+reveal_type(n)  # AlmaVar[int]
+reveal_type(n.name)  # str
+reveal_type(n.get())  # int
+reveal_type(n.set(1))  # AlmaVar[int]
+reveal_type(n.set(1, label="one", expect=1))  # AlmaVar[int]
+reveal_type(n.update(lambda value: value + 1))  # AlmaVar[int]
+reveal_type(n.history())  # list[ChangeRecord[int]]
+reveal_type(n.history()[0].value)  # int
+reveal_type(n.last_change())  # ChangeRecord[int]
+reveal_type(n.last_change().timestamp)  # datetime
+reveal_type(n.last_change().label)  # str | None
+reveal_type(n.at(0).value)  # int
+reveal_type([record.value for record in n])  # list[int]
+reveal_type(n.rollback(0).undo().redo())  # AlmaVar[int]
+reveal_type(n.add_listener(print_change).add_validator(must_be_positive))  # AlmaVar[int]
+
+watched = alma.watch("watched", 0, on_change=[print_change], validators=[must_be_positive])
+reveal_type(watched)  # AlmaVar[int]
+alone: AlmaVar[Dict[str, List[int]]] = AlmaVar("alone", {})
+reveal_type(alone.get())  # dict[str, list[int]]
+with alone.edit(label="filled") as draft:
+    draft["a"] = [1, 2]
+
+registry = AlmaRegistry()
+x = registry.watch("x", "a")
+reveal_type(x)  # AlmaVar[str]
+reveal_type(registry.snapshot())  # dict[str, Any]
+reveal_type(registry.get_var("x"))  # AlmaVar[Any]
+reveal_type("x" in registry)  # bool
+reveal_type(alma.get_registry())  # AlmaRegistry
+with registry.transaction(label="both"):
+    x.set("b")
+
+
+def value_of(var: AlmaVar[Any]) -> object:
+    return var.get()
+
+
+value_of(n)
+n.set("one")  # type: ignore[arg-type]
+n.update(str)  # type: ignore[arg-type]
+n.add_validator(must_be_short)  # type: ignore[arg-type]
+n.last_change().value = 2  # type: ignore[misc]

@@ -1,0 +1,2115 @@
+"""Alma gives variables a past: every change is kept, can be explained, and can be taken back.
+
+>>> import alma
+>>> score = alma.watch("score", 0)
+>>> score.set(10).set(20, label="bonus").get()
+20
+>>> [record.value for record in score.history()]
+[0, 10, 20]
+>>> score.undo().get(), score.at("bonus").index
+(10, 2)
+
+Glossary: a *record* is one change, never altered; its *index* counts from 0 and is never reused; the *head* is the
+newest record; a *label* is the owner's note on a record. Values are *packed* to what is stored and *unpacked* again.
+*Freeze* and *thaw* forbid and allow changes. A *registry* holds variables by name under one lock. *Listeners* and
+*validators* are functions of the owner, *guests* together.
+
+The rooms of this file, top to bottom; a name refers only upward:
+
+    Words           sentinels, constants, the owners' function types
+    Errors          every exception, with its facts as attributes
+    Records         ChangeRecord
+    Snapshots       pack a value, unpack it again; byte deltas
+    History         the log: append, find, rebuild, prune
+    Retention       which records to forget
+    Variables       AlmaVar: the lock, the clock, the guests, the verbs
+    Registries      AlmaRegistry: variables by name, transactions, consistent cuts
+    Defaults        the default registry and the module-level functions
+    Command line    main(argv=None) -> int
+"""
+
+import copy
+import enum
+import io
+import os
+import pickle
+import sys
+import threading
+import time as _time
+import weakref
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict, defaultdict, deque
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from types import CodeType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    ContextManager,
+    Deque,
+    Dict,
+    Generic,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+)
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "AlmaError",
+    "AlmaRegistry",
+    "AlmaVar",
+    "ChangeRecord",
+    "CodecError",
+    "DuplicateNameError",
+    "FileFormatError",
+    "FrozenError",
+    "JournalError",
+    "MergeConflict",
+    "MissingDependencyError",
+    "PrunedError",
+    "RollbackError",
+    "SnapshotError",
+    "StaleWriteError",
+    "SyncError",
+    "UnknownNameError",
+    "UntrustedDataError",
+    "all_vars",
+    "flush",
+    "get_registry",
+    "get_var",
+    "main",
+    "restore",
+    "snapshot",
+    "transaction",
+    "unregister",
+    "watch",
+]
+
+
+# == Words: sentinels, constants, the owners' function types ==================
+#
+# Knows nothing of the rest. What is written here means the same everywhere.
+
+_T = TypeVar("_T")
+
+Validator = Callable[[_T], object]  # raises to reject a value
+_When = Union[datetime, timedelta]
+_Label = Union[str, Tuple[CodeType, int], None]  # a note, or where a traced change was made
+
+_get_ident = threading.get_ident
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+
+_GONE: Any = type("_Gone", (), {"__repr__": lambda self: "<pruned>"})()  # stands in a slot that retention has emptied
+_RUNNING: Any = type("_Running", (), {"__repr__": lambda self: "<running>"})()  # a change is under way
+_CLOSED: Any = type("_Closed", (), {"__repr__": lambda self: "<closed>"})()  # no change is possible any more
+
+_DEEPEST_CAUSE = 1_000  # listeners that set, one because of the other, before Alma calls it a loop
+_LONGEST_QUEUE = 1_000  # undelivered notices before a set waits for its own
+
+
+# == Errors: every exception, with its facts as attributes ====================
+#
+# Each says what happened and what is possible instead, and carries the facts
+# for code that wants to act on them. All of them survive pickling and copying.
+
+
+def _raised_before(kind: "Type[AlmaError]", message: Tuple[Any, ...], facts: Dict[str, Any]) -> "AlmaError":
+    """Rebuild an error from its message and facts, whatever its constructor takes."""
+    error = kind.__new__(kind, *message)
+    error.args = message
+    error.__dict__.update(facts)
+    return error
+
+
+class AlmaError(Exception):
+    """Base of every error of Alma's own."""
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return _raised_before, (type(self), self.args, self.__dict__)
+
+
+class FrozenError(AlmaError):
+    """Raised when a frozen variable, or one of a closed registry, was to be changed.
+
+    >>> str(FrozenError("config"))
+    "'config' is frozen; thaw() allows changes again"
+    """
+
+    def __init__(self, name: str, closed: bool = False) -> None:
+        state = "belongs to a closed registry; its past can still be read" if closed else "is frozen; thaw() allows changes again"
+        super().__init__(f"{name!r} {state}")
+        self.name, self.closed = name, closed
+
+
+class RollbackError(AlmaError, IndexError):
+    """Raised when a record was asked for that does not exist, or nothing is left to undo or redo.
+
+    >>> str(RollbackError("score", 9, "has no record 9; it has 0 to 3"))
+    "'score' has no record 9; it has 0 to 3"
+    """
+
+    def __init__(self, name: str, wanted: Any, reason: str) -> None:
+        super().__init__(f"{name!r} {reason}")
+        self.name, self.wanted, self.reason = name, wanted, reason
+
+
+class PrunedError(RollbackError):
+    """Raised when a record was asked for that retention has removed.
+
+    >>> str(PrunedError("price", 9, first=40))
+    "'price' no longer keeps record 9; the oldest kept is 40"
+    """
+
+    def __init__(self, name: str, index: Any, first: int) -> None:
+        what = f"record {index}" if isinstance(index, int) else f"what was in force at {index}"
+        super().__init__(name, index, f"no longer keeps {what}; the oldest kept is {first}")
+        self.index, self.first = index, first
+
+
+class DuplicateNameError(AlmaError, ValueError):
+    """Raised when a name is already taken.
+
+    >>> str(DuplicateNameError("x"))
+    "'x' is already watched; take it with get_var, or watch with exist_ok=True or overwrite=True"
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name!r} is already watched; take it with get_var, or watch with exist_ok=True or overwrite=True"
+        )
+        self.name = name
+
+
+class UnknownNameError(AlmaError, KeyError):
+    """Raised when no variable bears the name.
+
+    >>> str(UnknownNameError("scor", ["score", "price"]))
+    "no variable is named 'scor'; did you mean 'score'?"
+    """
+
+    def __init__(self, name: str, known: Iterable[str] = ()) -> None:
+        import difflib  # only an error needs it
+
+        self.name, self.known = name, sorted(known)
+        close = difflib.get_close_matches(str(name), self.known, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"{len(self.known)} others are; watch() makes one"
+        super().__init__(f"no variable is named {name!r}; {hint}")
+
+    __str__ = Exception.__str__  # KeyError's shows the repr
+
+
+class SnapshotError(AlmaError, TypeError):
+    """Raised when a value can't be copied, so that its past could be changed from outside.
+
+    >>> str(SnapshotError("generator", "cannot pickle 'generator' object"))
+    "can't copy a generator (cannot pickle 'generator' object); set a value that can be, or watch with deep_copy=False"
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(
+            f"can't copy a {kind} ({reason}); set a value that can be, or watch with deep_copy=False"
+        )
+        self.kind, self.reason = kind, reason
+
+
+class StaleWriteError(AlmaError):
+    """Raised when a change expected a head that is no longer the head.
+
+    >>> str(StaleWriteError("x", expected=3, actual=5))
+    "'x' is at record 5, not 3; read it again and decide anew"
+    """
+
+    def __init__(self, name: str, expected: int, actual: int) -> None:
+        super().__init__(f"{name!r} is at record {actual}, not {expected}; read it again and decide anew")
+        self.name, self.expected, self.actual = name, expected, actual
+
+
+class MergeConflict(AlmaError):
+    """Raised when both sides changed the same path; *conflicts* lists (path, base, ours, theirs).
+
+    >>> str(MergeConflict("x", [(("a",), 1, 2, 3)]))
+    "'x' and the other side both changed: ['a']; pass resolve= to decide"
+    """
+
+    def __init__(self, name: str, conflicts: Sequence[Tuple[Tuple[Any, ...], Any, Any, Any]]) -> None:
+        paths = ", ".join("".join(f"[{step!r}]" for step in conflict[0]) or "the whole" for conflict in conflicts)
+        super().__init__(f"{name!r} and the other side both changed: {paths}; pass resolve= to decide")
+        self.name, self.conflicts = name, list(conflicts)
+
+
+class CodecError(AlmaError, TypeError):
+    """Raised when a value has no form in a file.
+
+    >>> str(CodecError("value['db'][3]", "a function"))
+    "value['db'][3] can't be written: a function; name its class in types=, or keep it out"
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path} can't be written: {reason}; name its class in types=, or keep it out")
+        self.path, self.reason = path, reason
+
+
+class FileFormatError(AlmaError, ValueError):
+    """Raised when a file is damaged or not one of Alma's.
+
+    >>> str(FileFormatError("a.json", "record 3 does not match its digest"))
+    'a.json: record 3 does not match its digest'
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason
+
+
+class UntrustedDataError(FileFormatError):
+    """Raised when a file asks for code to be run; *mentioned* lists what it named.
+
+    >>> str(UntrustedDataError("a.pickle", ["os.system"]))
+    'a.pickle: holds more than data (os.system); trust=True loads it if you know who wrote it'
+    """
+
+    def __init__(self, path: str, mentioned: Iterable[str]) -> None:
+        self.mentioned = list(mentioned)
+        names = ", ".join(self.mentioned)
+        super().__init__(path, f"holds more than data ({names}); trust=True loads it if you know who wrote it")
+
+
+class JournalError(AlmaError, OSError):
+    """Raised when the journal could not take a change, which then did not happen.
+
+    >>> str(JournalError("state.db", "disk full"))
+    'state.db: disk full; nothing was changed'
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}; nothing was changed")
+        self.path, self.reason = path, reason
+
+
+class SyncError(AlmaError, ConnectionError):
+    """Raised when a bus can't be used.
+
+    >>> str(SyncError("redis://localhost", "connection refused"))
+    'redis://localhost: connection refused'
+    """
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"{url}: {reason}")
+        self.url, self.reason = url, reason
+
+
+class MissingDependencyError(AlmaError, ImportError):
+    """Raised when an integration is used whose package is not installed.
+
+    >>> str(MissingDependencyError("deepdiff", "diff"))
+    "this needs deepdiff: pip install 'alma-framework[diff]'"
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"this needs {package}: pip install 'alma-framework[{extra}]'")
+        self.package, self.extra = package, extra
+
+
+# == Records: what one change was =============================================
+#
+# Knows nothing of logs or variables. A ChangeRecord is a frozen dataclass of four fields; one that comes out of
+# a log is filled in part: its value is unpacked, and its datetime made, when they are first asked for.
+
+
+def _moment(nanoseconds: int) -> datetime:
+    """Return the UTC datetime of a time in whole nanoseconds, cut to the microsecond."""
+    microseconds = nanoseconds // 1_000
+    if 0 <= microseconds < 3_900_000_000_000_000:  # until 2093 a float holds them exactly: 220 ns against 520
+        return datetime.fromtimestamp(microseconds / 1e6, timezone.utc)
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def _note(label: _Label) -> Optional[str]:
+    """Return a label as text; that of a traced change says where it was made."""
+    if type(label) is tuple:
+        code, line = label
+        return f"{os.path.basename(code.co_filename)}:{line} in {code.co_name}"
+    return label  # type: ignore[return-value]
+
+
+class _RecordSlots:
+    """Where a record keeps its fields, and until they are asked for, what they are made from."""
+
+    __slots__ = ("_open", "_stored", "_time", "index", "label", "timestamp", "value")
+
+    if not TYPE_CHECKING:  # a checker would take it as leave for any attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Fill a field that is still empty: only then does Python come here."""
+            if name == "value":
+                _RecordSlots.value.__set__(self, self._open(self._stored))
+                return self.value
+            if name == "timestamp":
+                _RecordSlots.timestamp.__set__(self, _moment(self._time))
+                return self.timestamp
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+@dataclass(frozen=True)
+class ChangeRecord(_RecordSlots, Generic[_T]):
+    """One change of a variable: its index, the value it left, when (UTC), and the owner's note.
+
+    The value belongs to whoever asked for the record: changing it changes no history.
+
+    >>> AlmaVar("x", 1).last_change().label
+    'initial'
+    """
+
+    __slots__ = ()
+
+    index: int
+    value: _T
+    timestamp: datetime
+    label: Optional[str] = None
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return ChangeRecord, (self.index, self.value, self.timestamp, self.label)
+
+
+if not TYPE_CHECKING:
+    del ChangeRecord.label  # the default lives on in __init__; left here it would hide the slot
+
+
+# == Snapshots: a value packed so that nobody can change the past =============
+#
+# Knows nothing of variables, locks or files. _pack() and _unpack() are inverse: _unpack(_pack(x)) equals x, has its
+# type and inner identities, and shares no mutable part with it. The type of what is stored tells how it is kept:
+# itself (plain), a small dict, list or set of atoms (flat), _Packed bytes, a _Delta to a newer one, _Copied, _Shared.
+
+
+class _Packed(bytes):
+    """A tree of builtin containers and standard immutables, frozen to bytes by the C pickler."""
+
+    __slots__ = ()
+
+
+class _Delta(bytes):
+    """The splices that turn the next record's bytes back into this one's; empty where they are equal."""
+
+    __slots__ = ()
+
+
+class _Copied:
+    """A deep copy, copied again on every way out."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class _Shared(_Copied):
+    """The owner's own object: deep_copy=False."""
+
+    __slots__ = ()
+
+
+# Exact types whose objects never change and hold nothing that does. Those of _STANDARD join when first seen.
+_ATOMS: Set[type] = {
+    type(None), bool, int, float, complex, str, bytes, range, date, timedelta, timezone, type(...), type(NotImplemented),
+}  # fmt: skip
+_STANDARD = {
+    "decimal": {"Decimal"},
+    "fractions": {"Fraction"},
+    "uuid": {"UUID", "SafeUUID"},
+    "pathlib": {"PurePosixPath", "PureWindowsPath", "PosixPath", "WindowsPath"},
+    "ipaddress": {"IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network", "IPv4Interface", "IPv6Interface"},
+    "collections": {"Counter"},
+}
+_CONTAINERS: Set[type] = {dict, list, set, tuple, frozenset, bytearray, OrderedDict, defaultdict, deque}
+_PICKLED: Set[type] = _ATOMS | _CONTAINERS | {datetime, time}  # what packed bytes may name
+
+_FLAT_SIZE = 16  # up to here a shallow copy is dearer in memory and cheaper in time than bytes
+_LEAF_SIZE = 1 << 16  # a leaf of this size is shared by deepcopy instead of copied into bytes; pickle's frame size
+
+
+def _is_standard(kind: type) -> bool:
+    """Tell whether *kind* is one of the standard library's own value types, and remember it."""
+    module = str(kind.__module__).partition(".")[0]
+    if kind.__name__ not in _STANDARD.get(module, ()):
+        return False
+    if getattr(sys.modules.get(module), kind.__name__, None) is not kind:
+        return False
+    (_CONTAINERS if module == "collections" else _ATOMS).add(kind)
+    _PICKLED.add(kind)
+    return True
+
+
+def _is_atom(value: Any) -> bool:
+    """Tell whether *value* can be stored as it is, for everything but tuples and frozensets."""
+    kind = type(value)
+    if kind in _ATOMS or isinstance(kind, enum.EnumMeta):
+        return True
+    if kind is datetime or kind is time:
+        zone: Optional[tzinfo] = value.tzinfo
+        return zone is None or type(zone) is timezone
+    return _is_standard(kind) and kind in _ATOMS
+
+
+class _Foreign(Exception):
+    """Raised inside the pickler at the first object that packed bytes must not name."""
+
+
+class _Packer(pickle.Pickler):
+    """Pickles builtin and standard types only."""
+
+    def reducer_override(self, thing: Any) -> Any:
+        """Refuse whatever is neither a standard value nor the standard type that such a value names."""
+        kind = thing if type(thing) is type else type(thing)
+        if kind in _PICKLED or _is_standard(kind):
+            return NotImplemented
+        raise _Foreign
+
+
+class _Chunks(io.BytesIO):
+    """What a _Packer writes to: refuses large leaves, which the pickler hands over outside its frames."""
+
+    def write(self, chunk: Any) -> int:
+        if len(chunk) >= _LEAF_SIZE and chunk[:1] not in (b"\x80", b"\x95"):  # PROTO or FRAME begin all else
+            raise _Foreign
+        return super().write(chunk)
+
+
+def _pickled(value: Any) -> _Packed:
+    """Return *value* as bytes that name standard types only, or raise _Foreign. 43 us for a nested dict of 200 keys."""
+    chunks = _Chunks()
+    _Packer(chunks, 5).dump(value)
+    return _Packed(chunks.getbuffer())
+
+
+def _pack_container(value: Any, kind: type) -> Any:
+    """Pack a container: flat where small and of atoms only, else as bytes, as a deep copy where it holds others."""
+    if (kind is list or kind is set) and len(value) <= _FLAT_SIZE:
+        flat = value.copy()  # first: another thread may change it while we look
+        if all(map(_is_atom, flat)):
+            return flat
+    elif (kind is tuple or kind is frozenset) and (_ATOMS.issuperset(map(type, value)) or all(map(_is_atom, value))):
+        return value
+    try:
+        return _pickled(value)
+    except _Foreign:
+        return _Copied(copy.deepcopy(value))
+
+
+def _pack(value: Any) -> Any:
+    """Return the stored form of *value*, which nobody else can change; SnapshotError if there is none."""
+    kind = type(value)
+    try:
+        if kind is dict and len(value) <= _FLAT_SIZE:  # here and not in _pack_container: 200 ns instead of 320
+            flat = value.copy()
+            for key, part in flat.items():  # a loop: up to 16 items it is faster than set operations on mapped types
+                if type(key) is not str and not _is_atom(key):
+                    break
+                if type(part) is not int and type(part) not in _ATOMS and not _is_atom(part):
+                    break
+            else:
+                return flat
+        if kind in _CONTAINERS:
+            return _pack_container(value, kind)
+        if _is_atom(value):
+            return value
+        return _pack_container(value, kind) if _is_standard(kind) else _Copied(copy.deepcopy(value))
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else f"{type(error).__name__}: {error}"
+        raise SnapshotError(kind.__name__, reason) from error
+
+
+def _share(value: Any) -> Any:
+    """Return the stored form of a value whose owner says that it is fine to share."""
+    return value if _is_atom(value) else _Shared(value)
+
+
+# How each kind of stored value is opened; what is not here is plain and stands for itself.
+_OPEN: Dict[type, Callable[[Any], Any]] = {
+    dict: dict.copy,
+    list: list.copy,
+    set: set.copy,
+    _Packed: pickle.loads,
+    _Copied: lambda stored: copy.deepcopy(stored.value),
+    _Shared: lambda stored: stored.value,
+}
+
+
+def _unpack(stored: Any) -> Any:
+    """Return the value that was packed, as new as if it had been copied."""
+    opener = _OPEN.get(type(stored))
+    return stored if opener is None else opener(stored)
+
+
+def _same(one: Any, other: Any, _open: Tuple[Tuple[int, int], ...] = ()) -> bool:
+    """Tell whether two values are equal in every part and in the type of every part; NaN is the same as NaN.
+
+    Where comparing raises or has no truth value, they differ. O(size); a cycle ends where it is met again.
+
+    >>> _same({"a": [1, 2]}, {"a": [1, 2]}), _same(1, True), _same(0.0, -0.0)
+    (True, False, False)
+    """
+    kind = type(one)
+    if kind is not type(other):
+        return False
+    if one is other or (id(one), id(other)) in _open:
+        return True
+    within = (*_open, (id(one), id(other)))
+    if kind in (list, tuple, deque):
+        return len(one) == len(other) and all(_same(a, b, within) for a, b in zip(one, other))
+    if kind in (dict, OrderedDict, defaultdict):
+        ours, theirs = {(type(key), key): key for key in one}, {(type(key), key): key for key in other}
+        return ours.keys() == theirs.keys() and all(_same(one[ours[k]], other[theirs[k]], within) for k in ours)
+    if kind in (set, frozenset):
+        return {(type(part), part) for part in one} == {(type(part), part) for part in other}
+    try:
+        return bool(one == other) and (kind is not float or str(one) == str(other)) or bool(one != one and other != other)
+    except Exception:
+        return False  # a comparison that fails proves no sameness; one record too many loses nothing
+
+
+# Deltas. Bytes that change a little are kept as the splices that lead back from the newer ones: pairs of where and
+# how much to cut, and what to put there. A delta is the number of splices (2 bytes), three 32-bit numbers for each
+# (offset, length cut, length put in), last splice first so that offsets hold while it is applied, then what is put in.
+
+_ANCHOR = 12  # bytes that must match before two places count as the same again
+_LOOKAHEAD = 2_048  # how far behind a difference a match is looked for
+
+
+def _common(one: bytes, i: int, other: bytes, j: int) -> int:
+    """Return how many bytes of *one* from *i* and *other* from *j* are the same. Compares slices: doubles, then bisects."""
+    limit = min(len(one) - i, len(other) - j)
+    done, step = 0, 64
+    while done < limit and one[i + done : i + done + step] == other[j + done : j + done + step]:
+        done, step = done + step, step * 2
+    if done >= limit:
+        return limit
+    step = min(step, limit - done)
+    while step:  # the first difference is less than step bytes ahead, or at the end
+        half = (step + 1) // 2
+        if one[i + done : i + done + half] == other[j + done : j + done + half]:
+            done, step = done + half, step - half
+        else:
+            step = half if half < step else 0
+    return done
+
+
+def _resume(older: bytes, i: int, newer: bytes, j: int) -> Tuple[int, int]:
+    """Return how far to go in both until they match again; the ends if they don't within the lookahead."""
+    ahead = 1
+    while ahead <= _LOOKAHEAD and i + ahead + _ANCHOR <= len(older):
+        found = newer.find(older[i + ahead : i + ahead + _ANCHOR], j, j + 2 * ahead + 64 + _ANCHOR)
+        if found >= 0:
+            behind = 0
+            while behind < min(ahead, found - j) and older[i + ahead - behind - 1] == newer[found - behind - 1]:
+                behind += 1
+            return ahead - behind, found - j - behind
+        ahead *= 2
+    return len(older) - i, len(newer) - j
+
+
+def _delta(newer: bytes, older: bytes) -> Optional[_Delta]:
+    """Return what turns *newer* back into *older*, or None where that would save too little. As RCS, in reverse.
+
+    Greedy; gives up after 64 + size/4096 splices or once half of *older* would have to be put in.
+    """
+    splices: List[Tuple[int, int, bytes]] = []
+    i = j = put = 0
+    while True:
+        run = _common(older, i, newer, j)
+        i, j = i + run, j + run
+        if i == len(older) and j == len(newer):
+            break
+        added, cut = _resume(older, i, newer, j)
+        splices.append((j, cut, older[i : i + added]))
+        i, j, put = i + added, j + cut, put + added
+        if 2 * (put + 12 * len(splices)) > len(older) or len(splices) > 64 + len(older) // 4_096:
+            return None
+    splices.reverse()
+    numbers = array("I", [number for at, cut, text in splices for number in (at, cut, len(text))])
+    return _Delta(len(splices).to_bytes(2, "little") + numbers.tobytes() + b"".join(text for _, _, text in splices))
+
+
+def _apply_delta(buffer: bytearray, difference: _Delta) -> None:
+    """Turn *buffer*, a newer value's bytes, into the older one's. Half a microsecond a splice."""
+    if not difference:
+        return
+    start = 2 + 12 * int.from_bytes(difference[:2], "little")
+    numbers = iter(array("I", difference[2:start]))
+    for offset, cut, length in zip(numbers, numbers, numbers):
+        buffer[offset : offset + cut] = difference[start : start + length]
+        start += length
+
+
+# == History: the log =========================================================
+#
+# Knows packed values, whole nanoseconds and labels; no lock, no clock, no guests. The head says how many records
+# there are and is stored last, so it alone commits: whatever stands in the columns beyond it never happened, and
+# the next append cuts it off. Readers take a head and work on copies of the columns, so they need no lock.
+
+
+class _Layout:
+    """The columns of a log and how they are to be read. Replaced, never altered, so that a head stays valid.
+
+    The initial record is at position 0; the record *index* is at position index - shift. Records from 1 to before
+    *first* have been pruned, the oldest of them made at *since*.
+    """
+
+    __slots__ = ("first", "frozen", "shift", "since", "times", "values")  # 5 ns to read one; of a named tuple, 25
+
+    def __init__(
+        self, values: List[Any], times: "array[int]", shift: int = 0, first: int = 1, since: int = 0, frozen: bool = False
+    ) -> None:
+        self.values, self.times = values, times
+        self.shift, self.first, self.since, self.frozen = shift, first, since, frozen
+
+    def but(self, **changes: Any) -> "_Layout":
+        """Return a layout like this one but for *changes*."""
+        layout = copy.copy(self)
+        for name, value in changes.items():
+            setattr(layout, name, value)
+        return layout
+
+
+# number of records ever, the newest stored value, the layout, whether that value is an atom and stands for itself
+_Head = Tuple[int, Any, _Layout, bool]
+
+
+class _Facts(NamedTuple):
+    """What is known of a record beside its value: for which record an undo or redo stands, and what redo brings back."""
+
+    stands_for: int
+    undone: Tuple[Any, ...] = ()
+
+
+_LONGEST_CHAIN = 128  # deltas in a row, for a large value; the splices to read the worst one stay below its unpickling
+
+
+class _Log:
+    """The records of one variable, in columns: 50 bytes for a change of an int."""
+
+    __slots__ = ("chain", "facts", "failures", "head", "labels", "name", "skip")
+
+    def __init__(self, name: str, stored: Any, time: int, label: _Label) -> None:
+        self.name = name
+        self.labels: Dict[int, _Label] = {0: label}
+        self.facts: Dict[int, _Facts] = {}
+        self.chain = 0  # splices since the last value kept whole
+        self.failures = self.skip = 0  # deltas that did not pay in a row; records to wait before the next attempt
+        self.head: _Head = (1, stored, _Layout([stored], array("q", [time])), type(stored) in _ATOMS)
+
+    def append(self, head: _Head, stored: Any, time: int, label: _Label = None, facts: Optional[_Facts] = None) -> _Head:
+        """Write a record behind *head* and return the head that commits it. O(1)."""
+        count, newest, layout, _ = head
+        values = layout.values
+        if len(values) != count - layout.shift:
+            self.cut(head)
+        if type(stored) is _Packed and type(newest) is _Packed and stored == newest:
+            stored = newest  # equal neighbours share one object
+        values.append(stored)
+        layout.times.append(time)
+        if label is not None:
+            self.labels[count] = label
+        if facts is not None:
+            self.facts[count] = facts
+        return count + 1, stored, layout, type(stored) in _ATOMS
+
+    def cut(self, head: _Head) -> None:
+        """Remove what stands beyond *head*: an append that was interrupted, a transaction that failed."""
+        count, _, layout, _ = head
+        columns: Tuple[Dict[int, Any], ...] = (self.labels, self.facts)
+        for column in columns:
+            while column and next(reversed(column)) >= count:
+                column.popitem()
+        del layout.times[count - layout.shift :]
+        del layout.values[count - layout.shift :]
+
+    def compress(self, head: _Head, since: int) -> None:
+        """Keep the records before *head*, from *since* on, as deltas to their successors where that saves space."""
+        count, _, layout, _ = head
+        for index in range(max(since, layout.first), count - 1):
+            position = index - layout.shift
+            older, newer = layout.values[position : position + 2]
+            if type(older) is _Packed and type(newer) is _Packed:
+                self._compress_one(layout.values, position, older, newer)
+
+    def _compress_one(self, values: List[Any], position: int, older: _Packed, newer: _Packed) -> None:
+        if self.skip:  # without the pause 20,000 floats that all change cost 290 ms a set
+            self.skip -= 1
+            self.chain = 0
+            return
+        difference = _Delta() if older is newer else _delta(newer, older)
+        self.failures = 0 if difference is not None else self.failures + 1
+        if self.failures == 3:
+            self.failures, self.skip = 0, 16
+        cost = max(1, int.from_bytes(difference[:2], "little")) if difference is not None else 0
+        if difference is None or self.chain + cost > min(_LONGEST_CHAIN, 1 + len(newer) // 90):
+            self.chain = 0  # this one stays whole
+        else:
+            self.chain += cost  # first: counted once too often does no harm, once too seldom makes a chain too long
+            values[position] = difference
+
+    def kept(self, head: _Head, index: int) -> int:
+        """Return *index* if its record is kept, else raise: RollbackError out of range, PrunedError in the gap."""
+        count, _, layout, _ = head
+        if not 0 <= index < count:
+            raise RollbackError(self.name, index, f"has no record {index}; it has 0 to {count - 1}")
+        if 0 < index < layout.first:
+            raise PrunedError(self.name, index, layout.first)
+        return index
+
+    def index_at(self, head: _Head, cutoff: int) -> int:
+        """Return the index of the newest record not after *cutoff*; -1 before the first one. O(log n)."""
+        count, _, layout, _ = head
+        begin = layout.first - layout.shift
+        position = bisect_right(layout.times, cutoff, begin, count - layout.shift) - 1
+        if position >= begin:
+            return position + layout.shift
+        if cutoff < layout.times[0]:
+            return -1
+        if layout.first > 1 and cutoff >= layout.since:
+            raise PrunedError(self.name, _moment(cutoff), layout.first)
+        return 0
+
+    def index_labelled(self, head: _Head, label: str) -> int:
+        """Return the index of the newest kept record that bears *label*. O(labels)."""
+        count, _, layout, _ = head
+        for index, note in reversed(list(self.labels.copy().items())):
+            if _note(note) == label and (index == 0 or layout.first <= index < count):
+                return index
+        raise RollbackError(self.name, label, f"has no record labelled {label!r}; history() shows the labels there are")
+
+    def stored(self, head: _Head, index: int) -> Any:
+        """Return the stored value of a kept record, deltas undone; _GONE if it has been pruned since *head* was read."""
+        position = index - head[2].shift if index else 0
+        chain = head[2].values[position : position + _LONGEST_CHAIN + 2]
+        if type(chain[0]) is not _Delta:
+            return chain[0]
+        length = next(n for n, stored in enumerate(chain) if type(stored) is not _Delta)
+        buffer = bytearray(chain[length])
+        for difference in reversed(chain[:length]):
+            _apply_delta(buffer, difference)
+        return _Packed(buffer)
+
+    def record(self, head: _Head, index: int) -> "Optional[ChangeRecord[Any]]":
+        """Return a kept record; None if it has been pruned since *head* was read."""
+        stored = self.stored(head, index)
+        if stored is _GONE:
+            return None
+        return _make_record(index, stored, head[2].times[index - head[2].shift if index else 0], self.labels.get(index))
+
+    def records(self, head: _Head) -> "Optional[List[ChangeRecord[Any]]]":
+        """Return all kept records, oldest first, rebuilt in one pass; None if pruned since *head* was read."""
+        count, _, layout, _ = head
+        begin, end = layout.first - layout.shift, count - layout.shift
+        values, times = layout.values[begin:end], layout.times[begin:end]
+        if values and values[0] is _GONE:
+            return None
+        following = layout.values[end : end + _LONGEST_CHAIN + 2]  # younger than head, but deltas may lead through them
+        _undo_deltas(values, following)
+        indices = range(layout.first, count)
+        kept = list(map(_make_record, indices, values, times, map(self.labels.get, indices)))
+        return [_make_record(0, layout.values[0], layout.times[0], self.labels.get(0)), *kept]
+
+    def standing(self, index: int) -> _Facts:
+        """Return for which record a record stands, and what a redo from there would bring back."""
+        return self.facts.get(index) or _Facts(index)
+
+    def prune(self, head: _Head, first: int) -> None:
+        """Forget the records from 1 to before *first*. Amortised O(1) a record: columns are renewed when half empty."""
+        count, newest, layout, atom = head
+        gone = layout.first - layout.shift
+        since = layout.since if layout.first > 1 else layout.times[1]
+        self.head = count, newest, layout.but(first=first, since=since), atom
+        for position in range(gone, first - layout.shift):
+            layout.values[position] = _GONE
+            self.labels.pop(position + layout.shift, None)
+            self.facts.pop(position + layout.shift, None)
+        if 2 * (first - layout.shift) > len(layout.values) and first - layout.shift > 32:
+            self._renew()
+
+    def _renew(self) -> None:
+        count, newest, layout, atom = self.head
+        begin, end = layout.first - layout.shift, count - layout.shift
+        values, times = layout.values[:1] + layout.values[begin:end], layout.times[:1] + layout.times[begin:end]
+        self.head = count, newest, layout.but(values=values, times=times, shift=layout.first - 1), atom
+
+
+def _undo_deltas(values: List[Any], following: List[Any]) -> None:
+    """Replace each delta among *values* by the bytes it stands for, newest to oldest."""
+    buffer = bytearray()
+    chain = [*values[-1:], *following]
+    if chain and type(chain[0]) is _Delta:
+        length = next(n for n, stored in enumerate(chain) if type(stored) is not _Delta)
+        buffer[:] = chain[length]
+        for difference in reversed(chain[1:length]):
+            _apply_delta(buffer, difference)
+    for position in range(len(values) - 1, -1, -1):
+        stored = values[position]
+        if type(stored) is _Delta:
+            _apply_delta(buffer, stored)
+            values[position] = _Packed(buffer)
+        elif type(stored) is _Packed:
+            buffer[:] = stored
+
+
+def _make_record(index: int, stored: Any, time: int, label: _Label) -> "ChangeRecord[Any]":
+    """Return a record that unpacks its value and makes its datetime when asked.
+
+    Made as its base class, which takes plain assignments, and promoted: 170 ns; by slot setters 320, by __init__ 700.
+    """
+    record: Any = _new_object(_RecordSlots)
+    record.index = index
+    record._time = time
+    record.label = _note(label) if type(label) is tuple else label
+    if type(stored) in _OPEN:
+        record._stored = stored
+        record._open = _OPEN[type(stored)]
+    else:
+        record.value = stored
+    record.__class__ = ChangeRecord
+    return record  # type: ignore[no-any-return]
+
+
+_new_object = object.__new__
+
+
+# == Retention: which records to forget =======================================
+#
+# Pure: numbers in, an index out. The initial record and the current one always stay; a record between them stays
+# while both limits allow it.
+
+
+class _Keep(NamedTuple):
+    """How much of the past is kept: so many of the newest records, and those younger than so many nanoseconds."""
+
+    last: Optional[int] = None
+    age: Optional[int] = None
+
+
+def _keep(last: Optional[int], age: Union[timedelta, float, None]) -> Optional[_Keep]:
+    """Return the limits as a _Keep, None where there are none; TypeError or ValueError for what is no limit."""
+    if last is None and age is None:
+        return None
+    if last is not None and (not isinstance(last, int) or isinstance(last, bool)):
+        raise TypeError(f"keep_last counts records, so it is an int, not {last!r}")
+    if isinstance(age, (int, float)) and not isinstance(age, bool):
+        age = timedelta(seconds=age)
+    if age is not None and not isinstance(age, timedelta):
+        raise TypeError(f"keep_for is a timedelta or a number of seconds, not {age!r}")
+    if (last is not None and last < 0) or (age is not None and age < timedelta(0)):
+        raise ValueError("keep_last and keep_for are not negative; the initial record and the current one always stay")
+    return _Keep(last, None if age is None else age // _MICROSECOND * 1_000)
+
+
+def _first_to_keep(head: _Head, keep: _Keep, now: int) -> int:
+    """Return the index of the oldest record that *keep* allows besides the initial one. O(log n)."""
+    count, _, layout, _ = head
+    first = layout.first
+    if keep.last is not None:
+        first = max(first, count - keep.last)
+    if keep.age is not None:
+        begin, end = layout.first - layout.shift, count - layout.shift
+        first = max(first, bisect_left(layout.times, now - keep.age, begin, end) + layout.shift)
+    return min(first, max(layout.first, count - 1))
+
+
+# == Variables: the lock, the clock, the guests, the verbs ====================
+#
+# Knows the log, and what may happen at once: threads, signals, listeners that set. Public methods take the lock
+# where they change something; methods that begin with an underscore assume it is held, but for _head and what only
+# reads. Validators and update functions run under the lock, listeners after it has been let go.
+
+
+Listener = Callable[["AlmaVar[_T]", ChangeRecord[_T]], object]  # is told of a change
+
+
+# causal depth, time, variable, index, stored value, label, its listeners, those of them still to be called
+_Notice = Tuple[int, int, Any, int, Any, _Label, Tuple[Any, ...], Iterator[Any]]
+
+
+def _report(what: str, *args: Any) -> None:
+    """Log the exception being handled: nobody above could do anything about it."""
+    import logging  # 15 ms, and only failures need it
+
+    logging.getLogger("alma").exception(what, *args)
+
+
+class _Monitor:
+    """The lock that variables share, and with it the clock, the running change and the notices to deliver.
+
+    *mark* is None when the next change may simply go ahead. It is _RUNNING within a change: a change that finds it
+    so was begun by the same thread (a signal handler, __del__, a guest) and is queued. It is the open transaction
+    or _CLOSED otherwise; *idle* is what it returns to.
+    """
+
+    __slots__ = (
+        "__weakref__", "cause", "clock", "condition", "idle", "lock", "mark", "nesting", "notices", "time", "turn",
+        "waiters", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self.clock = clock
+        self.time = -(1 << 63)  # of the newest record
+        self.idle: Any = None
+        self.waiting: Deque[Tuple[Callable[..., Any], Tuple[Any, ...], int]] = deque()
+        self.nesting = 0  # how many queued changes led to the running one
+        self.notices: Deque[_Notice] = deque()
+        self.turn: Dict[int, int] = {}  # 0: the thread that delivers notices
+        self.cause = 0  # how many listeners' changes led to the one that is being delivered
+        self._fresh()
+        _monitors.add(self)
+
+    def _fresh(self) -> None:
+        """Own a lock that nobody holds."""
+        self.lock = threading.RLock()
+        self.condition = threading.Condition(self.lock)
+        self.mark: Any = self.idle
+        self.waiters = 0
+
+    def after_fork(self) -> None:
+        """In a fork's child: own a fresh lock, unless the thread that forked held the old one and will release it."""
+        if self.turn.get(0) != _get_ident():  # else it forked in a listener, and goes on with the notices
+            self.turn.clear()
+            self.notices.clear()  # the parent's threads deliver them
+        if self.lock._is_owned():  # type: ignore[attr-defined]  # threading.Condition relies on it as well
+            self.condition, self.waiters = threading.Condition(self.lock), 0
+            return
+        self.waiting.clear()
+        if self.transaction is not None:
+            self.transaction.abort()
+        self._fresh()
+
+    @property
+    def transaction(self) -> Any:
+        """The open transaction, or None."""
+        return None if self.idle is _CLOSED else self.idle
+
+    def now(self) -> int:
+        """Return the time, in nanoseconds UTC, later than that of any record before."""
+        now = self.clock()
+        self.time = now = now if now > self.time else self.time + 1
+        return now
+
+    def run(self, step: Callable[..., Any], *args: Any) -> Any:
+        """Run step(*args) as one change and return what it returns; queue it (None) inside a running change."""
+        held, mine = True, 0
+        try:
+            with self.lock:
+                if self.mark is _RUNNING and self.is_nested():
+                    self.waiting.append((step, args, self.depth() + 1))
+                    return None
+                self.settle()
+                held = self.transaction is not None
+                try:
+                    return self._perform(step, args)
+                finally:
+                    self.catch_up()
+                    mine = self.time
+        finally:
+            if self.notices and not held:
+                self.deliver(mine)
+
+    def is_nested(self) -> bool:
+        """Tell a running change of this thread from the mark of one that an interrupt killed (Python 3.8, 3.9)."""
+        self.lock.release()
+        owned: bool = self.lock._is_owned()  # type: ignore[attr-defined]
+        self.lock.acquire()
+        return owned
+
+    def _perform(self, step: Callable[..., Any], args: Tuple[Any, ...]) -> Any:
+        # The mark goes back inside the try and again in except: on 3.8 an interrupt can slip in before a finally.
+        self.mark = _RUNNING
+        try:
+            result = step(*args)
+            self.mark = self.idle
+            return result
+        except BaseException:
+            self.mark = self.idle
+            raise
+
+    def catch_up(self) -> None:
+        """Commit the changes that were queued inside a running one. Assumes the lock."""
+        while self.waiting and self.mark is not _RUNNING:
+            step, args, self.nesting = self.waiting.popleft()
+            try:
+                self._perform(step, args)
+            except Exception:
+                _report("a change made inside another one was refused")
+        self.nesting = 0
+
+    def settle(self) -> None:
+        """End a transaction that was committed or aborted, but interrupted before it was put away."""
+        transaction = self.transaction
+        if transaction is not None and transaction.over:
+            transaction.finish()
+
+    def flush(self) -> None:
+        """Return when the listeners of every change so far have run."""
+        with self.lock:
+            if self.mark is _RUNNING or self.transaction is not None or _in_listener():
+                raise RuntimeError("flush() waits for listeners: call it outside of guests and transactions")
+            mine = self.time
+        self.deliver(mine, wait=True)
+
+    def depth(self) -> int:
+        """Return the causal depth of a change made now; RecursionError where it must be a loop."""
+        depth = self.cause if self.turn.get(0) == _get_ident() else self.nesting
+        if depth >= _DEEPEST_CAUSE:
+            raise RecursionError(f"{depth} changes in a row, each made by a guest of the one before: is this a loop?")
+        return depth
+
+    def deliver(self, mine: int, wait: bool = False) -> None:
+        """Deliver notices in the order of their commits, at least those up to time *mine*; one thread at a time does.
+
+        Where another thread is at it, return, or wait for ours if asked to or if too many are queued. Whose turn it
+        is needs no lock: setdefault is atomic, and who gives the turn up looks at the queue once more.
+        """
+        notices, turn, me = self.notices, self.turn, _get_ident()
+        if turn and turn.get(0) == me:
+            return  # a listener's own change: its notice waits behind those before it
+        try:
+            while notices:
+                if turn.setdefault(0, me) != me:
+                    if not self._must_wait(mine, wait):
+                        return
+                    self._await_turn(mine)
+                    continue
+                while notices and not (self.waiters and notices[0][1] > mine):
+                    self._notify(notices[0])
+                    notices.popleft()
+                self.cause = 0
+                del turn[0]
+                if self.waiters:
+                    self._wake()
+                    return
+        except BaseException:  # what is left of the notice stays first in the queue
+            if turn.get(0) == me:
+                del turn[0]
+            if self.waiters:
+                self._wake()
+            raise
+
+    def _notify(self, notice: _Notice) -> None:
+        """Call the listeners that still wait for a record; after an interrupt the rest of them wait on."""
+        depth, time, var, index, stored, label, listeners, waiting = notice
+        self.cause = depth + 1
+        if listeners is not var._listeners:
+            waiting = filter(var._listeners.__contains__, waiting)  # some have been removed since
+        plain = type(stored) not in _OPEN
+        record = _make_record(index, stored, time, label)
+        for listener in waiting:
+            try:
+                listener(var, record)
+            except Exception:
+                _report("listener %r of %r failed at record %d", listener, var._name, index)
+            if not plain:  # the next one gets a record, and so a value, of its own
+                record = _make_record(index, stored, time, label)
+
+    def _pending(self, mine: int) -> bool:
+        try:
+            return self.notices[0][1] <= mine
+        except IndexError:
+            return False
+
+    def _must_wait(self, mine: int, wait: bool) -> bool:
+        return self._pending(mine) and (wait or (len(self.notices) > _LONGEST_QUEUE and not _in_listener()))
+
+    def _await_turn(self, mine: int) -> None:
+        with self.lock:
+            self.waiters += 1  # before looking: who gives up the turn looks at this afterwards
+            try:
+                while self.turn and self._pending(mine):
+                    self.condition.wait()
+            finally:
+                self.waiters -= 1
+
+    def _wake(self) -> None:
+        with self.lock:
+            self.condition.notify_all()
+
+
+_monitors: "weakref.WeakSet[_Monitor]" = weakref.WeakSet()
+
+
+def _in_listener() -> bool:
+    """Tell whether this thread is delivering notices of any registry. O(registries): only who must wait asks."""
+    me = _get_ident()
+    return any(monitor.turn.get(0) == me for monitor in list(_monitors))
+
+
+def _after_fork() -> None:
+    for monitor in list(_monitors):
+        monitor.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _functions(what: str, given: Optional[Iterable[Callable[..., object]]]) -> Tuple[Any, ...]:
+    """Return guests as a tuple; TypeError for what can't be called."""
+    if callable(given):
+        raise TypeError(f"{what} is a list of functions: write {what}=[{getattr(given, '__name__', '...')}]")
+    guests = tuple(given or ())
+    for guest in guests:
+        if not callable(guest):
+            raise TypeError(f"{what} holds functions, not {guest!r}")
+    return guests
+
+
+def _without(guests: Tuple[Any, ...], guest: Any) -> Tuple[Any, ...]:
+    """Return the guests but for one; ValueError if it is not among them."""
+    kept = list(guests)
+    if guest not in kept:
+        raise ValueError(f"{guest!r} is not among {kept!r}")
+    kept.remove(guest)
+    return tuple(kept)
+
+
+def _whole(what: str, number: Any, least: Optional[int] = None) -> int:
+    """Return *number* if it is an int, and not less than *least*; TypeError or ValueError otherwise."""
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"{what} is an int, not {number!r}")
+    if least is not None and number < least:
+        raise ValueError(f"{what} counts from {least}, not {number}")
+    return number
+
+
+def _cutoff(when: _When, monitor: _Monitor) -> int:
+    """Return a moment in nanoseconds: the end of its microsecond, or exactly so long ago."""
+    if isinstance(when, timedelta):
+        if when < timedelta(0):
+            raise ValueError(f"a timedelta says how long ago, so it is not negative: {when}")
+        return max(monitor.clock(), monitor.time) - when // _MICROSECOND * 1_000
+    if not isinstance(when, datetime):
+        raise TypeError(f"a moment is an aware datetime or a timedelta, not {when!r}")
+    if when.utcoffset() is None:
+        raise ValueError(f"{when!r} has no time zone: write when.astimezone() for local time, or add timezone.utc")
+    return (when - _EPOCH) // _MICROSECOND * 1_000 + 999
+
+
+def _label(label: Optional[str], traced: bool = False) -> _Label:
+    """Return a change's label; where there is none and it is traced, the place two frames up. No tracing hooks."""
+    if label is None and traced:
+        frame = sys._getframe(2)
+        return frame.f_code, frame.f_lineno
+    if label is None or isinstance(label, str):
+        return label
+    raise TypeError(f"a label is a str, not {label!r}")
+
+
+class AlmaVar(Generic[_T]):
+    """A variable that remembers every value it had.
+
+    *deep_copy=False* keeps the owner's own objects instead of copies. *validators* are called with each new value,
+    the initial one included, and raise to reject it; *on_change* with the variable and its newest record, after each
+    change. *keep_last* and *keep_for* limit the past. *trace=True* labels each change with the line that made it.
+    Every method may be called from any thread.
+
+    >>> AlmaVar("x", 1).set(2)
+    AlmaVar(name='x', value=2, history_len=2)
+    """
+
+    __slots__ = (
+        "__weakref__", "_careful", "_draft", "_keep", "_listeners", "_log", "_monitor", "_name", "_packed", "_traced",
+        "_validators",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        initial_value: _T,
+        *,
+        deep_copy: bool = True,
+        validators: Optional[Iterable[Validator[_T]]] = None,
+        on_change: Optional[Iterable[Listener[_T]]] = None,
+        keep_last: Optional[int] = None,
+        keep_for: Union[timedelta, float, None] = None,
+        trace: bool = False,
+    ) -> None:
+        options = deep_copy, validators, on_change, _keep(keep_last, keep_for), trace
+        self._begin(_Monitor(_time.time_ns), name, initial_value, *options)
+
+    def _begin(
+        self,
+        monitor: _Monitor,
+        name: str,
+        initial_value: _T,
+        deep_copy: bool,
+        validators: Optional[Iterable[Validator[_T]]],
+        on_change: Optional[Iterable[Listener[_T]]],
+        keep: Optional[_Keep],
+        trace: bool,
+    ) -> None:
+        """Begin the past, under a monitor of its own or a registry's."""
+        if not isinstance(name, str):
+            raise TypeError(f"a variable's name is a str, not {name!r}")
+        if not name:
+            raise ValueError("a variable's name has at least one character")
+        self._name, self._monitor, self._keep, self._traced = name, monitor, keep, trace
+        self._packed: Callable[[Any], Any] = _pack if deep_copy else _share
+        self._validators = _functions("validators", validators)
+        self._listeners = _functions("on_change", on_change)
+        self._draft: Any = None  # the transaction in which this variable may have another head
+        stored = self._packed(initial_value)
+        self._validate(stored)
+        self._log = _Log(name, stored, monitor.now(), "initial")
+        self._be_careful()
+
+    def _be_careful(self) -> None:
+        """Say whether set must ask more than the plain questions."""
+        self._careful = bool(self._validators or self._keep or self._head()[2].frozen)
+
+    def _validate(self, stored: Any) -> None:
+        for validator in self._validators:
+            validator(_unpack(stored))
+
+    def _head(self) -> _Head:
+        """Return the head that this thread may see: inside a transaction it is another one than outside. No lock."""
+        transaction = self._draft
+        return self._log.head if transaction is None else transaction.head(self._log)  # type: ignore[no-any-return]
+
+    # -- reading: takes no lock, sees whole records only
+
+    @property
+    def name(self) -> str:
+        """The name it was given."""
+        return self._name
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether changes raise FrozenError."""
+        return self._head()[2].frozen
+
+    def get(self) -> _T:
+        """Return the current value; changing it changes neither the variable nor its past."""
+        head = self._log.head
+        if head[3] and self._draft is None:
+            return head[1]  # type: ignore[no-any-return]
+        return _unpack(self._head()[1])  # type: ignore[no-any-return]
+
+    def history(self) -> List[ChangeRecord[_T]]:
+        """Return all kept records, oldest first. O(n); the values are unpacked when looked at."""
+        while True:
+            records = self._log.records(self._head())
+            if records is not None:
+                return records
+
+    def last_change(self) -> ChangeRecord[_T]:
+        """Return the newest record."""
+        return self._record(self._head()[0] - 1)
+
+    def at(self, when: Union[int, datetime, timedelta, str]) -> ChangeRecord[_T]:
+        """Return the record in force at *when*.
+
+        *when* is an index, an aware datetime (to the end of its microsecond), a timedelta (that long ago) or a label
+        (the newest record that bears it). Raises PrunedError for what retention has removed and RollbackError, which
+        is an IndexError, for what never was. O(log n); by label O(labels).
+
+        >>> AlmaVar("x", 1).set(2).at(0).value
+        1
+        """
+        if isinstance(when, str):
+            return self._record(self._log.index_labelled(self._head(), when))
+        if isinstance(when, (datetime, timedelta)):
+            return self._record(self._index_at(_cutoff(when, self._monitor)))
+        return self._record(_whole("an index", when))
+
+    def _record(self, index: int) -> ChangeRecord[_T]:
+        while True:
+            head = self._head()
+            record = self._log.record(head, self._log.kept(head, index))
+            if record is not None:
+                return record
+
+    def _index_at(self, cutoff: int) -> int:
+        index = self._log.index_at(self._head(), cutoff)
+        if index < 0:
+            when, began = _moment(cutoff), _moment(self._log.head[2].times[0])
+            raise RollbackError(self._name, when, f"was not there yet at {when}; it began at {began}")
+        return index
+
+    def diff(self) -> List[Dict[str, Any]]:
+        """Return what each change changed: from_index, to_index, from_value, to_value, and elapsed_ms between them.
+
+        Records beside a gap that retention left are no pair. Milliseconds to three decimals. O(n).
+
+        >>> [(change["from_value"], change["to_value"]) for change in AlmaVar("x", 1).set(2).diff()]
+        [(1, 2)]
+        """
+        older, newer = self.history(), self.history()[1:]
+        return [
+            {
+                "from_index": before.index,
+                "to_index": after.index,
+                "from_value": before.value,
+                "to_value": after.value,
+                "elapsed_ms": round((after._time - before._time) / 1e6, 3),
+            }
+            for before, after in zip(older, newer)
+            if after.index == before.index + 1
+        ]
+
+    def __len__(self) -> int:
+        count, _, layout, _ = self._head()
+        return 1 + count - layout.first
+
+    def __iter__(self) -> Iterator[ChangeRecord[_T]]:
+        return iter(self.history())
+
+    def __eq__(self, other: object) -> Any:
+        return self.get() == (other.get() if isinstance(other, AlmaVar) else other)
+
+    __hash__ = None  # type: ignore[assignment]  # like a list: what is equal today may differ tomorrow
+
+    def __repr__(self) -> str:
+        frozen = " [frozen]" if self.is_frozen else ""
+        return f"AlmaVar(name={self._name!r}, value={self.get()!r}, history_len={len(self)}{frozen})"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            f"{self._name!r} can't be copied or pickled: it has a lock and guests. Take get() or history();"
+            " keep a past with save(), fork it with branch()"
+        )
+
+    # -- changing: each verb appends one record, or raises and leaves everything as it was
+
+    def set(self, value: _T, *, label: Optional[str] = None, expect: Optional[int] = None) -> "AlmaVar[_T]":
+        """Append *value* and return the variable.
+
+        With *expect*, only if the head is the record of that index: else StaleWriteError. FrozenError while frozen,
+        SnapshotError for a value that can't be copied, and whatever a validator raises. O(1) in the length of history.
+
+        >>> AlmaVar("x", 1).set(2, label="two").last_change().label
+        'two'
+        """
+        note: _Label = label
+        if self._traced or (label is not None and type(label) is not str):
+            note = _label(label, self._traced)
+        if atom := type(value) in _ATOMS:
+            stored: Any = value
+        else:
+            pack = self._packed
+            stored = pack(value)
+        monitor, listeners, now = self._monitor, None, None
+        if expect is None:
+            with monitor.lock:
+                if monitor.mark is None and not self._careful:
+                    monitor.mark = _RUNNING
+                    try:
+                        if not atom and type(stored) is _Packed:
+                            now, listeners = self._commit(self._log.head, stored, note), self._listeners
+                        else:  # what _commit and _Log.append do, written out: 560 ns instead of 700
+                            log, listeners, clock = self._log, self._listeners, monitor.clock
+                            now = clock()
+                            if now <= monitor.time:
+                                now = monitor.time + 1
+                            monitor.time = now
+                            count, _, layout, _ = head = log.head
+                            if len(layout.values) != count - layout.shift:
+                                log.cut(head)
+                            layout.values.append(stored)
+                            layout.times.append(now)
+                            if note is not None:
+                                log.labels[count] = note
+                            if listeners:
+                                depth = monitor.depth() if monitor.turn or monitor.nesting else 0
+                                notice = (depth, now, self, count, stored, note, listeners, iter(listeners))
+                                log.head = count + 1, stored, layout, atom
+                                monitor.notices.append(notice)
+                            else:
+                                log.head = count + 1, stored, layout, atom
+                        monitor.mark = None
+                    except BaseException:
+                        monitor.mark = None
+                        raise
+                    if monitor.waiting:
+                        monitor.catch_up()
+        if now is None:
+            monitor.run(self._set, stored, note, expect)
+        elif listeners:
+            monitor.deliver(now)
+        return self
+
+    def _set(self, stored: Any, label: _Label, expect: Optional[int]) -> None:
+        self._append(self._writable(expect), stored, label)
+
+    def _writable(self, expect: Optional[int] = None) -> _Head:
+        """Return the head to append to; raise where nothing may be appended."""
+        head, closed = self._head(), self._monitor.idle is _CLOSED
+        if head[2].frozen or closed:
+            raise FrozenError(self._name, closed)
+        if expect is not None and _whole("expect", expect) != head[0] - 1:
+            raise StaleWriteError(self._name, expect, head[0] - 1)
+        return head
+
+    def _append(self, head: _Head, stored: Any, label: _Label, facts: Optional[_Facts] = None) -> None:
+        """Validate and append: the way of every verb."""
+        self._validate(stored)
+        transaction = self._monitor.transaction
+        if transaction is None:
+            self._commit(head, stored, label, facts)
+            if self._keep is not None:
+                self._retain(self._log.head, self._keep)
+        else:
+            label = transaction.label if label is None else label
+            transaction.put(self, self._log.append(head, stored, self._monitor.time, label, facts))
+
+    def _commit(self, head: _Head, stored: Any, label: _Label, facts: Optional[_Facts] = None) -> int:
+        """Append and make it so; return the time. Storing the head is the commit: what comes after may be interrupted."""
+        monitor, log, listeners = self._monitor, self._log, self._listeners
+        now = monitor.clock()
+        if now <= monitor.time:
+            now = monitor.time + 1
+        monitor.time = now
+        new = log.append(head, stored, now, label, facts)
+        if listeners:
+            depth = monitor.depth() if monitor.turn or monitor.nesting else 0
+            notice = (depth, now, self, head[0], new[1], label, listeners, iter(listeners))
+            log.head = new
+            monitor.notices.append(notice)
+        else:
+            log.head = new
+        if type(stored) is _Packed:
+            log.compress(new, head[0] - 1)
+        return now
+
+    def _retain(self, head: _Head, keep: _Keep) -> int:
+        """Forget what *keep* does not allow; return how many records that was."""
+        first = _first_to_keep(head, keep, self._monitor.time)
+        if first > head[2].first:
+            self._log.prune(head, first)
+        return first - head[2].first
+
+    def update(self, fn: Callable[..., _T], *args: Any, label: Optional[str] = None) -> "AlmaVar[_T]":
+        """Append fn(current value, *args) and return the variable; nobody can change it in between.
+
+        *fn* runs under the lock, so it must be quick. What it raises reaches the caller and nothing is appended.
+
+        >>> AlmaVar("x", 20).update(lambda value, factor: value * factor, 2).get()
+        40
+        """
+        self._monitor.run(self._update, fn, args, _label(label, self._traced))
+        return self
+
+    def _update(self, fn: Callable[..., Any], args: Tuple[Any, ...], label: _Label) -> None:
+        head = self._writable()
+        self._append(head, self._packed(fn(_unpack(head[1]), *args)), label)
+
+    def edit(self, label: Optional[str] = None) -> ContextManager[_T]:
+        """Hand out a mutable value to be changed in place: ``with var.edit() as draft``.
+
+        One record at the end of the block, none if it raises. Holds no lock: StaleWriteError if the variable was
+        changed meanwhile. TypeError for a value that can't be changed in place, or is shared (deep_copy=False).
+
+        >>> config = AlmaVar("config", {"debug": True})
+        >>> with config.edit() as draft:
+        ...     draft["debug"] = False
+        >>> config.get()
+        {'debug': False}
+        """
+        head = self._writable()
+        if type(head[1]) not in _OPEN or type(head[1]) is _Shared:
+            why = "is shared with its owner" if type(head[1]) is _Shared else f"is a {type(head[1]).__name__}"
+            raise TypeError(f"edit() needs a mutable value of its own; that of {self._name!r} {why}: use set or update")
+        return self._edit(head, _label(label, self._traced))
+
+    @contextmanager
+    def _edit(self, head: _Head, label: _Label) -> Iterator[_T]:
+        draft = _unpack(head[1])
+        yield draft
+        self._monitor.run(self._set, self._packed(draft), label, head[0] - 1)
+
+    def rollback(self, index: int, *, label: Optional[str] = None) -> "AlmaVar[_T]":
+        """Append the value of record *index* and return the variable.
+
+        RollbackError for an index that is negative or out of range, PrunedError if it is no longer kept.
+
+        >>> AlmaVar("x", 1).set(2).rollback(0).last_change().label
+        'rollback to index 0'
+        """
+        note = _label(label) or f"rollback to index {index}"
+        self._monitor.run(self._rollback, _whole("an index", index), note)
+        return self
+
+    def _rollback(self, index: int, label: str) -> None:
+        head = self._writable()
+        self._append(head, self._log.stored(head, self._log.kept(head, index)), label)
+
+    def reset(self) -> "AlmaVar[_T]":
+        """Append the initial value and return the variable."""
+        return self.rollback(0, label="reset to initial")
+
+    def undo(self, steps: int = 1) -> "AlmaVar[_T]":
+        """Append the value before the last *steps* changes that are not undone yet, and return the variable.
+
+        An undo after an undo goes further back, as in an editor. RollbackError where nothing is left, and nothing
+        is appended; PrunedError where it is no longer kept. O(steps).
+
+        >>> x = AlmaVar("x", 0).set(1).set(2).undo()
+        >>> x.get(), x.undo().get(), x.redo(2).get()
+        (1, 0, 2)
+        """
+        self._monitor.run(self._undo, _whole("steps", steps, 1))
+        return self
+
+    def _undo(self, steps: int) -> None:
+        head, log = self._writable(), self._log
+        index = head[0] - 1
+        stands_for, undone = log.standing(index)
+        for _ in range(steps):
+            if stands_for == 0:
+                raise RollbackError(self._name, steps, "has nothing left to undo: it is at its initial value")
+            index, undone = log.kept(head, stands_for - 1), (stands_for, undone)
+            stands_for = log.standing(index).stands_for
+        self._append(head, log.stored(head, index), f"undo to index {stands_for}", _Facts(stands_for, undone))
+
+    def redo(self, steps: int = 1) -> "AlmaVar[_T]":
+        """Append the value that the last *steps* undos took back, and return the variable.
+
+        Only right after undo or redo: RollbackError where a change came between, or nothing is left. O(steps).
+        """
+        self._monitor.run(self._redo, _whole("steps", steps, 1))
+        return self
+
+    def _redo(self, steps: int) -> None:
+        head, log = self._writable(), self._log
+        stands_for, undone = log.standing(head[0] - 1)
+        for _ in range(steps):
+            if not undone:
+                raise RollbackError(self._name, steps, "has nothing to redo: only what undo took back just before can be")
+            stands_for, undone = undone
+        stored = log.stored(head, log.kept(head, stands_for))
+        self._append(head, stored, f"redo to index {stands_for}", _Facts(stands_for, undone))
+
+    def freeze(self) -> "AlmaVar[_T]":
+        """Forbid changes: until thaw() they raise FrozenError. Returns the variable."""
+        self._monitor.run(self._freeze, True)
+        return self
+
+    def thaw(self) -> "AlmaVar[_T]":
+        """Allow changes again. Returns the variable."""
+        self._monitor.run(self._freeze, False)
+        return self
+
+    def _freeze(self, frozen: bool) -> None:
+        count, newest, layout, atom = self._head()
+        head = count, newest, layout.but(frozen=frozen), atom
+        self._careful = True  # before it is so: whoever sees it too early only asks more
+        transaction = self._monitor.transaction
+        if transaction is None:
+            self._log.head = head
+            self._be_careful()
+        else:
+            transaction.put(self, head)
+
+    def prune(
+        self,
+        *,
+        keep_last: Optional[int] = None,
+        keep_for: Union[timedelta, float, None] = None,
+        dry_run: bool = False,
+    ) -> int:
+        """Forget old records and return how many; with *dry_run* only count them.
+
+        The *keep_last* newest and those younger than *keep_for* (a timedelta or seconds) stay; with both limits, what
+        both allow. The initial record and the current one always stay. RuntimeError inside a transaction or a guest.
+        """
+        keep = _keep(keep_last, keep_for)
+        if keep is None:
+            raise ValueError("prune() needs a limit: keep_last=, keep_for= or both")
+        with self._monitor.lock:
+            if self._monitor.mark is _RUNNING or self._monitor.transaction is not None:
+                raise RuntimeError(f"{self._name!r} can't be pruned here, which nothing could take back: do it afterwards")
+            head, now = self._head(), max(self._monitor.clock(), self._monitor.time)
+            first = _first_to_keep(head, keep, now)
+            if not dry_run:
+                self._log.prune(self._writable(), first)
+            return first - head[2].first
+
+    # -- the owner's functions
+
+    def add_validator(self, fn: Validator[_T]) -> "AlmaVar[_T]":
+        """Have *fn* called with each new value before it is kept; it raises to reject it. Returns the variable."""
+        with self._monitor.lock:
+            self._validators = self._validators + _functions("validators", [fn])
+            self._be_careful()
+        return self
+
+    def remove_validator(self, fn: Validator[_T]) -> "AlmaVar[_T]":
+        """Call *fn* no longer; ValueError if it is not among the validators. Returns the variable."""
+        with self._monitor.lock:
+            self._validators = _without(self._validators, fn)
+            self._be_careful()
+        return self
+
+    def add_listener(self, fn: Listener[_T]) -> "AlmaVar[_T]":
+        """Have *fn* called with the variable and the new record after each change. Returns the variable."""
+        with self._monitor.lock:
+            self._listeners = self._listeners + _functions("on_change", [fn])
+        return self
+
+    def remove_listener(self, fn: Listener[_T]) -> "AlmaVar[_T]":
+        """Call *fn* no longer; ValueError if it is not among the listeners. Returns the variable."""
+        with self._monitor.lock:
+            self._listeners = _without(self._listeners, fn)
+        return self
+
+
+# == Registries: variables by name, transactions, consistent cuts =============
+#
+# Knows variables and their monitor. All variables of a registry share one lock and one clock, so a cut across them
+# is consistent. A transaction keeps what it does in a draft; one store makes the draft the truth, or nothing does.
+
+
+class _Draft:
+    """What a transaction or savepoint has done so far: heads by log, names if changed, changes in order."""
+
+    __slots__ = ("changes", "heads", "names")
+
+    def __init__(
+        self,
+        heads: Dict[_Log, _Head],
+        names: "Optional[Dict[str, AlmaVar[Any]]]",
+        changes: "Dict[Tuple[_Log, int], Tuple[AlmaVar[Any], Tuple[Any, ...], int]]",
+    ) -> None:
+        self.heads, self.names, self.changes = heads, names, changes
+
+    def copy(self) -> "_Draft":
+        """Return one that can go its own way. O(changes)."""
+        return _Draft(self.heads.copy(), None if self.names is None else self.names.copy(), self.changes.copy())
+
+
+class _Transaction:
+    """An open transaction: only its own thread sees the draft, until *committed* makes it everybody's."""
+
+    __slots__ = ("committed", "draft", "label", "notices", "owner", "registry", "time", "touched")
+
+    def __init__(self, registry: "AlmaRegistry", label: Optional[str]) -> None:
+        self.registry, self.label = registry, label
+        self.owner = _get_ident()
+        self.draft = _Draft({}, None, {})
+        self.touched: List[AlmaVar[Any]] = []
+        self.notices: Iterator[_Notice] = iter(())
+        self.time = 0
+        self.committed = False
+
+    @property
+    def over(self) -> bool:
+        """Whether it has been committed or aborted."""
+        return self.committed or not self.owner
+
+    def head(self, log: _Log) -> _Head:
+        """Return the head of a log that the calling thread may see."""
+        if self.committed or self.owner == _get_ident():
+            return self.draft.heads.get(log, log.head)
+        return log.head
+
+    def put(self, var: "AlmaVar[Any]", head: _Head, born: bool = False) -> None:
+        """Take a variable's next head into the draft. The change is noted first: storing the head makes it one."""
+        log, change = var._log, (var._log, head[0] - 1)
+        if born or head[0] > self.head(log)[0]:
+            self.draft.changes.pop(change, None)
+            self.draft.changes[change] = var, () if born else var._listeners, self.registry._monitor.depth()
+        if var._draft is not self:
+            self.touched.append(var)
+            var._draft = self
+        self.draft.heads[log] = head
+
+    def commit(self) -> None:
+        """Give all records one time and make the draft the truth, in one store."""
+        time, notices = self.registry._monitor.now(), []
+        for (log, index), (var, listeners, depth) in self.draft.changes.items():
+            count, _, layout, _ = self.draft.heads[log]
+            if index >= count:
+                continue  # an append that was interrupted
+            position = index - layout.shift
+            layout.times[position] = time
+            if listeners:
+                stored, label = layout.values[position], log.labels.get(index)
+                notices.append((depth, time, var, index, stored, label, listeners, iter(listeners)))
+        self.time, self.notices = time, iter(notices)
+        self.committed = True
+
+    def abort(self) -> None:
+        """Forget the draft, in one store, and put the transaction away."""
+        self.owner = 0
+        self.finish()
+
+    def finish(self) -> None:
+        """Bring every variable touched to its head; may be interrupted and called again."""
+        monitor = self.registry._monitor
+        for var in self.touched:
+            log, since = var._log, var._log.head[0] - 1
+            log.head = self.head(log)
+            var._draft = None
+            log.compress(log.head, since)
+            if var._keep is not None:
+                var._retain(log.head, var._keep)
+            var._be_careful()
+        if self.committed:
+            if self.draft.names is not None:
+                self.registry._names = self.draft.names
+            monitor.notices.extend(self.notices)  # one call, and an iterator: what was interrupted adds none twice
+        monitor.idle = monitor.mark = None
+
+
+class AlmaRegistry:
+    """Variables by name, under one lock and one clock.
+
+    *clock* returns nanoseconds since 1970 UTC; a test may own it. Every method may be called from any thread.
+
+    >>> registry = AlmaRegistry()
+    >>> x, y = registry.watch("x", 0), registry.watch("y", 100)
+    >>> registry.snapshot()
+    {'x': 0, 'y': 100}
+    """
+
+    def __init__(self, *, clock: Callable[[], int] = _time.time_ns) -> None:
+        self._monitor = _Monitor(clock)
+        self._names: Dict[str, AlmaVar[Any]] = {}
+
+    def _current(self) -> "Dict[str, AlmaVar[Any]]":
+        """Return the variables by name as this thread may see them. Assumes the lock."""
+        self._monitor.settle()
+        transaction = self._monitor.transaction
+        if transaction is None or transaction.draft.names is None:
+            return self._names
+        return transaction.draft.names  # type: ignore[no-any-return]
+
+    def _changeable(self, name: str) -> "Dict[str, AlmaVar[Any]]":
+        """Return the dict in which *name* may change, the draft's inside a transaction. Assumes the lock."""
+        names, transaction = self._current(), self._monitor.transaction
+        if self._monitor.idle is _CLOSED:
+            raise FrozenError(name, closed=True)
+        if transaction is not None and names is self._names:
+            transaction.draft.names = names = names.copy()
+        return names
+
+    def watch(
+        self,
+        name: str,
+        initial_value: _T,
+        *,
+        deep_copy: bool = True,
+        validators: Optional[Iterable[Validator[_T]]] = None,
+        on_change: Optional[Iterable[Listener[_T]]] = None,
+        keep_last: Optional[int] = None,
+        keep_for: Union[timedelta, float, None] = None,
+        trace: bool = False,
+        overwrite: bool = False,
+        exist_ok: bool = False,
+    ) -> AlmaVar[_T]:
+        """Make a variable and return it; the arguments are AlmaVar's.
+
+        A name that is taken raises DuplicateNameError; with *exist_ok* the variable that bears it is returned as it
+        is, with *overwrite* it is replaced and lives on without a name. A name is any non-empty str without '@'.
+        """
+        if isinstance(name, str) and "@" in name:
+            raise ValueError(f"{name!r}: '@' is kept for branches; use another character")
+        options = deep_copy, validators, on_change, _keep(keep_last, keep_for), trace
+        with self._monitor.lock:
+            names = self._changeable(name)
+            if name in names and not overwrite:
+                if exist_ok:
+                    return names[name]
+                raise DuplicateNameError(name)
+            var: AlmaVar[_T] = AlmaVar.__new__(AlmaVar)
+            var._begin(self._monitor, name, initial_value, *options)
+            if self._monitor.transaction is not None:
+                self._monitor.transaction.put(var, var._log.head, born=True)
+            names[name] = var
+            return var
+
+    def get_var(self, name: str) -> AlmaVar[Any]:
+        """Return the variable of that name; UnknownNameError if there is none."""
+        with self._monitor.lock:
+            names = self._current()
+            if name not in names:
+                raise UnknownNameError(name, names)
+            return names[name]
+
+    def all_vars(self) -> "Dict[str, AlmaVar[Any]]":
+        """Return the variables by name, in the order they were first watched, in a dict of the caller's own."""
+        with self._monitor.lock:
+            return self._current().copy()
+
+    def __contains__(self, name: object) -> bool:
+        with self._monitor.lock:
+            return name in self._current()
+
+    def __len__(self) -> int:
+        with self._monitor.lock:
+            return len(self._current())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.all_vars())
+
+    def __bool__(self) -> bool:
+        return True  # an empty registry is still one
+
+    def __repr__(self) -> str:
+        return f"AlmaRegistry({', '.join(map(repr, self))})"
+
+    def unregister(self, name: str) -> None:
+        """Forget the name; the variable lives on for whoever holds it. UnknownNameError if there is none."""
+        with self._monitor.lock:
+            names = self._changeable(name)
+            if name not in names:
+                raise UnknownNameError(name, names)
+            del names[name]
+
+    def snapshot(self, at: Optional[_When] = None) -> Dict[str, Any]:
+        """Return the values of all variables by name, as one consistent cut: now, or as of a moment.
+
+        *at* is an aware datetime or a timedelta (that long ago); a variable younger than that is absent. PrunedError
+        if a value of that time is no longer kept.
+        """
+        with self._monitor.lock:
+            heads = [(name, var._log, var._head()) for name, var in self._current().items()]
+            if at is None:
+                cut = [(name, head[1]) for name, _, head in heads]
+            else:
+                cutoff = _cutoff(at, self._monitor)
+                past = [(name, log, head, log.index_at(head, cutoff)) for name, log, head in heads]
+                cut = [(name, log.stored(head, index)) for name, log, head, index in past if index >= 0]
+        return {name: _unpack(stored) for name, stored in cut}
+
+    def restore(self, snapshot: Union[Mapping[str, Any], _When], label: Optional[str] = None) -> None:
+        """Bring the variables back to the values of a snapshot or of a moment, in one transaction.
+
+        Appends only where the value differs; variables that the snapshot does not name stay as they are.
+        UnknownNameError if it names one that is not there.
+        """
+        note = _label(label) or "restore"
+        with self.transaction(note):
+            values = snapshot if isinstance(snapshot, Mapping) else self.snapshot(snapshot)
+            for var, value in [(self.get_var(name), value) for name, value in values.items()]:
+                if not _same(var.get(), value):
+                    var.set(value)
+
+    @contextmanager
+    def transaction(self, label: Optional[str] = None) -> Iterator[None]:
+        """Make all changes of a block or none: ``with registry.transaction():``.
+
+        Any exception takes them back, KeyboardInterrupt included; a nested block is a savepoint. Others see nothing
+        before the end; listeners run after it; all records bear one time, and *label* where they have none.
+        Holds the lock, so other threads wait. RuntimeError inside a validator or an update function.
+        """
+        monitor, label = self._monitor, _label(label)  # type: ignore[assignment]
+        # An interrupt at the edge of the caller's block leaves this generator to be collected with the traceback,
+        # and that lets go of the lock.
+        with monitor.lock:
+            if monitor.mark is _RUNNING and monitor.is_nested():
+                raise RuntimeError("a transaction can't begin inside a validator or an update function")
+            monitor.settle()
+            if monitor.idle is _CLOSED:
+                raise FrozenError("a transaction", closed=True)
+            if monitor.transaction is not None:
+                with _savepoint(monitor.transaction, label):
+                    yield
+                return
+            transaction = _Transaction(self, label)
+            try:
+                monitor.idle = monitor.mark = transaction
+                yield
+                transaction.commit()
+                transaction.finish()
+            except BaseException:
+                if not transaction.committed:
+                    transaction.abort()
+                raise
+        if monitor.notices:
+            monitor.deliver(transaction.time)
+
+    def freeze(self) -> None:
+        """Freeze every variable, all at once."""
+        with self.transaction():
+            for var in self.all_vars().values():
+                var.freeze()
+
+    def thaw(self) -> None:
+        """Thaw every variable, all at once."""
+        with self.transaction():
+            for var in self.all_vars().values():
+                var.thaw()
+
+    def flush(self) -> None:
+        """Return when the listeners of every change so far have run. RuntimeError in a guest or a transaction."""
+        self._monitor.flush()
+
+    def close(self) -> None:
+        """Wait for the listeners, then allow no change any more; what was kept can still be read."""
+        self.flush()
+        with self._monitor.lock:
+            self._monitor.idle = self._monitor.mark = _CLOSED
+
+    def __enter__(self) -> "AlmaRegistry":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+@contextmanager
+def _savepoint(transaction: _Transaction, label: Optional[str]) -> Iterator[None]:
+    """Take back what a nested block has done if it raises; its records bear its own label if it has one."""
+    before, outer = transaction.draft, transaction.label
+    transaction.draft, transaction.label = before.copy(), label or outer
+    try:
+        yield
+    except BaseException:
+        transaction.draft = before
+        raise
+    finally:
+        transaction.label = outer
+
+
+# == Defaults: the default registry and the module-level functions ============
+#
+# One registry for those who need no other; the functions are its bound methods.
+
+_registry = AlmaRegistry()
+
+all_vars = _registry.all_vars
+flush = _registry.flush
+get_var = _registry.get_var
+restore = _registry.restore
+snapshot = _registry.snapshot
+transaction = _registry.transaction
+unregister = _registry.unregister
+watch = _registry.watch
+
+
+def get_registry() -> AlmaRegistry:
+    """Return the default registry, to which alma.watch and the other functions belong."""
+    return _registry
+
+
+# == Command line: main(argv=None) -> int =====================================
+#
+# Uses what any program may use. Prints to stdout what was asked for, in 80 columns or the terminal's, and errors to
+# stderr; returns 0, or 2 for wrong usage. A closed pipe and Ctrl-C end it quietly.
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command ``alma`` with *argv*, by default the process's own, and return its exit code."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="alma", description="Variables that remember where they came from.")
+    parser.add_argument("--version", action="version", version=f"alma {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser("demo", help="watch real variables of this process change, and look back")
+    try:
+        parser.parse_args(argv)
+        for line in _demo():
+            print(line, flush=True)
+    except SystemExit as stop:  # argparse has said why
+        return int(stop.code or 0)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _demo() -> Iterator[str]:
+    """Watch this process's memory and a config it edits, have a change refused, look back; yield what to print."""
+    registry = AlmaRegistry()
+    memory = registry.watch("memory", sys.getallocatedblocks(), validators=[_not_negative])
+    config = registry.watch("config", {"rows": 10_000, "keep": True}, trace=True, on_change=[_resize(memory)])
+
+    yield "Two variables of this process: how many blocks of memory it uses, and a config."
+    yield "Whenever the config changes, a listener builds that many rows and measures again."
+    for rows in (20_000, 40_000):
+        with config.edit() as draft:
+            draft["rows"] = rows
+    config.update(lambda current: {**current, "keep": False})
+    registry.flush()
+    yield from _timeline(memory)
+    yield from _timeline(config)
+
+    yield "\nA validator refuses what can't be, and nothing changes:"
+    try:
+        with registry.transaction("a bad idea"):
+            config.set({"rows": 0, "keep": True})
+            memory.set(-1)
+    except ValueError as error:
+        yield f"  ValueError: {error}; rows is still {config.get()['rows']:,}"
+
+    peak = max(memory.history(), key=lambda record: record.value)
+    cause = config.at(peak.timestamp)
+    yield f"\nMemory was highest at record {peak.index}, {peak.value:,} blocks. What did the config say then?"
+    yield f"  {cause.value}, since {cause.label}"
+    config.rollback(0, label="back to the start")
+    yield "\nSo the config is rolled back. Nothing is lost by that: it is one more record."
+    yield from _timeline(config)
+    yield f"\n{config.undo()!r} after undo()"
+
+
+def _not_negative(value: int) -> None:
+    if value < 0:
+        raise ValueError(f"{value} is negative")
+
+
+def _resize(memory: AlmaVar[int]) -> Listener[Dict[str, Any]]:
+    """Return a listener that builds the rows a config asks for and measures the memory in use."""
+    rows: List[List[int]] = []
+
+    def build(config: AlmaVar[Dict[str, Any]], record: ChangeRecord[Dict[str, Any]]) -> None:
+        rows[:] = ([number] for number in range(record.value["rows"] if record.value["keep"] else 0))
+        memory.set(sys.getallocatedblocks(), label=f"config at record {record.index}")
+
+    return build
+
+
+def _timeline(var: AlmaVar[Any]) -> Iterator[str]:
+    """Yield a variable's past as lines of a table that fit the terminal."""
+    import shutil
+
+    records = var.history()
+    width = min(shutil.get_terminal_size().columns or 80, 120)
+    labels = max(len(record.label or "") for record in records)
+    numbers = [record.value for record in records if isinstance(record.value, (int, float))]
+    yield f"\n{var.name}  {_sparkline(numbers) if len(numbers) == len(records) else ''}".rstrip()
+    for record in records:
+        moment = record.timestamp.astimezone().strftime("%H:%M:%S.%f")
+        value = f"{record.value:,}" if isinstance(record.value, int) else repr(record.value)
+        yield f"  {record.index:>3}  {moment}  {record.label or '':<{labels}}  {value}"[:width]
+
+
+def _sparkline(numbers: Sequence[float]) -> str:
+    """Return numbers as a row of bars, in ASCII where the terminal knows no others.
+
+    >>> _sparkline([0, 7]) in ("▁█", "_#")
+    True
+    """
+    bars = "▁▂▃▄▅▆▇█"
+    try:
+        bars.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        bars = "_.-=+*%#"
+    low, high = min(numbers), max(numbers)
+    return "".join(bars[int((number - low) / ((high - low) or 1) * 7)] for number in numbers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
