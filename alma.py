@@ -51,6 +51,7 @@ from typing import (
     ContextManager,
     Deque,
     Dict,
+    Generator,
     Generic,
     Iterable,
     Iterator,
@@ -151,8 +152,8 @@ class FrozenError(AlmaError):
     """
 
     def __init__(self, name: str, closed: bool = False) -> None:
-        state = "belongs to a closed registry; its past can still be read" if closed else "is frozen; thaw() allows changes again"
-        super().__init__(f"{name!r} {state}")
+        closed_now = "belongs to a closed registry; its past can still be read"
+        super().__init__(f"{name!r} {closed_now if closed else 'is frozen; thaw() allows changes again'}")
         self.name, self.closed = name, closed
 
 
@@ -221,9 +222,7 @@ class SnapshotError(AlmaError, TypeError):
     """
 
     def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(
-            f"can't copy a {kind} ({reason}); set a value that can be, or watch with deep_copy=False"
-        )
+        super().__init__(f"can't copy a {kind} ({reason}); set a value that can be, or watch with deep_copy=False")
         self.kind, self.reason = kind, reason
 
 
@@ -351,6 +350,7 @@ class _RecordSlots:
     """Where a record keeps its fields, and until they are asked for, what they are made from."""
 
     __slots__ = ("_open", "_stored", "_time", "index", "label", "timestamp", "value")
+    _time: int  # whole nanoseconds; the timestamp shows the microsecond
 
     if not TYPE_CHECKING:  # a checker would take it as leave for any attribute
 
@@ -426,7 +426,7 @@ class _Shared(_Copied):
 
 # Exact types whose objects never change and hold nothing that does. Those of _STANDARD join when first seen.
 _ATOMS: Set[type] = {
-    type(None), bool, int, float, complex, str, bytes, range, date, timedelta, timezone, type(...), type(NotImplemented),
+    bool, int, float, complex, str, bytes, range, date, timedelta, timezone, type(None), type(...),
 }  # fmt: skip
 _STANDARD = {
     "decimal": {"Decimal"},
@@ -561,13 +561,14 @@ def _unpack(stored: Any) -> Any:
 def _same(one: Any, other: Any, _open: Tuple[Tuple[int, int], ...] = ()) -> bool:
     """Tell whether two values are equal in every part and in the type of every part; NaN is the same as NaN.
 
-    Where comparing raises or has no truth value, they differ. O(size); a cycle ends where it is met again.
+    They differ where comparing raises or has no truth value, and below 200 levels. O(size); a cycle ends where it
+    is met again.
 
     >>> _same({"a": [1, 2]}, {"a": [1, 2]}), _same(1, True), _same(0.0, -0.0)
     (True, False, False)
     """
     kind = type(one)
-    if kind is not type(other):
+    if kind is not type(other) or len(_open) > 200:
         return False
     if one is other or (id(one), id(other)) in _open:
         return True
@@ -580,9 +581,10 @@ def _same(one: Any, other: Any, _open: Tuple[Tuple[int, int], ...] = ()) -> bool
     if kind in (set, frozenset):
         return {(type(part), part) for part in one} == {(type(part), part) for part in other}
     try:
-        return bool(one == other) and (kind is not float or str(one) == str(other)) or bool(one != one and other != other)
+        equal = bool(one == other) or bool(one != one and other != other)
     except Exception:
         return False  # a comparison that fails proves no sameness; one record too many loses nothing
+    return equal and (kind is not float or str(one) == str(other))  # 0.0 is not -0.0
 
 
 # Deltas. Bytes that change a little are kept as the splices that lead back from the newer ones: pairs of where and
@@ -594,7 +596,7 @@ _LOOKAHEAD = 2_048  # how far behind a difference a match is looked for
 
 
 def _common(one: bytes, i: int, other: bytes, j: int) -> int:
-    """Return how many bytes of *one* from *i* and *other* from *j* are the same. Compares slices: doubles, then bisects."""
+    """Return how many bytes of *one* from *i* and *other* from *j* are the same, by slices: doubling, then bisecting."""
     limit = min(len(one) - i, len(other) - j)
     done, step = 0, 64
     while done < limit and one[i + done : i + done + step] == other[j + done : j + done + step]:
@@ -675,7 +677,13 @@ class _Layout:
     __slots__ = ("first", "frozen", "shift", "since", "times", "values")  # 5 ns to read one; of a named tuple, 25
 
     def __init__(
-        self, values: List[Any], times: "array[int]", shift: int = 0, first: int = 1, since: int = 0, frozen: bool = False
+        self,
+        values: List[Any],
+        times: "array[int]",
+        shift: int = 0,
+        first: int = 1,
+        since: int = 0,
+        frozen: bool = False,
     ) -> None:
         self.values, self.times = values, times
         self.shift, self.first, self.since, self.frozen = shift, first, since, frozen
@@ -693,7 +701,7 @@ _Head = Tuple[int, Any, _Layout, bool]
 
 
 class _Facts(NamedTuple):
-    """What is known of a record beside its value: for which record an undo or redo stands, and what redo brings back."""
+    """What is known of a record beside its value: for which one an undo or redo stands, and what redo brings back."""
 
     stands_for: int
     undone: Tuple[Any, ...] = ()
@@ -715,7 +723,7 @@ class _Log:
         self.failures = self.skip = 0  # deltas that did not pay in a row; records to wait before the next attempt
         self.head: _Head = (1, stored, _Layout([stored], array("q", [time])), type(stored) in _ATOMS)
 
-    def append(self, head: _Head, stored: Any, time: int, label: _Label = None, facts: Optional[_Facts] = None) -> _Head:
+    def append(self, head: _Head, stored: Any, time: int, label: _Label, facts: Optional[_Facts] = None) -> _Head:
         """Write a record behind *head* and return the head that commits it. O(1)."""
         count, newest, layout, _ = head
         values = layout.values
@@ -797,7 +805,7 @@ class _Log:
         raise RollbackError(self.name, label, f"has no record labelled {label!r}; history() shows the labels there are")
 
     def stored(self, head: _Head, index: int) -> Any:
-        """Return the stored value of a kept record, deltas undone; _GONE if it has been pruned since *head* was read."""
+        """Return the stored value of a kept record, deltas undone; _GONE if pruned since *head* was read."""
         position = index - head[2].shift if index else 0
         chain = head[2].values[position : position + _LONGEST_CHAIN + 2]
         if type(chain[0]) is not _Delta:
@@ -1285,7 +1293,8 @@ class AlmaVar(Generic[_T]):
     def _head(self) -> _Head:
         """Return the head that this thread may see: inside a transaction it is another one than outside. No lock."""
         transaction = self._draft
-        return self._log.head if transaction is None else transaction.head(self._log)  # type: ignore[no-any-return]
+        head: _Head = self._log.head if transaction is None else transaction.head(self._log)
+        return head
 
     # -- reading: takes no lock, sees whole records only
 
@@ -1474,7 +1483,7 @@ class AlmaVar(Generic[_T]):
             transaction.put(self, self._log.append(head, stored, self._monitor.time, label, facts))
 
     def _commit(self, head: _Head, stored: Any, label: _Label, facts: Optional[_Facts] = None) -> int:
-        """Append and make it so; return the time. Storing the head is the commit: what comes after may be interrupted."""
+        """Append, make it so by storing the head, and return the time. What comes after that may be interrupted."""
         monitor, log, listeners = self._monitor, self._log, self._listeners
         now = monitor.clock()
         if now <= monitor.time:
@@ -1533,7 +1542,7 @@ class AlmaVar(Generic[_T]):
         return self._edit(head, _label(label, self._traced))
 
     @contextmanager
-    def _edit(self, head: _Head, label: _Label) -> Iterator[_T]:
+    def _edit(self, head: _Head, label: _Label) -> Generator[_T, None, None]:
         draft = _unpack(head[1])
         yield draft
         self._monitor.run(self._set, self._packed(draft), label, head[0] - 1)
@@ -1595,7 +1604,7 @@ class AlmaVar(Generic[_T]):
         stands_for, undone = log.standing(head[0] - 1)
         for _ in range(steps):
             if not undone:
-                raise RollbackError(self._name, steps, "has nothing to redo: only what undo took back just before can be")
+                raise RollbackError(self._name, steps, "has nothing to redo: no undo came just before")
             stands_for, undone = undone
         stored = log.stored(head, log.kept(head, stands_for))
         self._append(head, stored, f"redo to index {stands_for}", _Facts(stands_for, undone))
@@ -1638,7 +1647,7 @@ class AlmaVar(Generic[_T]):
             raise ValueError("prune() needs a limit: keep_last=, keep_for= or both")
         with self._monitor.lock:
             if self._monitor.mark is _RUNNING or self._monitor.transaction is not None:
-                raise RuntimeError(f"{self._name!r} can't be pruned here, which nothing could take back: do it afterwards")
+                raise RuntimeError(f"{self._name!r} can't be pruned inside a transaction or guest: do it afterwards")
             head, now = self._head(), max(self._monitor.clock(), self._monitor.time)
             first = _first_to_keep(head, keep, now)
             if not dry_run:
@@ -1899,22 +1908,23 @@ class AlmaRegistry:
         Appends only where the value differs; variables that the snapshot does not name stay as they are.
         UnknownNameError if it names one that is not there.
         """
-        note = _label(label) or "restore"
-        with self.transaction(note):
+        _label(label)
+        with self.transaction(label or "restore"):
             values = snapshot if isinstance(snapshot, Mapping) else self.snapshot(snapshot)
             for var, value in [(self.get_var(name), value) for name, value in values.items()]:
                 if not _same(var.get(), value):
                     var.set(value)
 
     @contextmanager
-    def transaction(self, label: Optional[str] = None) -> Iterator[None]:
+    def transaction(self, label: Optional[str] = None) -> Generator[None, None, None]:
         """Make all changes of a block or none: ``with registry.transaction():``.
 
         Any exception takes them back, KeyboardInterrupt included; a nested block is a savepoint. Others see nothing
         before the end; listeners run after it; all records bear one time, and *label* where they have none.
         Holds the lock, so other threads wait. RuntimeError inside a validator or an update function.
         """
-        monitor, label = self._monitor, _label(label)  # type: ignore[assignment]
+        _label(label)
+        monitor = self._monitor
         # An interrupt at the edge of the caller's block leaves this generator to be collected with the traceback,
         # and that lets go of the lock.
         with monitor.lock:
@@ -1970,7 +1980,7 @@ class AlmaRegistry:
 
 
 @contextmanager
-def _savepoint(transaction: _Transaction, label: Optional[str]) -> Iterator[None]:
+def _savepoint(transaction: _Transaction, label: Optional[str]) -> Generator[None, None, None]:
     """Take back what a nested block has done if it raises; its records bear its own label if it has one."""
     before, outer = transaction.draft, transaction.label
     transaction.draft, transaction.label = before.copy(), label or outer
