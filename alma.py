@@ -65,6 +65,7 @@ from typing import (
     Type,
     TypeVar,
     Union,
+    overload,
 )
 
 __version__ = "0.2.0"
@@ -690,10 +691,7 @@ class _Layout:
 
     def but(self, **changes: Any) -> "_Layout":
         """Return a layout like this one but for *changes*."""
-        layout = copy.copy(self)
-        for name, value in changes.items():
-            setattr(layout, name, value)
-        return layout
+        return _Layout(**{**{name: getattr(self, name) for name in _Layout.__slots__}, **changes})
 
 
 # number of records ever, the newest stored value, the layout, whether that value is an atom and stands for itself
@@ -818,22 +816,22 @@ class _Log:
 
     def record(self, head: _Head, index: int) -> "Optional[ChangeRecord[Any]]":
         """Return a kept record; None if it has been pruned since *head* was read."""
-        stored = self.stored(head, index)
-        if stored is _GONE:
-            return None
-        return _make_record(index, stored, head[2].times[index - head[2].shift if index else 0], self.labels.get(index))
+        layout, stored = head[2], self.stored(head, index)
+        position = index - layout.shift if index else 0
+        record = _make_record(index, stored, layout.times[position], self.labels.get(index))
+        return None if layout.values[position] is _GONE else record  # asked last: the label goes after the value
 
     def records(self, head: _Head) -> "Optional[List[ChangeRecord[Any]]]":
         """Return all kept records, oldest first, rebuilt in one pass; None if pruned since *head* was read."""
         count, _, layout, _ = head
         begin, end = layout.first - layout.shift, count - layout.shift
         values, times = layout.values[begin:end], layout.times[begin:end]
-        if values and values[0] is _GONE:
-            return None
         following = layout.values[end : end + _LONGEST_CHAIN + 2]  # younger than head, but deltas may lead through them
         _undo_deltas(values, following)
         indices = range(layout.first, count)
         kept = list(map(_make_record, indices, values, times, map(self.labels.get, indices)))
+        if kept and layout.values[begin] is _GONE:
+            return None
         return [_make_record(0, layout.values[0], layout.times[0], self.labels.get(0)), *kept]
 
     def standing(self, index: int) -> _Facts:
@@ -1003,12 +1001,13 @@ class _Monitor:
         self.waiting.clear()
         if self.transaction is not None:
             self.transaction.abort()
+        self.settle()
         self._fresh()
 
     @property
     def transaction(self) -> Any:
         """The open transaction, or None."""
-        return None if self.idle is _CLOSED else self.idle
+        return None if self.idle is None or self.idle is _CLOSED or self.idle.over else self.idle
 
     def now(self) -> int:
         """Return the time, in nanoseconds UTC, later than that of any record before."""
@@ -1021,7 +1020,7 @@ class _Monitor:
         held, mine = True, 0
         try:
             with self.lock:
-                if self.mark is _RUNNING and self.is_nested():
+                if self.is_nested():
                     self.waiting.append((step, args, self.depth() + 1))
                     return None
                 self.settle()
@@ -1036,7 +1035,9 @@ class _Monitor:
                 self.deliver(mine)
 
     def is_nested(self) -> bool:
-        """Tell a running change of this thread from the mark of one that an interrupt killed (Python 3.8, 3.9)."""
+        """Tell whether this thread is inside a running change, and not only beside the mark of one that was killed."""
+        if self.mark is not _RUNNING:
+            return False
         self.lock.release()
         owned: bool = self.lock._is_owned()  # type: ignore[attr-defined]
         self.lock.acquire()
@@ -1065,14 +1066,13 @@ class _Monitor:
 
     def settle(self) -> None:
         """End a transaction that was committed or aborted, but interrupted before it was put away."""
-        transaction = self.transaction
-        if transaction is not None and transaction.over:
-            transaction.finish()
+        if self.idle is not None and self.idle is not _CLOSED and self.idle.over:
+            self.idle.finish()
 
     def flush(self) -> None:
         """Return when the listeners of every change so far have run."""
         with self.lock:
-            if self.mark is _RUNNING or self.transaction is not None or _in_listener():
+            if self.is_nested() or self.transaction is not None or _in_listener():
                 raise RuntimeError("flush() waits for listeners: call it outside of guests and transactions")
             mine = self.time
         self.deliver(mine, wait=True)
@@ -1476,8 +1476,7 @@ class AlmaVar(Generic[_T]):
         transaction = self._monitor.transaction
         if transaction is None:
             self._commit(head, stored, label, facts)
-            if self._keep is not None:
-                self._retain(self._log.head, self._keep)
+            self._retain()
         else:
             label = transaction.label if label is None else label
             transaction.put(self, self._log.append(head, stored, self._monitor.time, label, facts))
@@ -1501,13 +1500,18 @@ class AlmaVar(Generic[_T]):
             log.compress(new, head[0] - 1)
         return now
 
-    def _retain(self, head: _Head, keep: _Keep) -> int:
-        """Forget what *keep* does not allow; return how many records that was."""
-        first = _first_to_keep(head, keep, self._monitor.time)
-        if first > head[2].first:
-            self._log.prune(head, first)
-        return first - head[2].first
+    def _retain(self) -> None:
+        """Forget what this variable's limits don't allow."""
+        if self._keep is not None:
+            head = self._log.head
+            first = _first_to_keep(head, self._keep, self._monitor.time)
+            if first > head[2].first:
+                self._log.prune(head, first)
 
+    @overload  # so that a checker knows what a lambda gets
+    def update(self, fn: Callable[[_T], _T], *, label: Optional[str] = None) -> "AlmaVar[_T]": ...
+    @overload
+    def update(self, fn: Callable[..., _T], *args: Any, label: Optional[str] = None) -> "AlmaVar[_T]": ...
     def update(self, fn: Callable[..., _T], *args: Any, label: Optional[str] = None) -> "AlmaVar[_T]":
         """Append fn(current value, *args) and return the variable; nobody can change it in between.
 
@@ -1640,47 +1644,50 @@ class AlmaVar(Generic[_T]):
         """Forget old records and return how many; with *dry_run* only count them.
 
         The *keep_last* newest and those younger than *keep_for* (a timedelta or seconds) stay; with both limits, what
-        both allow. The initial record and the current one always stay. RuntimeError inside a transaction or a guest.
+        both allow. The initial record and the current one always stay. RuntimeError inside a transaction. Inside a
+        validator or an update function it is done right after, and 0 returned.
         """
         keep = _keep(keep_last, keep_for)
         if keep is None:
             raise ValueError("prune() needs a limit: keep_last=, keep_for= or both")
-        with self._monitor.lock:
-            if self._monitor.mark is _RUNNING or self._monitor.transaction is not None:
-                raise RuntimeError(f"{self._name!r} can't be pruned inside a transaction or guest: do it afterwards")
-            head, now = self._head(), max(self._monitor.clock(), self._monitor.time)
-            first = _first_to_keep(head, keep, now)
-            if not dry_run:
-                self._log.prune(self._writable(), first)
-            return first - head[2].first
+        removed = self._monitor.run(self._prune, keep, dry_run)
+        return 0 if removed is None else int(removed)
+
+    def _prune(self, keep: _Keep, dry_run: bool) -> int:
+        if self._monitor.transaction is not None:
+            raise RuntimeError(f"a transaction couldn't take pruning {self._name!r} back: prune it afterwards")
+        head = self._head() if dry_run else self._writable()
+        first = _first_to_keep(head, keep, max(self._monitor.clock(), self._monitor.time))
+        if not dry_run and first > head[2].first:
+            self._log.prune(head, first)
+        return first - head[2].first
 
     # -- the owner's functions
 
     def add_validator(self, fn: Validator[_T]) -> "AlmaVar[_T]":
         """Have *fn* called with each new value before it is kept; it raises to reject it. Returns the variable."""
-        with self._monitor.lock:
-            self._validators = self._validators + _functions("validators", [fn])
-            self._be_careful()
+        self._monitor.run(self._guests, "_validators", _functions("validators", [fn]), None)
         return self
 
     def remove_validator(self, fn: Validator[_T]) -> "AlmaVar[_T]":
         """Call *fn* no longer; ValueError if it is not among the validators. Returns the variable."""
-        with self._monitor.lock:
-            self._validators = _without(self._validators, fn)
-            self._be_careful()
+        self._monitor.run(self._guests, "_validators", (), fn)
         return self
 
     def add_listener(self, fn: Listener[_T]) -> "AlmaVar[_T]":
         """Have *fn* called with the variable and the new record after each change. Returns the variable."""
-        with self._monitor.lock:
-            self._listeners = self._listeners + _functions("on_change", [fn])
+        self._monitor.run(self._guests, "_listeners", _functions("on_change", [fn]), None)
         return self
 
     def remove_listener(self, fn: Listener[_T]) -> "AlmaVar[_T]":
         """Call *fn* no longer; ValueError if it is not among the listeners. Returns the variable."""
-        with self._monitor.lock:
-            self._listeners = _without(self._listeners, fn)
+        self._monitor.run(self._guests, "_listeners", (), fn)
         return self
+
+    def _guests(self, kind: str, added: Tuple[Any, ...], removed: Any) -> None:
+        guests: Tuple[Any, ...] = getattr(self, kind)
+        setattr(self, kind, guests + added if removed is None else _without(guests, removed))
+        self._be_careful()
 
 
 # == Registries: variables by name, transactions, consistent cuts =============
@@ -1764,15 +1771,15 @@ class _Transaction:
         self.finish()
 
     def finish(self) -> None:
-        """Bring every variable touched to its head; may be interrupted and called again."""
+        """Bring every variable touched to its head; may be interrupted and called again. Assumes the lock."""
         monitor = self.registry._monitor
+        monitor.mark = _RUNNING
         for var in self.touched:
             log, since = var._log, var._log.head[0] - 1
             log.head = self.head(log)
             var._draft = None
             log.compress(log.head, since)
-            if var._keep is not None:
-                var._retain(log.head, var._keep)
+            var._retain()
             var._be_careful()
         if self.committed:
             if self.draft.names is not None:
@@ -1798,11 +1805,10 @@ class AlmaRegistry:
 
     def _current(self) -> "Dict[str, AlmaVar[Any]]":
         """Return the variables by name as this thread may see them. Assumes the lock."""
-        self._monitor.settle()
-        transaction = self._monitor.transaction
-        if transaction is None or transaction.draft.names is None:
-            return self._names
-        return transaction.draft.names  # type: ignore[no-any-return]
+        idle = self._monitor.idle
+        if isinstance(idle, _Transaction) and idle.draft.names is not None and (idle.committed or not idle.over):
+            return idle.draft.names
+        return self._names
 
     def _changeable(self, name: str) -> "Dict[str, AlmaVar[Any]]":
         """Return the dict in which *name* may change, the draft's inside a transaction. Assumes the lock."""
@@ -1875,6 +1881,9 @@ class AlmaRegistry:
     def __bool__(self) -> bool:
         return True  # an empty registry is still one
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("a registry can't be copied or pickled: it has a lock. Take snapshot(), or keep it with save()")
+
     def __repr__(self) -> str:
         return f"AlmaRegistry({', '.join(map(repr, self))})"
 
@@ -1928,7 +1937,7 @@ class AlmaRegistry:
         # An interrupt at the edge of the caller's block leaves this generator to be collected with the traceback,
         # and that lets go of the lock.
         with monitor.lock:
-            if monitor.mark is _RUNNING and monitor.is_nested():
+            if monitor.is_nested():
                 raise RuntimeError("a transaction can't begin inside a validator or an update function")
             monitor.settle()
             if monitor.idle is _CLOSED:
@@ -1941,12 +1950,15 @@ class AlmaRegistry:
             try:
                 monitor.idle = monitor.mark = transaction
                 yield
+                monitor.mark = _RUNNING
                 transaction.commit()
                 transaction.finish()
             except BaseException:
                 if not transaction.committed:
                     transaction.abort()
                 raise
+            finally:
+                monitor.catch_up()
         if monitor.notices:
             monitor.deliver(transaction.time)
 

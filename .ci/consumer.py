@@ -25,6 +25,10 @@ def must_be_short(value: str) -> bool:
     return len(value) < 10
 
 
+def plus(value: int, by: int) -> int:
+    return value + by
+
+
 n = alma.watch("n", 0)
 reveal_type(n)  # AlmaVar[int]
 reveal_type(n.name)  # str
@@ -32,6 +36,7 @@ reveal_type(n.get())  # int
 reveal_type(n.set(1))  # AlmaVar[int]
 reveal_type(n.set(1, label="one", expect=1))  # AlmaVar[int]
 reveal_type(n.update(lambda value: value + 1))  # AlmaVar[int]
+reveal_type(n.update(plus, 2, label="plus two"))  # AlmaVar[int]
 reveal_type(n.history())  # list[ChangeRecord[int]]
 reveal_type(n.history()[0].value)  # int
 reveal_type(n.last_change())  # ChangeRecord[int]
