@@ -76,35 +76,17 @@ SOURCE = Path(alma.__file__)
 README = Path(__file__).with_name("README.md")
 
 LIGHT = "dataclasses, array, bisect, copy, datetime, io, pickle, threading, time, typing"
-HEAVY = [
-    "aiohttp",
-    "anywidget",
-    "argparse",
-    "asyncio",
-    "cryptography",
-    "deepdiff",
-    "difflib",
-    "hashlib",
-    "html",
-    "http",
-    "json",
-    "logging",
-    "pydantic",
-    "redis",
-    "socket",
-    "sqlite3",
-    "unittest",
-    "urllib",
-    "websockets",
-    "zlib",
-]
+HEAVY = """
+    aiohttp anywidget argparse asyncio cryptography deepdiff difflib hashlib html http json logging pydantic redis
+    socket sqlite3 unittest urllib websockets zlib
+"""
 HAND_OVERS: "set[str]" = set()  # the one-line verbs that name what stands in a room below: "AlmaVar.save" and so on
 
 
 def python(*arguments, cwd=None, timeout=60):
     """Run this Python on its own, and return its exit code, stdout and stderr."""
     command = [sys.executable, "-I", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.run(command, cwd=cwd, timeout=timeout, capture_output=True)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
@@ -192,19 +174,22 @@ def python_blocks(text):
 
 
 def run_plain_block(before, block, namespace):
-    """Run a block as a program; where an expression's comment is a literal, its value must be that."""
+    """Run a block as a program; the comment behind an expression says what it gives, or which error it raises."""
     lines = block.splitlines()
     for statement in ast.parse(block).body:
+        promised = lines[statement.end_lineno - 1].partition("  # ")[2].strip()
         ast.increment_lineno(statement, before)
         if not isinstance(statement, ast.Expr):
             exec(compile(ast.Module([statement], []), str(README), "exec"), namespace)
             continue
-        value = eval(compile(ast.Expression(statement.value), str(README), "eval"), namespace)
         try:
-            promised = ast.literal_eval(lines[statement.end_lineno - before - 1].partition("  #")[2].strip())
-        except (SyntaxError, ValueError):
-            continue
-        assert value == promised, f"README.md, line {statement.end_lineno}: {value!r}"
+            given = repr(eval(compile(ast.Expression(statement.value), str(README), "eval"), namespace))
+        except Exception as error:
+            given = type(error).__name__
+            if not promised:
+                raise
+        kept = not promised or doctest.OutputChecker().check_output(promised, given, doctest.ELLIPSIS)
+        assert kept, f"README.md, line {statement.end_lineno}: {given}"
 
 
 def run_doctest_block(before, block, namespace):
@@ -303,7 +288,7 @@ def test_a_name_refers_only_upward():
 
 def test_a_reference_to_a_later_room_would_be_found():
     source = (
-        "# == Up: above ==\nclass A:\n    c = 1\n    def f(self, d: 'B'):\n        a = c = self.d\n        return B(a), c\n"
+        "# == Up: above ==\nclass A:\n    c = 1\n    def f(self, d: 'B'):\n        a = self.d\n        return B(a)\n"
         "    e = [g for g in c]\n# == Down: below ==\nclass B: ...\na = c = d = g = 1\ndef e(): return A\n"
     )
     assert references_down(source) == {("A.f", "B")}
@@ -324,8 +309,8 @@ def test_the_imports_at_the_top_stay_light():
 def test_importing_alma_loads_nothing_heavy():
     loaded = loaded_by(f"sys.path.insert(0, {str(SOURCE.parent)!r}); import alma")
     assert loaded - loaded_by(f"import {LIGHT}") == {"alma"}
-    assert loaded.intersection(HEAVY) == set()
-    assert loaded_by("import json").intersection(HEAVY) == {"json"}
+    assert loaded.intersection(HEAVY.split()) == set()
+    assert loaded_by("import json").intersection(HEAVY.split()) == {"json"}
 
 
 def test_the_one_file_alone_in_an_empty_folder_runs_its_demo(tmp_path):
@@ -338,22 +323,19 @@ def test_the_one_file_alone_in_an_empty_folder_runs_its_demo(tmp_path):
 
 def test_no_function_is_longer_than_sixty_lines_of_code(capsys):
     source = SOURCE.read_text("utf-8")
-    lengths = sorted((length, name) for name, length in function_lengths(source).items())
-    median, (most, _) = statistics.median(length for length, _ in lengths), lengths[len(lengths) * 9 // 10]
+    functions = function_lengths(source)
+    lengths, longest = sorted(functions.values()), max(functions.items(), key=lambda item: item[1])
+    median, most = statistics.median(lengths), lengths[len(lengths) * 9 // 10]
     with capsys.disabled():
+        print(f"\n{SOURCE.name}: {len(source.splitlines())} lines, {len(lines_of_code(source))} of code;", end=" ")
         print(
-            f"\nalma.py: {source.count(chr(10))} lines, {len(lines_of_code(source))} of code; {len(lengths)} functions,"
+            f"{len(lengths)} functions: median {median:g}, nine in ten at most {most}, longest {longest[1]} ({longest[0]})"
         )
-        print(
-            f"lines of code: median {median:g}, nine in ten at most {most}, longest {lengths[-1][0]} ({lengths[-1][1]})"
-        )
-    assert [name for length, name in lengths if length > 60] == []
+    assert [name for name, length in functions.items() if length > 60] == []
 
 
 def test_a_line_of_code_is_neither_blank_nor_comment_nor_docstring():
-    source = (
-        'def f(a,\n      b):\n    """Two\n    lines."""\n\n    # why\n    x = """a\n\n    b"""\n    return x  # this\n'
-    )
+    source = 'def f(a,\n      b):\n    """Two\n    lines."""\n\n    # why\n    x = """\n\n    """\n    return x  # it\n'
     assert function_lengths(source) == {"f at line 1": 6}
 
 
@@ -385,34 +367,19 @@ ERRORS = [
     (FrozenError("x"), Exception, {"name": "x", "closed": False}, "thaw()"),
     (FrozenError("x", closed=True), Exception, {"name": "x", "closed": True}, "can still be read"),
     (RollbackError("x", 9, "has no record 9; it has 0 to 3"), IndexError, {"name": "x", "wanted": 9}, "0 to 3"),
-    (
-        PrunedError("x", 9, 40),
-        RollbackError,
-        {"name": "x", "wanted": 9, "index": 9, "first": 40},
-        "the oldest kept is 40",
-    ),
+    (PrunedError("x", 9, 40), RollbackError, {"wanted": 9, "index": 9, "first": 40}, "kept is 40"),
     (DuplicateNameError("x"), ValueError, {"name": "x"}, "get_var"),
     (UnknownNameError("scor", ["y", "score"]), KeyError, {"name": "scor", "known": ["score", "y"]}, "'score'"),
     (UnknownNameError("x"), KeyError, {"name": "x", "known": []}, "watch()"),
     (SnapshotError("lock", "no"), TypeError, {"kind": "lock", "reason": "no"}, "deep_copy=False"),
     (StaleWriteError("x", 3, 5), Exception, {"name": "x", "expected": 3, "actual": 5}, "read it again"),
-    (
-        MergeConflict("x", [(("a", 0), 1, 2, 3)]),
-        Exception,
-        {"conflicts": [(("a", 0), 1, 2, 3)]},
-        "['a'][0]; pass resolve=",
-    ),
+    (MergeConflict("x", [(("a", 0), 1, 2, 3)]), Exception, {"conflicts": [(("a", 0), 1, 2, 3)]}, "['a'][0]; pass res"),
     (CodecError("value[3]", "a function"), TypeError, {"path": "value[3]", "reason": "a function"}, "types="),
     (FileFormatError("a.json", "no digest"), ValueError, {"path": "a.json", "reason": "no digest"}, "a.json"),
     (UntrustedDataError("a", ["os.system"]), FileFormatError, {"path": "a", "mentioned": ["os.system"]}, "trust=True"),
     (JournalError("a.db", "disk full"), OSError, {"path": "a.db", "reason": "disk full"}, "nothing was changed"),
     (SyncError("redis://h", "refused"), ConnectionError, {"url": "redis://h", "reason": "refused"}, "redis://h"),
-    (
-        MissingDependencyError("redis", "sync"),
-        ImportError,
-        {"package": "redis", "extra": "sync"},
-        "alma-framework[sync]",
-    ),
+    (MissingDependencyError("redis", "sync"), ImportError, {"package": "redis", "extra": "sync"}, "work[sync]"),
 ]
 every_error = pytest.mark.parametrize("error, builtin, facts, hint", ERRORS, ids=lambda v: type(v).__name__)
 
@@ -446,13 +413,10 @@ def test_an_error_survives_pickling_and_copying(error, builtin, facts, hint):
 
 def test_facts_that_are_handed_in_stay_as_they_were():
     names, conflicts = ["b", "a"], [((), 1, 2, 3)]
-    unknown, conflict, untrusted = (
-        UnknownNameError("x", names),
-        MergeConflict("x", conflicts),
-        UntrustedDataError("f", names),
-    )
+    unknown, untrusted = UnknownNameError("x", names), UntrustedDataError("f", names)
+    conflict = MergeConflict("x", conflicts)
     names.clear(), conflicts.clear()
-    assert (unknown.known, conflict.conflicts, untrusted.mentioned) == (["a", "b"], [((), 1, 2, 3)], ["b", "a"])
+    assert (unknown.known, untrusted.mentioned, conflict.conflicts) == (["a", "b"], ["b", "a"], [((), 1, 2, 3)])
 
 
 # == Records: what one change was =============================================
@@ -537,7 +501,7 @@ def test_equal_records_of_hashable_values_have_one_hash_and_others_have_none():
 
 def test_a_record_has_no_other_attributes():
     for record in (unread_record([1]), ChangeRecord.__new__(ChangeRecord)):
-        with pytest.raises(AttributeError, match="ChangeRecord.*nothing"):
+        with pytest.raises(AttributeError, match=r"ChangeRecord.*nothing"):
             record.nothing  # noqa: B018
     with pytest.raises(AttributeError):
         ChangeRecord.__new__(ChangeRecord).value  # noqa: B018
@@ -633,12 +597,12 @@ class Zone(dt.tzinfo):
 
 ODD = datetime(2026, 10, 25, 2, 30, 0, 5, timezone(timedelta(hours=-3, minutes=-30), "odd"), fold=1)
 ATOMS = [
-    None, True, 0, -(2**70), 0.0, -0.0, float("inf"), float("nan"), 1j, "", "é\ud800\x00", b"", b"\x80\x95", range(3, 9, 2),
+    None, True, 0, -(2**70), 0.0, -0.0, float("inf"), float("nan"), 1j, "", "é\ud800\x00", b"", b"\x80\x95", range(3, 9),
     ..., NotImplemented, dt.date(1, 1, 1), ODD, ODD.replace(tzinfo=None), ODD.replace(tzinfo=Zone()), dt.time(1, 2),
     dt.time(3, tzinfo=timezone.utc, fold=1), timedelta(-1, 2, 3), timezone.utc, decimal.Decimal("-1.10"),
-    decimal.Decimal("sNaN"), fractions.Fraction(-1, 3), uuid.UUID(int=5), uuid.uuid1(), Path("a"), pathlib.PurePosixPath("/a"),
-    pathlib.PureWindowsPath("c:/d"), ipaddress.ip_address("::1"), ipaddress.ip_network("10.0.0.0/8"),
-    ipaddress.ip_interface("10.0.0.1/8"), Text("text"), Number(7), Money("1.50"), re.compile("a+"),
+    decimal.Decimal("sNaN"), fractions.Fraction(-1, 3), uuid.UUID(int=5), uuid.uuid1(), Path("a"),
+    pathlib.PurePosixPath("/a"), pathlib.PureWindowsPath("c:/d"), ipaddress.ip_address("::1"),
+    ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_interface("10.0.0.1/8"), Text("text"), Number(7), Money("1.50"), re.compile("a+"),
     Colour.RED, re.IGNORECASE, uuid.SafeUUID.unknown, int, len, Point,
 ]  # fmt: skip
 LEAVES = {type(atom) for atom in ATOMS}
@@ -763,25 +727,18 @@ def shapes_seen(value, **options):
     return seen
 
 
-SMALL = [
-    [1],
-    {"a": [1]},
-    [[1], [2]],
-    [(1,), (1,)],
-    collections.deque([1], 2),
-    collections.OrderedDict(a=1, b=2),
-    Point(1, [2]),
-]
+ONE = [1]
 
 
 @pytest.mark.parametrize(
     "one, other",
     [
-        (1, True), (0.0, -0.0), (1, Number(1)), ("a", Text("a")), ([], ()), (set(), frozenset()), ({}, Names()), ([1], Row([1])),
-        ({}, collections.OrderedDict()), ({"a": 1, "b": 2}, {"b": 2, "a": 1}), ({1: 0}, {True: 0}), ([[1]], [[2]]),
-        (collections.deque(), collections.deque(maxlen=3)), (collections.defaultdict(int), collections.defaultdict(list)),
-        (ODD, ODD.replace(fold=0)), (ODD, ODD.astimezone(timezone.utc)), (Point(1), Point(1.0)), (Slotted([]), Slotted({})),
-        ([SMALL[0], SMALL[0]], [[1], [1]]), (Pair(1, 2), (1, 2)), (lambda: 0, lambda: 0), (Point(SMALL[0], SMALL[0]), Point([1], [1])),
+        (1, True), (0.0, -0.0), (1, Number(1)), ("a", Text("a")), (lambda: 0, lambda: 0), (Pair(1, 2), (1, 2)),
+        ([], ()), (set(), frozenset()), ({}, Names()), ([1], Row([1])), ({}, collections.OrderedDict()), ([[1]], [[2]]),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}), ({1: 0}, {True: 0}), (collections.deque(), collections.deque(maxlen=3)),
+        (collections.defaultdict(int), collections.defaultdict(list)), (Point(1), Point(1.0)), (Slotted(1), Slotted(2)),
+        (ODD, ODD.replace(fold=0)), (ODD, ODD.astimezone(timezone.utc)), (ODD, ODD.replace(tzinfo=Zone())),
+        ([ONE, ONE], [[1], [1]]), (Point(ONE, ONE), Point([1], [1])), ((ONE, [ONE]), ([1], [[1]])),
     ],
 )  # fmt: skip
 def test_the_yardstick_of_these_tests_tells_apart_what_is_almost_the_same(one, other):
@@ -817,11 +774,12 @@ def test_an_object_of_a_subclass_keeps_its_attributes():
 
 
 def test_nothing_that_is_handed_in_or_out_can_change_the_past():
-    draw = random.Random(2)
-    for _ in range(rounds(200, 10_000)):
+    draw, looks = random.Random(2), 0
+    while looks < rounds(5_000, 50_000):
         value = generated(draw)
-        before = shape(value)
-        assert set(shapes_seen(value)) == {before}
+        before, seen = shape(value), shapes_seen(value)
+        assert set(seen) == {before}
+        looks += len(seen)
 
 
 def test_without_copies_the_past_can_be_changed_and_these_tests_see_it():
@@ -963,11 +921,9 @@ def refused(request):
 
 
 @pytest.mark.parametrize("refused", REFUSED, indirect=True)
-@pytest.mark.parametrize(
-    "wrap", [lambda thing: thing, lambda thing: [1, thing], lambda thing: {"a": ([thing], Point(0))}]
-)
-def test_what_cannot_be_copied_is_refused_once_and_nothing_is_stored(refused, wrap):
-    value, heard = wrap(refused), []
+@pytest.mark.parametrize("place", [lambda it: it, lambda it: [1, it], lambda it: {"a": ([it], Point(0))}])
+def test_what_cannot_be_copied_is_refused_once_and_nothing_is_stored(refused, place):
+    value, heard = place(refused), []
     var = AlmaVar("x", [1], on_change=[lambda var, record: heard.append(record.index)])
     for attempt in (lambda: var.set(value), lambda: var.update(lambda _: value), lambda: AlmaVar("y", value)):
         with pytest.raises(SnapshotError) as caught:
@@ -1164,10 +1120,8 @@ class Walk:
     def step(self):
         """Do something at random."""
         self.clock.now += self.draw.choice([0, 0, 1, 999, 1_000, 10**6, 10**9, -5_000])
-        common = (
-            [self.set] * 6 + [self.undo] * 4 + [self.redo] * 2 + [self.update, self.edit, self.rollback, self.reset]
-        )
-        self.draw.choice([*common, *common, self.transaction, self.transaction, self.freeze, self.prune])()
+        often = [self.set, self.set, self.set, self.undo, self.undo, self.redo, self.update, self.edit, self.rollback]
+        self.draw.choice([*often * 3, self.reset, self.transaction, self.transaction, self.freeze, self.prune])()
         if not self.labels:
             self.commit()
 
@@ -1353,17 +1307,15 @@ def test_undo_and_redo_go_back_and_forth_as_in_an_editor():
 
 def test_where_nothing_is_left_to_undo_or_redo_that_is_said_and_nothing_appended():
     x = AlmaVar("x", 0)
-    for before, verb, steps in [
-        (x.set, "redo", 1),
-        (x.set, "undo", 3),
-        (x.undo, "undo", 2),
-        (x.undo, "redo", 3),
-        (x.reset, "redo", 1),
+    for prepare, verb, steps in [
+        (lambda: x.set(7), x.redo, 1),
+        (lambda: x.set(8), x.undo, 3),
+        (x.undo, x.undo, 2),
+        (x.undo, x.redo, 3),
     ]:
-        before(7) if before == x.set else before()
-        length = len(x)
+        length = len(prepare())
         with pytest.raises(RollbackError) as caught:
-            getattr(x, verb)(steps)
+            verb(steps)
         assert (type(caught.value), caught.value.wanted, len(x)) == (RollbackError, steps, length)
 
 
@@ -1422,12 +1374,12 @@ def test_one_field_in_a_dict_of_200_costs_less_than_200_bytes():
     assert retained(lambda number: whole.append(pickle.dumps(values[number])), 100) > 5_000
 
 
-def test_so_it_does_in_one_transaction():
+def test_one_field_costs_no_more_where_all_changes_are_one_transaction():
     values, registry = trees(2_000), AlmaRegistry()
-    var = registry.watch("x", values[0])
 
     def change(_):
         with registry.transaction():
+            var = registry.watch("x", None, overwrite=True)
             for value in values:
                 var.set(value)
 
@@ -1509,11 +1461,14 @@ def test_a_cost_that_grows_would_be_counted():
 # == Retention: which records to forget =======================================
 
 
-def second_by_second(count, **options):
-    """Return a variable of so many changes after the initial one, one each second, and its clock."""
+ALL = list(range(10))
+
+
+def second_by_second(**options):
+    """Return a variable with nine changes after the initial record, one each second, and its clock."""
     clock = StillClock()
     var = AlmaRegistry(clock=clock).watch("x", 0, **options)
-    for number in range(1, count + 1):
+    for number in ALL[1:]:
         clock.now += 10**9
         var.set(number, label=f"number {number}")
     return var, clock
@@ -1523,41 +1478,39 @@ def indices(var):
     return [record.index for record in var.history()]
 
 
-@pytest.mark.parametrize(
-    "keep_last, kept", [(0, [0, 9]), (1, [0, 9]), (3, [0, 7, 8, 9]), (9, list(range(10))), (99, list(range(10)))]
-)
+@pytest.mark.parametrize("keep_last, kept", [(0, [0, 9]), (1, [0, 9]), (3, [0, 7, 8, 9]), (9, ALL), (99, ALL)])
 def test_keep_last_leaves_the_newest_beside_the_initial_record(keep_last, kept):
-    pruned, limited = second_by_second(9)[0], second_by_second(9, keep_last=keep_last)[0]
+    pruned, limited = second_by_second()[0], second_by_second(keep_last=keep_last)[0]
     assert pruned.prune(keep_last=keep_last) == 10 - len(kept)
     for var in (pruned, limited):
         assert indices(var) == kept
         assert (len(var), var.get(), [record.value for record in var]) == (len(kept), 9, kept)
 
 
-@pytest.mark.parametrize("age, kept", [(0, [0, 9]), (2, [0, 7, 8, 9]), (2.5, [0, 7, 8, 9]), (3600, list(range(10)))])
+@pytest.mark.parametrize("age, kept", [(0, [0, 9]), (2, [0, 7, 8, 9]), (2.5, [0, 7, 8, 9]), (9, ALL), (3600, ALL)])
 def test_keep_for_leaves_what_is_young_enough_beside_the_initial_record(age, kept):
     for keep_for in (age, timedelta(seconds=age)):
-        pruned, limited = second_by_second(9)[0], second_by_second(9, keep_for=keep_for)[0]
+        pruned, limited = second_by_second()[0], second_by_second(keep_for=keep_for)[0]
         assert pruned.prune(keep_for=keep_for) == 10 - len(kept)
         assert indices(pruned) == indices(limited) == kept
 
 
 def test_age_is_counted_until_now_even_where_nothing_changed():
-    var, clock = second_by_second(9)
+    var, clock = second_by_second()
     clock.now += 5 * 10**9
     assert var.prune(keep_for=6) == 7
     assert indices(var) == [0, 8, 9]
 
 
 def test_with_both_limits_a_record_stays_only_if_both_allow_it():
-    assert second_by_second(9)[0].prune(keep_last=3, keep_for=5) == 6
-    assert second_by_second(9)[0].prune(keep_last=7, keep_for=1) == 7
+    assert second_by_second()[0].prune(keep_last=3, keep_for=5) == 6
+    assert second_by_second()[0].prune(keep_last=7, keep_for=1) == 7
 
 
 def test_a_dry_run_counts_and_removes_nothing():
-    var, _ = second_by_second(9)
+    var, _ = second_by_second()
     assert var.prune(keep_last=3, dry_run=True) == 6
-    assert indices(var) == list(range(10))
+    assert indices(var) == ALL
     assert var.prune(keep_last=3) == 6 and var.prune(keep_last=3) == 0 and var.prune(keep_last=5, dry_run=True) == 0
 
 
@@ -1575,11 +1528,10 @@ def test_a_negative_limit_is_refused(limits):
             attempt()
 
 
-@pytest.mark.parametrize(
-    "limits", [{"keep_last": 1.5}, {"keep_last": True}, {"keep_last": "3"}, {"keep_for": "3"}, {"keep_for": True}]
-)
-def test_what_is_no_limit_is_refused(limits):
-    for attempt in (lambda: AlmaVar("x", 0, **limits), lambda: AlmaVar("x", 0).prune(**limits)):
+@pytest.mark.parametrize("limit", ["3", True, [], 1j])
+@pytest.mark.parametrize("name", ["keep_last", "keep_for"])
+def test_what_is_no_limit_is_refused(name, limit):
+    for attempt in (lambda: AlmaVar("x", 0, **{name: limit}), lambda: AlmaVar("x", 0).prune(**{name: limit})):
         with pytest.raises(TypeError):
             attempt()
 
@@ -1590,7 +1542,7 @@ def test_prune_without_a_limit_is_refused():
 
 
 def test_inside_the_gap_nothing_is_answered_with_what_is_beside_it():
-    var, clock = second_by_second(9)
+    var, clock = second_by_second()
     began = moment(clock.now) - timedelta(seconds=9)
     var.prune(keep_last=3)
     one = timedelta(seconds=1)
@@ -1610,13 +1562,13 @@ def test_inside_the_gap_nothing_is_answered_with_what_is_beside_it():
 
 
 def test_diff_makes_no_pair_across_the_gap():
-    var, _ = second_by_second(9)
+    var, _ = second_by_second()
     var.prune(keep_last=3)
     assert [(change["from_index"], change["to_index"]) for change in var.diff()] == [(7, 8), (8, 9)]
 
 
 def test_undo_stops_before_the_gap_and_reset_passes_it():
-    var, _ = second_by_second(9)
+    var, _ = second_by_second()
     var.prune(keep_last=3)
     assert var.undo(2).get() == 7
     with pytest.raises(PrunedError):
@@ -1629,7 +1581,7 @@ def test_undo_stops_before_the_gap_and_reset_passes_it():
 
 
 def test_redo_of_what_has_been_pruned_says_so():
-    var, _ = second_by_second(9)
+    var, _ = second_by_second()
     var.undo(3).prune(keep_last=1)
     with pytest.raises(PrunedError):
         var.redo()
@@ -1647,7 +1599,7 @@ def test_an_index_is_never_used_again():
 
 
 def test_a_frozen_past_is_not_pruned():
-    var, _ = second_by_second(9)
+    var, _ = second_by_second()
     var.freeze()
     with pytest.raises(FrozenError):
         var.prune(keep_last=1)
@@ -1668,14 +1620,8 @@ def test_what_is_pruned_is_given_back():
 
 @pytest.mark.parametrize("after", [lambda var: None, AlmaVar.undo], ids=["set", "set and undo"])
 def test_a_limited_past_takes_limited_memory(after):
-    values, var = trees(1_000), AlmaVar("x", None, keep_last=100)
-
-    def change(number):
-        after(var.set(values[number % 1_000], label=f"number {number}"))
-
-    for number in range(300):
-        change(number)
-    assert retained(change, 2_000) < 20
+    var = AlmaVar("x", 0, keep_last=100)
+    assert retained(lambda number: after(var.set(number, label=f"number {number}")), 10_000) < 20
 
 
 def test_pruning_after_a_transaction_that_failed_leaves_nothing_of_it():
@@ -1928,6 +1874,7 @@ MUTABLES = {
     "foreign": lambda: Box(1, [2]),
     "foreign inside": lambda: [Box(1), Box(2)],
 }
+each_kind = pytest.mark.parametrize("value", [1, [1], [[1]]], ids=["plain", "flat", "packed"])
 each_mutable = pytest.mark.parametrize("make", MUTABLES.values(), ids=MUTABLES.keys())
 
 
@@ -2395,7 +2342,7 @@ def test_an_update_function_may_set_its_own_variable_which_happens_right_after()
     assert heard == [("x", 1), ("x", 10), ("x", 20)]
 
 
-@pytest.mark.parametrize("value", [1, [1], [[1]]], ids=["plain", "flat", "packed"])
+@each_kind
 def test_what_interrupts_a_running_change_may_set_which_happens_right_after(value):
     clock, registry, x = owned()
     heard = []
@@ -2610,6 +2557,14 @@ def test_diff_pairs_consecutive_records():
     assert AlmaVar("x", 0).diff() == []
 
 
+@each_mutable
+def test_the_values_of_a_diff_are_apart_from_each_other(make):
+    changes = AlmaVar("x", make()).set(make()).set(make()).diff()
+    for name in "from_value", "to_value":
+        spoil(changes[0][name])
+    assert changes[1]["from_value"] == changes[1]["to_value"] == make()
+
+
 def test_diff_pairs_the_records_of_one_view_though_others_change_the_variable_meanwhile():
     class Busy(AlmaVar):
         __slots__ = ()
@@ -2633,6 +2588,17 @@ def test_times_rise_though_the_clock_stands_still():
         (x if value % 2 else y).set(value)
     assert y.last_change().timestamp - x.at(0).timestamp == timedelta(microseconds=2)  # 2,001 ns: one for each record
     assert (x.at(clock.moment).value, y.at(clock.moment).value) == (997, 998)  # record times 0 to 999 ns
+
+
+@each_kind
+def test_no_two_records_share_a_time(value):
+    clock, _, var = owned()
+    var.set(value)
+    var.update(lambda _: value)
+    clock.now += 1_000
+    for index in 0, 1, 2, 2:
+        assert var.at(timedelta(microseconds=1)).index == index
+        clock.now += 1
 
 
 def test_times_rise_though_the_clock_runs_back():
@@ -2974,14 +2940,16 @@ def test_an_unregistered_variable_lives_on_without_a_name():
 # -- snapshot and restore
 
 
-def test_a_snapshot_holds_the_values_of_now_and_is_the_callers_own():
-    _, registry, x, _ = pair({"a": [1]})
-    taken = registry.snapshot()
-    assert taken == {"x": {"a": [1]}, "y": 0}
-    spoil(taken["x"])
+@each_mutable
+def test_a_snapshot_holds_the_values_of_now_and_is_the_callers_own(make):
+    clock, registry, x, _ = pair(make())
+    for when in None, clock.moment:
+        taken = registry.snapshot(when)
+        assert taken == {"x": make(), "y": 0}
+        spoil(taken["x"])
+    assert x.get() == make()
     x.set(2)
     assert registry.snapshot() == {"x": 2, "y": 0}
-    assert x.at(0).value == {"a": [1]}
 
 
 def test_a_snapshot_of_a_moment_holds_what_was_in_force_and_nothing_younger():
@@ -3074,6 +3042,8 @@ def test_restore_brings_a_moment_back_and_leaves_what_is_younger():
         ({"a": [{"b": 0.0}]}, {"a": [{"b": -0.0}]}, True),
         ([1, 2], (1, 2), True),
         ([1, 2], [2, 1], True),
+        ([1, 2], [1], True),
+        ([1], [1, 2], True),
         ({"a": 1}, collections.OrderedDict(a=1), True),
         ("a", b"a", True),
         (bytearray(b"a"), bytearray(b"a"), False),
@@ -3143,7 +3113,7 @@ def test_a_transaction_that_fails_never_happened(blow):
     y.freeze().add_listener(told(heard))
     before = state(x, y)
     with pytest.raises(blow) as caught, registry.transaction("lost"):
-        x.set([2], label="lost").undo().rollback(0).freeze()
+        x.undo().set([2], label="lost").undo().rollback(0).freeze()
         mended(y.thaw(), [3])
         y.update(lambda value: value * 2)
         raise error
@@ -3217,13 +3187,14 @@ def test_an_inner_transaction_that_fails_takes_back_itself_only():
     y.add_listener(told(heard))
     with registry.transaction():
         x.set(1)
+        registry.watch("w", 5)
         with pytest.raises(Refused), registry.transaction():
             x.set(2, label="lost")
             y.set(2).freeze()
             registry.watch("z", 0)
             registry.unregister("x")
             refuse()
-        assert registry.snapshot() == {"x": 1, "y": 0}
+        assert registry.snapshot() == {"x": 1, "y": 0, "w": 5}
         y.set(3)
         x.set(3)
     assert (values(x), values(y), y.is_frozen) == ([0, 1, 3], [0, 3], False)
@@ -3311,7 +3282,7 @@ def test_others_see_nothing_of_an_open_transaction():
     clock, registry, x = owned([0])
     before = seen()
     with registry.transaction():
-        x.set([1], label="mine").set([2]).freeze()
+        x.set([1], label="mine").set([2], label="initial").freeze()
         assert (elsewhere(seen), elsewhere(beyond)) == (before, "nothing")
         with registry.transaction():
             x.thaw().set([3])
@@ -3448,6 +3419,12 @@ def test_an_unregistered_variable_still_takes_part_in_transactions():
         x.set(1)
         refuse()
     assert values(x) == [0]
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_copying_a_registry_is_refused_and_says_what_is_possible(duplicate):
+    with pytest.raises(TypeError, match=r"snapshot.*save"):
+        duplicate(AlmaRegistry())
 
 
 # -- freezing, flushing, closing
@@ -3633,10 +3610,11 @@ def test_a_variable_that_only_its_registry_holds_is_kept_until_it_is_unregistere
 
 def test_a_registry_that_nobody_holds_is_forgotten():
     registry, var = spent(lambda registry, var: var.add_listener(lambda who, record: registry.snapshot()).set(1))
-    gone = weakref.ref(registry)
-    del registry
+    clock, other, _ = owned()
+    gone = weakref.ref(registry), var, weakref.ref(clock), weakref.ref(other)
+    del registry, clock, other, _
     gc.collect()
-    assert (gone(), var()) == (None, None)
+    assert [thing() for thing in gone] == [None] * 4
 
 
 def test_a_value_that_was_delivered_and_pruned_is_let_go_of():
