@@ -571,33 +571,45 @@ def _unpack(stored: Any) -> Any:
     return stored if opener is None else opener(stored)
 
 
-def _same(one: Any, other: Any, _open: Tuple[Tuple[int, int], ...] = ()) -> bool:
+def _same(one: Any, other: Any, _seen: Optional[Set[Tuple[int, int]]] = None, _depth: int = 0) -> bool:
     """Tell whether two values are equal in every part and in the type of every part; NaN is the same as NaN.
 
-    They differ where comparing raises or has no truth value, and below 200 levels. O(size); a cycle ends where it
-    is met again.
+    They differ where comparing raises or has no truth value, and below 200 levels. O(size): a pair of parts that is
+    met again, shared or in a cycle, is not compared again.
 
     >>> _same({"a": [1, 2]}, {"a": [1, 2]}), _same(1, True), _same(0.0, -0.0)
     (True, False, False)
     """
-    kind = type(one)
-    if kind is not type(other) or len(_open) > 200:
+    kind, seen = type(one), set() if _seen is None else _seen
+    if kind is not type(other) or _depth > 200:
         return False
-    if one is other or (id(one), id(other)) in _open:
+    if one is other or (id(one), id(other)) in seen:
         return True
-    within = (*_open, (id(one), id(other)))
-    if kind in (list, tuple, deque):
-        return len(one) == len(other) and all(_same(a, b, within) for a, b in zip(one, other))
-    if kind in (dict, OrderedDict, defaultdict):
-        ours, theirs = {(type(key), key): key for key in one}, {(type(key), key): key for key in other}
-        return ours.keys() == theirs.keys() and all(_same(one[ours[k]], other[theirs[k]], within) for k in ours)
-    if kind in (set, frozenset):
-        return {(type(part), part) for part in one} == {(type(part), part) for part in other}
+    seen.add((id(one), id(other)))
+
+    def alike(mine: Any, theirs: Any) -> bool:
+        return _same(mine, theirs, seen, _depth + 1)
+
     try:
-        equal = bool(one == other) or bool(one != one and other != other)
+        if kind not in _CONTAINERS or kind is bytearray:
+            equal = bool(one == other) or bool(one != one and other != other)
+            return equal and (kind is int or kind is str or not _is_atom(one) or repr(one) == repr(other))
+        if len(one) != len(other) or any(getattr(one, own, 0) != getattr(other, own, 0) for own in _BESIDE):
+            return False
+        if kind in (list, tuple, deque):
+            return all(map(alike, one, other))
+        twins = {part: part for part in other}  # the other's keys or members, equal but perhaps of another type
+        ordered = kind is not OrderedDict or all(map(alike, one, other))
+        mapping = kind not in (set, frozenset)
+        return ordered and all(
+            part in twins and alike(part, twins[part]) and (not mapping or alike(one[part], other[part]))
+            for part in one
+        )
     except Exception:
         return False  # a comparison that fails proves no sameness; one record too many loses nothing
-    return equal and (kind is not float or str(one) == str(other))  # 0.0 is not -0.0
+
+
+_BESIDE = ("maxlen", "default_factory")  # what a deque and a defaultdict have beside their items
 
 
 # Deltas. Bytes that change a little are kept as the splices that lead back from the newer ones: pairs of where and
@@ -1030,8 +1042,8 @@ class _Monitor:
     def now(self) -> int:
         """Return the time, in nanoseconds UTC, later than that of any record before."""
         now = self.clock()
-        self.time = now = now if now > self.time else self.time + 1
-        return now
+        (self.time,) = array("q", [now if now > self.time else self.time + 1])  # raises for what is no time
+        return self.time
 
     def run(self, step: Callable[..., Any], *args: Any) -> Any:
         """Run step(*args) as one change and return what it returns; queue it (None) inside a running change."""
@@ -1051,6 +1063,13 @@ class _Monitor:
         finally:
             if self.notices and not held:
                 self.deliver(mine)
+
+    def at_once(self, step: Callable[..., Any], *args: Any) -> Any:
+        """As run, but inside a running change do it there and then: for what somebody waits for the result of."""
+        with self.lock:
+            if self.is_nested():
+                return step(*args)
+        return self.run(step, *args)
 
     def is_nested(self) -> bool:
         """Tell whether this thread is inside a running change, and not only beside the mark of one that was killed."""
@@ -1224,7 +1243,8 @@ def _cutoff(when: _When, monitor: _Monitor) -> int:
     if isinstance(when, timedelta):
         if when < timedelta(0):
             raise ValueError(f"a timedelta says how long ago, so it is not negative: {when}")
-        return max(monitor.clock(), monitor.time) - when // _MICROSECOND * 1_000
+        newest = max(monitor.time, getattr(monitor.transaction, "time", monitor.time))
+        return max(monitor.clock(), newest) - when // _MICROSECOND * 1_000
     if not isinstance(when, datetime):
         raise TypeError(f"a moment is an aware datetime or a timedelta, not {when!r}")
     if when.utcoffset() is None:
@@ -1450,12 +1470,12 @@ class AlmaVar(Generic[_T]):
                             now = clock()
                             if now <= monitor.time:
                                 now = monitor.time + 1
-                            monitor.time = now
                             count, _, layout, _ = head = log.head
                             if len(layout.values) != count - layout.shift:
                                 log.cut(head)
                             layout.values.append(stored)
                             layout.times.append(now)
+                            monitor.time = now
                             if note is not None:
                                 log.labels[count] = note
                             if listeners:
@@ -1507,8 +1527,8 @@ class AlmaVar(Generic[_T]):
         now = monitor.clock()
         if now <= monitor.time:
             now = monitor.time + 1
-        monitor.time = now
         new = log.append(head, stored, now, label, facts)
+        monitor.time = now  # not before: a clock gone mad may have said what is no time
         if listeners:
             depth = monitor.depth() if monitor.turn or monitor.nesting else 0
             notice = (depth, now, self, head[0], new[1], label, listeners, iter(listeners))
@@ -1826,11 +1846,11 @@ class AlmaRegistry:
         self._names: Dict[str, AlmaVar[Any]] = {}
 
     def _current(self) -> "Dict[str, AlmaVar[Any]]":
-        """Return the variables by name as this thread may see them. Assumes the lock."""
+        """Return the variables by name as this thread may see them. No lock."""
         idle = self._monitor.idle
-        if isinstance(idle, _Transaction) and idle.draft.names is not None and (idle.committed or not idle.over):
-            return idle.draft.names
-        return self._names
+        if not isinstance(idle, _Transaction) or idle.draft.names is None:
+            return self._names
+        return idle.draft.names if idle.committed or idle.owner == _get_ident() else self._names
 
     def _changeable(self, name: str) -> "Dict[str, AlmaVar[Any]]":
         """Return the dict in which *name* may change, the draft's inside a transaction. Assumes the lock."""
@@ -1860,13 +1880,13 @@ class AlmaRegistry:
         A name that is taken raises DuplicateNameError; with *exist_ok* the variable that bears it is returned as it
         is, with *overwrite* it is replaced and lives on without a name. A name is any non-empty str without '@'.
         """
-        if isinstance(name, str) and "@" in name:
+        if not isinstance(name, str):
+            raise TypeError(f"a variable's name is a str, not {name!r}")
+        if "@" in name:
             raise ValueError(f"{name!r}: '@' is kept for branches; use another character")
         options = deep_copy, validators, on_change, _keep(keep_last, keep_for), trace
-        with self._monitor.lock:
-            if self._monitor.is_nested():  # it can't wait until after: somebody wants the variable
-                return self._watch(name, initial_value, options, overwrite, exist_ok)
-        return self._monitor.run(self._watch, name, initial_value, options, overwrite, exist_ok)  # type: ignore[no-any-return]
+        var: AlmaVar[_T] = self._monitor.at_once(self._watch, name, initial_value, options, overwrite, exist_ok)
+        return var
 
     def _watch(self, name: str, value: Any, options: Tuple[Any, ...], overwrite: bool, exist_ok: bool) -> AlmaVar[Any]:
         names = self._changeable(name)
@@ -1883,24 +1903,20 @@ class AlmaRegistry:
 
     def get_var(self, name: str) -> AlmaVar[Any]:
         """Return the variable of that name; UnknownNameError if there is none."""
-        with self._monitor.lock:
-            names = self._current()
-            if name not in names:
-                raise UnknownNameError(name, names)
-            return names[name]
+        names = self._current()
+        if name not in names:
+            raise UnknownNameError(name, names.copy())
+        return names[name]
 
     def all_vars(self) -> "Dict[str, AlmaVar[Any]]":
-        """Return the variables by name, in the order they were first watched, in a dict of the caller's own."""
-        with self._monitor.lock:
-            return self._current().copy()
+        """Return the variables by name, in the order they were first watched, in a dict of the caller's own. O(n)."""
+        return self._current().copy()
 
     def __contains__(self, name: object) -> bool:
-        with self._monitor.lock:
-            return name in self._current()
+        return name in self._current()
 
     def __len__(self) -> int:
-        with self._monitor.lock:
-            return len(self._current())
+        return len(self._current())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.all_vars())
@@ -1916,11 +1932,13 @@ class AlmaRegistry:
 
     def unregister(self, name: str) -> None:
         """Forget the name; the variable lives on for whoever holds it. UnknownNameError if there is none."""
-        with self._monitor.lock:
-            names = self._changeable(name)
-            if name not in names:
-                raise UnknownNameError(name, names)
-            del names[name]
+        self._monitor.at_once(self._unregister, name)
+
+    def _unregister(self, name: str) -> None:
+        names = self._changeable(name)
+        if name not in names:
+            raise UnknownNameError(name, names)
+        del names[name]
 
     def snapshot(self, at: Optional[_When] = None) -> Dict[str, Any]:
         """Return the values of all variables by name, as one consistent cut: now, or as of a moment.
@@ -1928,15 +1946,15 @@ class AlmaRegistry:
         *at* is an aware datetime or a timedelta (that long ago); a variable younger than that is absent. PrunedError
         if a value of that time is no longer kept.
         """
-        with self._monitor.lock:
-            heads = [(name, var._log, var._head()) for name, var in self._current().items()]
-            if at is None:
-                cut = [(name, head[1]) for name, _, head in heads]
-            else:
-                cutoff = _cutoff(at, self._monitor)
-                past = [(name, log, head, log.index_at(head, cutoff)) for name, log, head in heads]
-                cut = [(name, log.stored(head, index)) for name, log, head, index in past if index >= 0]
-        return {name: _unpack(stored) for name, stored in cut}
+        cutoff = None if at is None else _cutoff(at, self._monitor)
+        return {name: _unpack(stored) for name, stored in self._monitor.at_once(self._cut, cutoff)}
+
+    def _cut(self, cutoff: Optional[int]) -> List[Tuple[str, Any]]:
+        heads = [(name, var._log, var._head()) for name, var in self._current().items()]
+        if cutoff is None:
+            return [(name, head[1]) for name, _, head in heads]
+        past = [(name, log, head, log.index_at(head, cutoff)) for name, log, head in heads]
+        return [(name, log.stored(head, index)) for name, log, head, index in past if index >= 0]
 
     def restore(self, snapshot: Union[Mapping[str, Any], _When], label: Optional[str] = None) -> None:
         """Bring the variables back to the values of a snapshot or of a moment, in one transaction.
@@ -1946,7 +1964,10 @@ class AlmaRegistry:
         """
         _label(label)
         with self.transaction():
-            values = snapshot if isinstance(snapshot, Mapping) else self.snapshot(snapshot)
+            values = snapshot
+            if not isinstance(values, Mapping):
+                _cutoff(values, self._monitor)  # None is no moment here
+                values = self.snapshot(values)
             for var, value in [(self.get_var(name), value) for name, value in values.items()]:
                 if not _same(var.get(), value):
                     var.set(value, label=label or "restore")
