@@ -35,14 +35,14 @@ import os
 import pickle
 import sys
 import threading
-import time as _time
 import weakref
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from time import time_ns
 from types import CodeType
 from typing import (
     TYPE_CHECKING,
@@ -127,10 +127,19 @@ _DEEPEST_CAUSE = 1_000  # listeners that set, one because of the other, before A
 _LONGEST_QUEUE = 1_000  # undelivered notices before a set waits for its own
 
 
+def _whole(what: str, number: Any, least: Optional[int] = None) -> int:
+    """Return *number* if it is an int, and not less than *least*; TypeError or ValueError otherwise."""
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"{what} is an int, not {number!r}")
+    if least is not None and number < least:
+        raise ValueError(f"{what} is at least {least}, not {number}")
+    return number
+
+
 # == Errors: every exception, with its facts as attributes ====================
 #
-# Each says what happened and what is possible instead, and carries the facts
-# for code that wants to act on them. All of them survive pickling and copying.
+# Each says what happened and what is possible instead, and carries the facts for code that wants to act on them.
+# All survive pickling and copying. Those after StaleWriteError are for branches, files, journals and buses to raise.
 
 
 def _raised_before(kind: "Type[AlmaError]", message: Tuple[Any, ...], facts: Dict[str, Any]) -> "AlmaError":
@@ -211,8 +220,8 @@ class UnknownNameError(AlmaError, KeyError):
         import difflib  # only an error needs it
 
         self.name, self.known = name, sorted(known)
-        close = difflib.get_close_matches(str(name), self.known, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"{len(self.known)} others are; watch() makes one"
+        close = difflib.get_close_matches(str(name), self.known[:1_000], 1)  # of 20,000 names it would take 0.4 s
+        hint = f"did you mean {close[0]!r}?" if close else "watch() makes one"
         super().__init__(f"no variable is named {name!r}; {hint}")
 
     __str__ = Exception.__str__  # KeyError's shows the repr
@@ -342,7 +351,7 @@ def _moment(nanoseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
-def _note(label: _Label) -> Optional[str]:
+def _label_text(label: _Label) -> Optional[str]:
     """Return a label as text; that of a traced change says where it was made."""
     if type(label) is tuple:
         code, line = label
@@ -405,10 +414,10 @@ if not TYPE_CHECKING:
 #
 # Knows nothing of variables, locks or files. _pack() and _unpack() are inverse: _unpack(_pack(x)) equals x, has its
 # type and inner identities, and shares no mutable part with it. The type of what is stored tells how it is kept:
-# itself (plain), a small dict, list or set of atoms (flat), _Packed bytes, a _Delta to a newer one, _Copied, _Shared.
+# itself (plain), a small dict, list or set of atoms (flat), _Pickled bytes, a _Delta to a newer one, _Copied, _Shared.
 
 
-class _Packed(bytes):
+class _Pickled(bytes):
     """A tree of builtin containers and standard immutables, frozen to bytes by the C pickler."""
 
     __slots__ = ()
@@ -435,7 +444,7 @@ class _Shared(_Copied):
     __slots__ = ()
 
 
-# Exact types whose objects never change and hold nothing that does. Those of _STANDARD join when first seen.
+# Exact types whose objects never change and hold nothing that does; those of _STANDARD join when first seen.
 _ATOMS: Set[type] = {
     bool, int, float, complex, str, bytes, range, date, timedelta, timezone, type(None), type(...),
 }  # fmt: skip
@@ -445,9 +454,8 @@ _STANDARD = {
     "uuid": {"UUID", "SafeUUID"},
     "pathlib": {"PurePosixPath", "PureWindowsPath", "PosixPath", "WindowsPath"},
     "ipaddress": {"IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network", "IPv4Interface", "IPv6Interface"},
-    "collections": {"Counter"},
 }
-_CONTAINERS: Set[type] = {dict, list, set, tuple, frozenset, bytearray, OrderedDict, defaultdict, deque}
+_CONTAINERS: Set[type] = {dict, list, set, tuple, frozenset, bytearray, OrderedDict, defaultdict, deque, Counter}
 _PICKLED: Set[type] = _ATOMS | _CONTAINERS | {datetime, time}  # what packed bytes may name
 
 _FLAT_SIZE = 16  # up to here a shallow copy is dearer in memory and cheaper in time than bytes
@@ -461,7 +469,7 @@ def _is_standard(kind: type) -> bool:
         return False
     if getattr(sys.modules.get(module), kind.__name__, None) is not kind:
         return False
-    (_CONTAINERS if module == "collections" else _ATOMS).add(kind)
+    _ATOMS.add(kind)
     _PICKLED.add(kind)
     return True
 
@@ -474,7 +482,7 @@ def _is_atom(value: Any) -> bool:
     if kind is datetime or kind is time:
         zone: Optional[tzinfo] = value.tzinfo
         return zone is None or type(zone) is timezone
-    return _is_standard(kind) and kind in _ATOMS
+    return _is_standard(kind)
 
 
 class _Foreign(Exception):
@@ -503,11 +511,11 @@ class _Chunks(io.BytesIO):
         return super().write(chunk)
 
 
-def _pickled(value: Any) -> _Packed:
+def _pickled(value: Any) -> _Pickled:
     """Return *value* as bytes that name standard types only, or raise _Foreign. 43 us for a nested dict of 200 keys."""
     chunks = _Chunks()
     _Packer(chunks, 5).dump(value)
-    return _Packed(chunks.getbuffer())
+    return _Pickled(chunks.getbuffer())
 
 
 def _pack_container(value: Any, kind: type) -> Any:
@@ -539,9 +547,7 @@ def _pack(value: Any) -> Any:
                 return flat
         if kind in _CONTAINERS:
             return _pack_container(value, kind)
-        if _is_atom(value):
-            return value
-        return _pack_container(value, kind) if _is_standard(kind) else _Copied(copy.deepcopy(value))
+        return value if _is_atom(value) else _Copied(copy.deepcopy(value))
     except MemoryError:
         raise
     except Exception as error:
@@ -559,7 +565,7 @@ _OPEN: Dict[type, Callable[[Any], Any]] = {
     dict: dict.copy,
     list: list.copy,
     set: set.copy,
-    _Packed: pickle.loads,
+    _Pickled: pickle.loads,
     _Copied: lambda stored: copy.deepcopy(stored.value),
     _Shared: lambda stored: stored.value,
 }
@@ -667,7 +673,7 @@ def _delta(newer: bytes, older: bytes) -> Optional[_Delta]:
         added, cut = _resume(older, i, newer, j)
         splices.append((j, cut, older[i : i + added]))
         i, j, put = i + added, j + cut, put + added
-        if 2 * (put + 12 * len(splices)) > len(older) or len(splices) > 64 + len(older) // 4_096:
+        if 2 * (put + 12 * len(splices)) > len(older) or len(splices) > min(64 + len(older) // 4_096, 0xFFFF):
             return None
     splices.reverse()
     numbers = array("I", [number for at, cut, text in splices for number in (at, cut, len(text))])
@@ -694,14 +700,15 @@ def _apply_delta(buffer: bytearray, difference: _Delta) -> None:
 #
 # Knows packed values, whole nanoseconds and labels; no lock, no clock, no guests. The head says how many records
 # there are and is stored last, so it alone commits: whatever stands in the columns beyond it never happened, and
-# the next append cuts it off. Readers take a head and work on copies of the columns, so they need no lock.
+# the next append cuts it off. Readers take a head and read slices or single slots, so they need no lock.
 
 
 class _Layout:
     """The columns of a log and how they are to be read. Replaced, never altered, so that a head stays valid.
 
     The initial record is at position 0; the record *index* is at position index - shift. Records from 1 to before
-    *first* have been pruned, the oldest of them made at *since*.
+    *first* have been pruned, the oldest of them made at *since*. *frozen* is here so that freezing is one store of a
+    head, which a transaction can take back.
     """
 
     __slots__ = ("first", "frozen", "shift", "since", "times", "values")  # 5 ns to read one; of a named tuple, 25
@@ -755,8 +762,8 @@ class _Log:
         count, newest, layout, _ = head
         values = layout.values
         if len(values) != count - layout.shift:
-            self.cut(head)
-        if type(stored) is _Packed and type(newest) is _Packed and stored == newest:
+            self.trim(head)
+        if type(stored) is _Pickled and type(newest) is _Pickled and stored == newest:
             stored = newest  # equal neighbours share one object
         values.append(stored)
         layout.times.append(time)
@@ -766,7 +773,7 @@ class _Log:
             self.facts[count] = facts
         return count + 1, stored, layout, type(stored) in _ATOMS
 
-    def cut(self, head: _Head) -> None:
+    def trim(self, head: _Head) -> None:
         """Remove what stands beyond *head*: an append that was interrupted, a transaction that failed."""
         count, _, layout, _ = head
         columns: Tuple[Dict[int, Any], ...] = (self.labels, self.facts)
@@ -776,16 +783,16 @@ class _Log:
         del layout.times[count - layout.shift :]
         del layout.values[count - layout.shift :]
 
-    def compress(self, head: _Head, since: int) -> None:
-        """Keep the records before *head*, from *since* on, as deltas to their successors where that saves space."""
+    def compress(self, head: _Head, start: int) -> None:
+        """Keep the records before *head*, from *start* on, as deltas to their successors where that saves space."""
         count, _, layout, _ = head
-        for index in range(max(since, layout.first), count - 1):
+        for index in range(max(start, layout.first), count - 1):
             position = index - layout.shift
             older, newer = layout.values[position : position + 2]
-            if type(older) is _Packed and type(newer) is _Packed:
+            if type(older) is _Pickled and type(newer) is _Pickled:
                 self._compress_one(layout.values, position, older, newer)
 
-    def _compress_one(self, values: List[Any], position: int, older: _Packed, newer: _Packed) -> None:
+    def _compress_one(self, values: List[Any], position: int, older: _Pickled, newer: _Pickled) -> None:
         if self.skip:  # without the pause 20,000 floats that all change cost 290 ms a set
             self.skip -= 1
             self.chain = 0
@@ -827,7 +834,7 @@ class _Log:
         """Return the index of the newest kept record that bears *label*. O(labels)."""
         count, _, layout, _ = head
         for index, note in reversed(list(self.labels.copy().items())):
-            if _note(note) == label and (index == 0 or layout.first <= index < count):
+            if _label_text(note) == label and (index == 0 or layout.first <= index < count):
                 return index
         raise RollbackError(self.name, label, f"has no record labelled {label!r}; history() shows the labels there are")
 
@@ -835,13 +842,7 @@ class _Log:
         """Return the stored value of a kept record, deltas undone; _GONE if pruned since *head* was read."""
         position = index - head[2].shift if index else 0
         chain = head[2].values[position : position + _LONGEST_CHAIN + 2]
-        if type(chain[0]) is not _Delta:
-            return chain[0]
-        length = next(n for n, stored in enumerate(chain) if type(stored) is not _Delta)
-        buffer = bytearray(chain[length])
-        for difference in reversed(chain[:length]):
-            _apply_delta(buffer, difference)
-        return _Packed(buffer)
+        return _Pickled(_rebuilt(chain)) if type(chain[0]) is _Delta else chain[0]
 
     def record(self, head: _Head, index: int) -> "Optional[ChangeRecord[Any]]":
         """Return a kept record; None if it has been pruned since *head* was read."""
@@ -869,7 +870,7 @@ class _Log:
 
     def prune(self, head: _Head, first: int) -> None:
         """Forget the records from 1 to before *first*. Amortised O(1) a record: columns are renewed when half empty."""
-        self.cut(head)
+        self.trim(head)
         count, newest, layout, atom = head
         gone = layout.first - layout.shift
         since = layout.since if layout.first > 1 else layout.times[1]
@@ -888,21 +889,24 @@ class _Log:
         self.head = count, newest, layout.but(values=values, times=times, shift=layout.first - 1), atom
 
 
+def _rebuilt(chain: List[Any]) -> bytearray:
+    """Return the bytes that the first of *chain*, deltas up to a whole value, stands for."""
+    length = next(n for n, stored in enumerate(chain) if type(stored) is not _Delta)
+    buffer = bytearray(chain[length])
+    for difference in reversed(chain[:length]):
+        _apply_delta(buffer, difference)
+    return buffer
+
+
 def _undo_deltas(values: List[Any], following: List[Any]) -> None:
     """Replace each delta among *values* by the bytes it stands for, newest to oldest."""
-    buffer = bytearray()
-    chain = [*values[-1:], *following]
-    if chain and type(chain[0]) is _Delta:
-        length = next(n for n, stored in enumerate(chain) if type(stored) is not _Delta)
-        buffer[:] = chain[length]
-        for difference in reversed(chain[1:length]):
-            _apply_delta(buffer, difference)
+    buffer = _rebuilt(following) if values and type(values[-1]) is _Delta else bytearray()
     for position in range(len(values) - 1, -1, -1):
         stored = values[position]
         if type(stored) is _Delta:
             _apply_delta(buffer, stored)
-            values[position] = _Packed(buffer)
-        elif type(stored) is _Packed:
+            values[position] = _Pickled(buffer)
+        elif type(stored) is _Pickled:
             buffer[:] = stored
 
 
@@ -914,7 +918,7 @@ def _make_record(index: int, stored: Any, time: int, label: _Label) -> "ChangeRe
     record: Any = _new_object(_RecordSlots)
     record.index = index
     record._time = time
-    record.label = _note(label) if type(label) is tuple else label
+    record.label = _label_text(label) if type(label) is tuple else label
     if type(stored) in _OPEN:
         record._stored = stored
         record._open = _OPEN[type(stored)]
@@ -929,29 +933,32 @@ _new_object = object.__new__
 
 # == Retention: which records to forget =======================================
 #
-# Pure: numbers in, an index out. The initial record and the current one always stay; a record between them stays
-# while both limits allow it.
+# Pure: a head and limits in, an index out. The initial record and the current one always stay; a record between them
+# stays while both limits allow it.
 
 
 class _Keep(NamedTuple):
     """How much of the past is kept: so many of the newest records, and those younger than so many nanoseconds."""
 
-    last: Optional[int] = None
-    age: Optional[int] = None
+    last: Optional[int]
+    age: Optional[int]
 
 
 def _keep(last: Optional[int], age: Union[timedelta, float, None]) -> Optional[_Keep]:
     """Return the limits as a _Keep, None where there are none; TypeError or ValueError for what is no limit."""
     if last is None and age is None:
         return None
-    if last is not None and (not isinstance(last, int) or isinstance(last, bool)):
-        raise TypeError(f"keep_last counts records, so it is an int, not {last!r}")
+    if last is not None:
+        _whole("keep_last", last, least=0)
     if isinstance(age, (int, float)) and not isinstance(age, bool):
-        age = timedelta(seconds=age)
+        try:
+            age = timedelta(seconds=age)
+        except (OverflowError, ValueError):
+            raise ValueError(f"keep_for is a timedelta or a number of seconds, not {age!r}") from None
     if age is not None and not isinstance(age, timedelta):
         raise TypeError(f"keep_for is a timedelta or a number of seconds, not {age!r}")
-    if (last is not None and last < 0) or (age is not None and age < timedelta(0)):
-        raise ValueError("keep_last and keep_for are not negative; the initial record and the current one always stay")
+    if age is not None and age < timedelta(0):
+        raise ValueError(f"keep_for is not negative; 0 keeps the initial record and the current one, not {age}")
     return _Keep(last, None if age is None else age // _MICROSECOND * 1_000)
 
 
@@ -969,9 +976,9 @@ def _first_to_keep(head: _Head, keep: _Keep, now: int) -> int:
 
 # == Variables: the lock, the clock, the guests, the verbs ====================
 #
-# Knows the log, and what may happen at once: threads, signals, listeners that set. Public methods take the lock
-# where they change something; methods that begin with an underscore assume it is held, but for _head and what only
-# reads. Validators and update functions run under the lock, listeners after it has been let go.
+# Knows the log, and what may happen at once: threads, signals, listeners that set. AlmaVar's public methods let
+# _Monitor.run take the lock where they change something; methods with an underscore that change something assume
+# that it is held. Validators and update functions run under the lock, listeners after it has been let go.
 
 
 Listener = Callable[["AlmaVar[_T]", ChangeRecord[_T]], object]  # is told of a change
@@ -997,21 +1004,21 @@ class _Monitor:
     """
 
     __slots__ = (
-        "__weakref__", "cause", "clock", "condition", "idle", "lock", "mark", "nesting", "notices", "time", "turn",
-        "waiters", "waiting",
+        "__weakref__", "cause", "clock", "condition", "idle", "lock", "mark", "nesting", "notices", "queued", "time",
+        "turn", "waiters",
     )  # fmt: skip
 
     def __init__(self, clock: Callable[[], int]) -> None:
         self.clock = clock
         self.time = -(1 << 63)  # of the newest record
         self.idle: Any = None
-        self.waiting: Deque[Tuple[Callable[..., Any], Tuple[Any, ...], int]] = deque()
+        self.queued: Deque[Tuple[Callable[..., Any], Tuple[Any, ...], int]] = deque()
         self.nesting = 0  # how many queued changes led to the running one
         self.notices: Deque[_Notice] = deque()
         self.turn: Dict[int, int] = {}  # 0: the thread that delivers notices
         self.cause = 0  # how many listeners' changes led to the one that is being delivered
         self._fresh()
-        _monitors.add(self)
+        _monitors.add(weakref.ref(self, _monitors.discard))
 
     def _fresh(self) -> None:
         """Own a lock that nobody holds."""
@@ -1028,7 +1035,7 @@ class _Monitor:
         if self.lock._is_owned():  # type: ignore[attr-defined]  # threading.Condition relies on it as well
             self.condition, self.waiters = threading.Condition(self.lock), 0
             return
-        self.waiting.clear()
+        self.queued.clear()
         if self.transaction is not None:
             self.transaction.abort()
         self.settle()
@@ -1047,38 +1054,31 @@ class _Monitor:
 
     def run(self, step: Callable[..., Any], *args: Any) -> Any:
         """Run step(*args) as one change and return what it returns; queue it (None) inside a running change."""
-        held, mine = True, 0
+        if self.is_nested():
+            self.queued.append((step, args, self.depth() + 1))
+            return None
+        changed, mine = False, 0
         try:
             with self.lock:
-                if self.is_nested():
-                    self.waiting.append((step, args, self.depth() + 1))
-                    return None
                 self.settle()
-                held = self.transaction is not None
+                before, inside = self.time, self.transaction is not None
                 try:
                     return self._perform(step, args)
                 finally:
                     self.catch_up()
                     mine = self.time
+                    changed = mine != before and not inside
         finally:
-            if self.notices and not held:
+            if changed and self.notices:
                 self.deliver(mine)
 
     def at_once(self, step: Callable[..., Any], *args: Any) -> Any:
         """As run, but inside a running change do it there and then: for what somebody waits for the result of."""
-        with self.lock:
-            if self.is_nested():
-                return step(*args)
-        return self.run(step, *args)
+        return step(*args) if self.is_nested() else self.run(step, *args)
 
     def is_nested(self) -> bool:
-        """Tell whether this thread is inside a running change, and not only beside the mark of one that was killed."""
-        if self.mark is not _RUNNING:
-            return False
-        self.lock.release()
-        owned: bool = self.lock._is_owned()  # type: ignore[attr-defined]
-        self.lock.acquire()
-        return owned
+        """Tell whether this thread is inside a running change. To be asked before taking the lock."""
+        return self.mark is _RUNNING and self.lock._is_owned()  # type: ignore[attr-defined]
 
     def _perform(self, step: Callable[..., Any], args: Tuple[Any, ...]) -> Any:
         # The mark goes back inside the try and again in except: on 3.8 an interrupt can slip in before a finally.
@@ -1093,8 +1093,8 @@ class _Monitor:
 
     def catch_up(self) -> None:
         """Commit the changes that were queued inside a running one. Assumes the lock."""
-        while self.waiting and self.mark is not _RUNNING:
-            step, args, self.nesting = self.waiting.popleft()
+        while self.queued and self.mark is not _RUNNING:
+            step, args, self.nesting = self.queued.popleft()
             try:
                 self._perform(step, args)
             except Exception:
@@ -1108,9 +1108,12 @@ class _Monitor:
 
     def flush(self) -> None:
         """Return when the listeners of every change so far have run."""
+        nested = self.is_nested()
         with self.lock:
-            if self.is_nested() or self.transaction is not None or _in_listener():
-                raise RuntimeError("flush() waits for listeners: call it outside of guests and transactions")
+            if nested or self.transaction is not None or _in_listener():
+                raise RuntimeError(
+                    "flush() and close() wait for listeners: call them outside of guests and transactions"
+                )
             mine = self.time
         self.deliver(mine, wait=True)
 
@@ -1154,13 +1157,13 @@ class _Monitor:
 
     def _notify(self, notice: _Notice) -> None:
         """Call the listeners that still wait for a record; after an interrupt the rest of them wait on."""
-        depth, time, var, index, stored, label, listeners, waiting = notice
+        depth, time, var, index, stored, label, listeners, remaining = notice
         self.cause = depth + 1
         if listeners is not var._listeners:
-            waiting = filter(var._listeners.__contains__, waiting)  # some have been removed since
+            remaining = filter(var._listeners.__contains__, remaining)  # some have been removed since
         plain = type(stored) not in _OPEN
         record = _make_record(index, stored, time, label)
-        for listener in waiting:
+        for listener in remaining:
             try:
                 listener(var, record)
             except Exception:
@@ -1191,18 +1194,20 @@ class _Monitor:
             self.condition.notify_all()
 
 
-_monitors: "weakref.WeakSet[_Monitor]" = weakref.WeakSet()
+_monitors: "Set[weakref.ref[_Monitor]]" = set()  # a WeakSet is iterated in Python, where another thread may add to it
 
 
 def _in_listener() -> bool:
     """Tell whether this thread is delivering notices of any registry. O(registries): only who must wait asks."""
     me = _get_ident()
-    return any(monitor.turn.get(0) == me for monitor in list(_monitors))
+    monitors = [reference() for reference in _monitors.copy()]
+    return any(monitor is not None and monitor.turn.get(0) == me for monitor in monitors)
 
 
 def _after_fork() -> None:
-    for monitor in list(_monitors):
-        monitor.after_fork()
+    for monitor in [reference() for reference in _monitors.copy()]:
+        if monitor is not None:
+            monitor.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
@@ -1211,13 +1216,18 @@ if hasattr(os, "register_at_fork"):
 
 def _functions(what: str, given: Optional[Iterable[Callable[..., object]]]) -> Tuple[Any, ...]:
     """Return guests as a tuple; TypeError for what can't be called."""
-    if callable(given):
-        raise TypeError(f"{what} is a list of functions: write {what}=[{getattr(given, '__name__', '...')}]")
+    if callable(given) or not isinstance(given, (Iterable, type(None))):
+        raise TypeError(f"{what} is a list of functions, not {given!r}")
     guests = tuple(given or ())
     for guest in guests:
         if not callable(guest):
             raise TypeError(f"{what} holds functions, not {guest!r}")
     return guests
+
+
+def _with(guests: Tuple[Any, ...], guest: Any) -> Tuple[Any, ...]:
+    """Return the guests and one more."""
+    return (*guests, guest)
 
 
 def _without(guests: Tuple[Any, ...], guest: Any) -> Tuple[Any, ...]:
@@ -1227,15 +1237,6 @@ def _without(guests: Tuple[Any, ...], guest: Any) -> Tuple[Any, ...]:
         raise ValueError(f"{guest!r} is not among {kept!r}")
     kept.remove(guest)
     return tuple(kept)
-
-
-def _whole(what: str, number: Any, least: Optional[int] = None) -> int:
-    """Return *number* if it is an int, and not less than *least*; TypeError or ValueError otherwise."""
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise TypeError(f"{what} is an int, not {number!r}")
-    if least is not None and number < least:
-        raise ValueError(f"{what} counts from {least}, not {number}")
-    return number
 
 
 def _cutoff(when: _When, monitor: _Monitor) -> int:
@@ -1252,7 +1253,7 @@ def _cutoff(when: _When, monitor: _Monitor) -> int:
     return (when - _EPOCH) // _MICROSECOND * 1_000 + 999
 
 
-def _label(label: Optional[str], traced: bool = False) -> _Label:
+def _checked_label(label: Optional[str], traced: bool = False) -> _Label:
     """Return a change's label; where there is none and it is traced, the place two frames up. No tracing hooks."""
     if label is None and traced:
         frame = sys._getframe(2)
@@ -1275,8 +1276,8 @@ class AlmaVar(Generic[_T]):
     """
 
     __slots__ = (
-        "__weakref__", "_careful", "_draft", "_keep", "_listeners", "_log", "_monitor", "_name", "_packed", "_traced",
-        "_validators",
+        "__weakref__", "_careful", "_keep", "_listeners", "_log", "_monitor", "_name", "_pack", "_traced",
+        "_transaction", "_validators",
     )  # fmt: skip
 
     def __init__(
@@ -1292,7 +1293,7 @@ class AlmaVar(Generic[_T]):
         trace: bool = False,
     ) -> None:
         options = deep_copy, validators, on_change, _keep(keep_last, keep_for), trace
-        self._begin(_Monitor(_time.time_ns), name, initial_value, *options)
+        self._begin(_Monitor(time_ns), name, initial_value, *options)
 
     def _begin(
         self,
@@ -1311,11 +1312,11 @@ class AlmaVar(Generic[_T]):
         if not name:
             raise ValueError("a variable's name has at least one character")
         self._name, self._monitor, self._keep, self._traced = name, monitor, keep, trace
-        self._packed: Callable[[Any], Any] = _pack if deep_copy else _share
+        self._pack: Callable[[Any], Any] = _pack if deep_copy else _share
         self._validators = _functions("validators", validators)
         self._listeners = _functions("on_change", on_change)
-        self._draft: Any = None  # the transaction in which this variable may have another head
-        stored = self._packed(initial_value)
+        self._transaction: Any = None  # the transaction in which this variable may have another head
+        stored = self._pack(initial_value)
         self._validate(stored)
         self._log = _Log(name, stored, monitor.now(), "initial")
         self._be_careful()
@@ -1330,7 +1331,7 @@ class AlmaVar(Generic[_T]):
 
     def _head(self) -> _Head:
         """Return the head that this thread may see: inside a transaction it is another one than outside. No lock."""
-        transaction = self._draft
+        transaction = self._transaction
         head: _Head = self._log.head if transaction is None else transaction.head(self._log)
         return head
 
@@ -1347,9 +1348,9 @@ class AlmaVar(Generic[_T]):
         return self._head()[2].frozen
 
     def get(self) -> _T:
-        """Return the current value; changing it changes neither the variable nor its past."""
+        """Return the current value; changing it changes neither the variable nor its past. O(size of the value)."""
         head = self._log.head
-        if head[3] and self._draft is None:
+        if head[3] and self._transaction is None:
             return head[1]  # type: ignore[no-any-return]
         return _unpack(self._head()[1])  # type: ignore[no-any-return]
 
@@ -1361,7 +1362,7 @@ class AlmaVar(Generic[_T]):
                 return records
 
     def last_change(self) -> ChangeRecord[_T]:
-        """Return the newest record."""
+        """Return the newest record. O(1); its value is unpacked when looked at."""
         return self._record(self._head()[0] - 1)
 
     def at(self, when: Union[int, datetime, timedelta, str]) -> ChangeRecord[_T]:
@@ -1378,7 +1379,9 @@ class AlmaVar(Generic[_T]):
             return self._record(self._log.index_labelled(self._head(), when))
         if isinstance(when, (datetime, timedelta)):
             return self._record(self._index_at(_cutoff(when, self._monitor), when))
-        return self._record(_whole("an index", when))
+        if not isinstance(when, int) or isinstance(when, bool):
+            raise TypeError(f"at() takes an index, an aware datetime, a timedelta or a label, not {when!r}")
+        return self._record(when)
 
     def _record(self, index: int) -> ChangeRecord[_T]:
         while True:
@@ -1427,6 +1430,7 @@ class AlmaVar(Generic[_T]):
         return self.get() == (other.get() if isinstance(other, AlmaVar) else other)
 
     __hash__ = None  # type: ignore[assignment]  # like a list: what is equal today may differ tomorrow
+    __contains__ = None  # its values or its records? Ask get() or history()
 
     def __repr__(self) -> str:
         frozen = " [frozen]" if self.is_frozen else ""
@@ -1434,8 +1438,8 @@ class AlmaVar(Generic[_T]):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(
-            f"{self._name!r} can't be copied or pickled: it has a lock and guests. Take get() or history();"
-            " keep a past with save(), fork it with branch()"
+            f"{self._name!r} can't be copied or pickled: it has a lock and guests. Take get() or history()"
+            " instead of a copy; keeping a past is for save(), forking it for branch()"
         )
 
     # -- changing: each verb appends one record, or raises and leaves everything as it was
@@ -1451,11 +1455,11 @@ class AlmaVar(Generic[_T]):
         """
         note: _Label = label
         if self._traced or (label is not None and type(label) is not str):
-            note = _label(label, self._traced)
+            note = _checked_label(label, self._traced)
         if atom := type(value) in _ATOMS:
             stored: Any = value
         else:
-            pack = self._packed
+            pack = self._pack
             stored = pack(value)
         monitor, now = self._monitor, None
         if expect is None:
@@ -1463,7 +1467,7 @@ class AlmaVar(Generic[_T]):
                 if monitor.mark is None and not self._careful:
                     monitor.mark = _RUNNING
                     try:
-                        if not atom and type(stored) is _Packed:
+                        if not atom and type(stored) is _Pickled:
                             now = self._commit(self._log.head, stored, note)
                         else:  # what _commit and _Log.append do, written out: 560 ns instead of 700
                             log, listeners, clock = self._log, self._listeners, monitor.clock
@@ -1472,7 +1476,7 @@ class AlmaVar(Generic[_T]):
                                 now = monitor.time + 1
                             count, _, layout, _ = head = log.head
                             if len(layout.values) != count - layout.shift:
-                                log.cut(head)
+                                log.trim(head)
                             layout.values.append(stored)
                             layout.times.append(now)
                             monitor.time = now
@@ -1489,7 +1493,7 @@ class AlmaVar(Generic[_T]):
                     except BaseException:
                         monitor.mark = None
                         raise
-                    if monitor.waiting:
+                    if monitor.queued:
                         monitor.catch_up()
         if now is None:
             monitor.run(self._set, stored, note, expect)
@@ -1536,7 +1540,7 @@ class AlmaVar(Generic[_T]):
             monitor.notices.append(notice)
         else:
             log.head = new
-        if type(stored) is _Packed:
+        if type(stored) is _Pickled:
             log.compress(new, head[0] - 1)
         return now
 
@@ -1555,23 +1559,25 @@ class AlmaVar(Generic[_T]):
     def update(self, fn: Callable[..., _T], *args: Any, label: Optional[str] = None) -> "AlmaVar[_T]":
         """Append fn(current value, *args) and return the variable; nobody can change it in between.
 
-        *fn* runs under the lock, so it must be quick. What it raises reaches the caller and nothing is appended.
+        *fn* returns the new value. It runs under the lock, so it must be quick; what it raises reaches the caller and
+        nothing is appended. Raises what set() raises.
 
         >>> AlmaVar("x", 20).update(lambda value, factor: value * factor, 2).get()
         40
         """
-        self._monitor.run(self._update, fn, args, _label(label, self._traced))
+        self._monitor.run(self._update, fn, args, _checked_label(label, self._traced))
         return self
 
     def _update(self, fn: Callable[..., Any], args: Tuple[Any, ...], label: _Label) -> None:
         head = self._writable()
-        self._append(head, self._packed(fn(_unpack(head[1]), *args)), label)
+        self._append(head, self._pack(fn(_unpack(head[1]), *args)), label)
 
     def edit(self, label: Optional[str] = None) -> ContextManager[_T]:
         """Hand out a mutable value to be changed in place: ``with var.edit() as draft``.
 
-        One record at the end of the block, none if it raises. Holds no lock: StaleWriteError if the variable was
-        changed meanwhile. TypeError for a value that can't be changed in place, or is shared (deep_copy=False).
+        One record at the end of the block, even if nothing changed, none if it raises. Holds no lock: StaleWriteError
+        if the variable was changed meanwhile. FrozenError at once; TypeError for a value that can't be changed in
+        place, or is shared (deep_copy=False). Assigning to the name *draft* changes nothing.
 
         >>> config = AlmaVar("config", {"debug": True})
         >>> with config.edit() as draft:
@@ -1583,23 +1589,24 @@ class AlmaVar(Generic[_T]):
         if type(head[1]) not in _OPEN or type(head[1]) is _Shared:
             why = "is shared with its owner" if type(head[1]) is _Shared else f"is a {type(head[1]).__name__}"
             raise TypeError(f"edit() needs a mutable value of its own; that of {self._name!r} {why}: use set or update")
-        return self._edit(head, _label(label, self._traced))
+        return self._edit(head, _checked_label(label, self._traced))
 
     @contextmanager
     def _edit(self, head: _Head, label: _Label) -> Generator[_T, None, None]:
         draft = _unpack(head[1])
         yield draft
-        self._monitor.run(self._set, self._packed(draft), label, head[0] - 1)
+        self._monitor.run(self._set, self._pack(draft), label, head[0] - 1)
 
     def rollback(self, index: int, *, label: Optional[str] = None) -> "AlmaVar[_T]":
         """Append the value of record *index* and return the variable.
 
-        RollbackError for an index that is negative or out of range, PrunedError if it is no longer kept.
+        RollbackError for an index that is negative or out of range, PrunedError if it is no longer kept. FrozenError
+        while frozen; validators may refuse an old value.
 
         >>> AlmaVar("x", 1).set(2).rollback(0).last_change().label
         'rollback to index 0'
         """
-        note = _label(label) or f"rollback to index {index}"
+        note = f"rollback to index {index}" if _checked_label(label) is None else label
         self._monitor.run(self._rollback, _whole("an index", index), note)
         return self
 
@@ -1608,14 +1615,14 @@ class AlmaVar(Generic[_T]):
         self._append(head, self._log.stored(head, self._log.kept(head, index)), label)
 
     def reset(self) -> "AlmaVar[_T]":
-        """Append the initial value and return the variable."""
+        """Append the initial value, which is always kept, and return the variable. Raises what rollback() raises."""
         return self.rollback(0, label="reset to initial")
 
     def undo(self, steps: int = 1) -> "AlmaVar[_T]":
         """Append the value before the last *steps* changes that are not undone yet, and return the variable.
 
         An undo after an undo goes further back, as in an editor. RollbackError where nothing is left, and nothing
-        is appended; PrunedError where it is no longer kept. O(steps).
+        is appended; PrunedError where it is no longer kept; FrozenError while frozen. O(steps).
 
         >>> x = AlmaVar("x", 0).set(1).set(2).undo()
         >>> x.get(), x.undo().get(), x.redo(2).get()
@@ -1630,7 +1637,7 @@ class AlmaVar(Generic[_T]):
         stands_for, undone = log.standing(index)
         for _ in range(steps):
             if stands_for == 0:
-                raise RollbackError(self._name, steps, "has nothing left to undo: it is at its initial value")
+                raise RollbackError(self._name, steps, f"can't undo {steps}: the initial value is reached before")
             index, undone = log.kept(head, stands_for - 1), (stands_for, undone)
             stands_for = log.standing(index).stands_for
         self._append(head, log.stored(head, index), f"undo to index {stands_for}", _Facts(stands_for, undone))
@@ -1638,7 +1645,8 @@ class AlmaVar(Generic[_T]):
     def redo(self, steps: int = 1) -> "AlmaVar[_T]":
         """Append the value that the last *steps* undos took back, and return the variable.
 
-        Only right after undo or redo: RollbackError where a change came between, or nothing is left. O(steps).
+        Only right after undo or redo: RollbackError where a change came between, or nothing is left; FrozenError
+        while frozen. O(steps).
         """
         self._monitor.run(self._redo, _whole("steps", steps, 1))
         return self
@@ -1648,18 +1656,18 @@ class AlmaVar(Generic[_T]):
         stands_for, undone = log.standing(head[0] - 1)
         for _ in range(steps):
             if not undone:
-                raise RollbackError(self._name, steps, "has nothing to redo: no undo came just before")
+                raise RollbackError(self._name, steps, f"can't redo {steps}: not so many undos came just before")
             stands_for, undone = undone
         stored = log.stored(head, log.kept(head, stands_for))
         self._append(head, stored, f"redo to index {stands_for}", _Facts(stands_for, undone))
 
     def freeze(self) -> "AlmaVar[_T]":
-        """Forbid changes: until thaw() they raise FrozenError. Returns the variable."""
+        """Forbid changes: they raise FrozenError until thaw(), as does this in a closed registry. Returns the variable."""
         self._monitor.run(self._freeze, True)
         return self
 
     def thaw(self) -> "AlmaVar[_T]":
-        """Allow changes again. Returns the variable."""
+        """Allow changes again; FrozenError in a closed registry. Returns the variable."""
         self._monitor.run(self._freeze, False)
         return self
 
@@ -1686,14 +1694,14 @@ class AlmaVar(Generic[_T]):
         """Forget old records and return how many; with *dry_run* only count them.
 
         The *keep_last* newest and those younger than *keep_for* (a timedelta or seconds) stay; with both limits, what
-        both allow. The initial record and the current one always stay. RuntimeError inside a transaction. Inside a
-        validator or an update function it is done right after, and 0 returned.
+        both allow. The initial record and the current one always stay. FrozenError while frozen, RuntimeError inside
+        a transaction; inside a validator or an update function it is done right after, and 0 returned. O(records
+        removed).
         """
         keep = _keep(keep_last, keep_for)
         if keep is None:
             raise ValueError("prune() needs a limit: keep_last=, keep_for= or both")
-        removed = self._monitor.run(self._prune, keep, dry_run)
-        return 0 if removed is None else int(removed)
+        return self._monitor.run(self._prune, keep, dry_run) or 0
 
     def _prune(self, keep: _Keep, dry_run: bool) -> int:
         if self._monitor.transaction is not None:
@@ -1708,27 +1716,26 @@ class AlmaVar(Generic[_T]):
 
     def add_validator(self, fn: Validator[_T]) -> "AlmaVar[_T]":
         """Have *fn* called with each new value before it is kept; it raises to reject it. Returns the variable."""
-        self._monitor.run(self._guests, "_validators", _functions("validators", [fn]), None)
+        self._monitor.run(self._set_guests, "_validators", _with, *_functions("validators", [fn]))
         return self
 
     def remove_validator(self, fn: Validator[_T]) -> "AlmaVar[_T]":
         """Call *fn* no longer; ValueError if it is not among the validators. Returns the variable."""
-        self._monitor.run(self._guests, "_validators", (), fn)
+        self._monitor.run(self._set_guests, "_validators", _without, fn)
         return self
 
     def add_listener(self, fn: Listener[_T]) -> "AlmaVar[_T]":
         """Have *fn* called with the variable and the new record after each change. Returns the variable."""
-        self._monitor.run(self._guests, "_listeners", _functions("on_change", [fn]), None)
+        self._monitor.run(self._set_guests, "_listeners", _with, *_functions("listeners", [fn]))
         return self
 
     def remove_listener(self, fn: Listener[_T]) -> "AlmaVar[_T]":
         """Call *fn* no longer; ValueError if it is not among the listeners. Returns the variable."""
-        self._monitor.run(self._guests, "_listeners", (), fn)
+        self._monitor.run(self._set_guests, "_listeners", _without, fn)
         return self
 
-    def _guests(self, kind: str, added: Tuple[Any, ...], removed: Any) -> None:
-        guests: Tuple[Any, ...] = getattr(self, kind)
-        setattr(self, kind, guests + added if removed is None else _without(guests, removed))
+    def _set_guests(self, kind: str, change: Callable[[Tuple[Any, ...], Any], Tuple[Any, ...]], guest: Any) -> None:
+        setattr(self, kind, change(getattr(self, kind), guest))
         self._be_careful()
 
 
@@ -1765,7 +1772,7 @@ class _Transaction:
         self.registry, self.label = registry, label
         self.owner = _get_ident()
         self.draft = _Draft({}, None, {})
-        self.touched: List[AlmaVar[Any]] = []
+        self.touched: List[AlmaVar[Any]] = []  # not in the draft: a savepoint taken back must not lose them
         self.notices: Iterator[_Notice] = iter(())
         self.time = max(registry._monitor.clock(), registry._monitor.time + 1)  # until the commit gives the true one
         self.committed = False
@@ -1787,9 +1794,9 @@ class _Transaction:
         if born or head[0] > self.head(log)[0]:
             self.draft.changes.pop(change, None)
             self.draft.changes[change] = var, () if born else var._listeners, self.registry._monitor.depth()
-        if var._draft is not self:
+        if var._transaction is not self:
             self.touched.append(var)
-            var._draft = self
+            var._transaction = self
         self.draft.heads[log] = head
 
     def commit(self) -> None:
@@ -1817,10 +1824,10 @@ class _Transaction:
         monitor = self.registry._monitor
         monitor.mark = _RUNNING
         for var in self.touched:
-            log, since = var._log, var._log.head[0] - 1
+            log, start = var._log, var._log.head[0] - 1
             log.head = self.head(log)
-            var._draft = None
-            log.compress(log.head, since)
+            var._transaction = None
+            log.compress(log.head, start)
             var._retain()
             var._be_careful()
         if self.committed:
@@ -1841,7 +1848,11 @@ class AlmaRegistry:
     {'x': 0, 'y': 100}
     """
 
-    def __init__(self, *, clock: Callable[[], int] = _time.time_ns) -> None:
+    def __init__(self, *, clock: Callable[[], int] = time_ns) -> None:
+        if not callable(clock):
+            raise TypeError(
+                f"a clock is a function that returns whole nanoseconds, as time.time_ns does, not {clock!r}"
+            )
         self._monitor = _Monitor(clock)
         self._names: Dict[str, AlmaVar[Any]] = {}
 
@@ -1878,7 +1889,8 @@ class AlmaRegistry:
         """Make a variable and return it; the arguments are AlmaVar's.
 
         A name that is taken raises DuplicateNameError; with *exist_ok* the variable that bears it is returned as it
-        is, with *overwrite* it is replaced and lives on without a name. A name is any non-empty str without '@'.
+        is, with *overwrite* it is replaced and lives on without a name. A name is any non-empty str without '@', else
+        ValueError. FrozenError once closed; validators may refuse the initial value.
         """
         if not isinstance(name, str):
             raise TypeError(f"a variable's name is a str, not {name!r}")
@@ -1904,9 +1916,10 @@ class AlmaRegistry:
     def get_var(self, name: str) -> AlmaVar[Any]:
         """Return the variable of that name; UnknownNameError if there is none."""
         names = self._current()
-        if name not in names:
-            raise UnknownNameError(name, names.copy())
-        return names[name]
+        try:
+            return names[name]
+        except KeyError:
+            raise UnknownNameError(name, names.copy()) from None
 
     def all_vars(self) -> "Dict[str, AlmaVar[Any]]":
         """Return the variables by name, in the order they were first watched, in a dict of the caller's own. O(n)."""
@@ -1944,7 +1957,7 @@ class AlmaRegistry:
         """Return the values of all variables by name, as one consistent cut: now, or as of a moment.
 
         *at* is an aware datetime or a timedelta (that long ago); a variable younger than that is absent. PrunedError
-        if a value of that time is no longer kept.
+        if a value of that time is no longer kept. Holds the lock while it looks, not while it unpacks. O(variables).
         """
         cutoff = None if at is None else _cutoff(at, self._monitor)
         return {name: _unpack(stored) for name, stored in self._monitor.at_once(self._cut, cutoff)}
@@ -1959,10 +1972,11 @@ class AlmaRegistry:
     def restore(self, snapshot: Union[Mapping[str, Any], _When], label: Optional[str] = None) -> None:
         """Bring the variables back to the values of a snapshot or of a moment, in one transaction.
 
-        Appends only where the value differs; variables that the snapshot does not name stay as they are.
-        UnknownNameError if it names one that is not there.
+        Appends only where the value differs, labelled *label* or 'restore'; variables that the snapshot does not
+        name stay as they are. UnknownNameError if it names one that is not there; nothing is changed if any change is
+        refused.
         """
-        _label(label)
+        _checked_label(label)
         with self.transaction():
             values = snapshot
             if not isinstance(values, Mapping):
@@ -1976,17 +1990,18 @@ class AlmaRegistry:
     def transaction(self, label: Optional[str] = None) -> Generator[None, None, None]:
         """Make all changes of a block or none: ``with registry.transaction():``.
 
-        Any exception takes them back, KeyboardInterrupt included; a nested block is a savepoint. Others see nothing
-        before the end; listeners run after it; all records bear one time, and *label* where they have none.
-        Holds the lock, so other threads wait. RuntimeError inside a validator or an update function.
+        Any exception takes changes of values, names and freezing back, KeyboardInterrupt included; a nested block is
+        a savepoint. Others see nothing before the end; listeners run after it; all records bear one time, and *label*
+        where they have none. Holds the lock, so other threads wait. RuntimeError inside a validator or an update
+        function, FrozenError once closed.
         """
-        _label(label)
+        _checked_label(label)
         monitor = self._monitor
         # An interrupt at the edge of the caller's block leaves this generator to be collected with the traceback,
         # and that lets go of the lock.
+        if monitor.is_nested():
+            raise RuntimeError("a transaction can't begin inside a validator or an update function")
         with monitor.lock:
-            if monitor.is_nested():
-                raise RuntimeError("a transaction can't begin inside a validator or an update function")
             monitor.settle()
             if monitor.idle is _CLOSED:
                 raise FrozenError("a transaction", closed=True)
@@ -2011,13 +2026,13 @@ class AlmaRegistry:
             monitor.deliver(transaction.time)
 
     def freeze(self) -> None:
-        """Freeze every variable, all at once."""
+        """Freeze every variable, all at once. Raises what transaction() raises."""
         with self.transaction():
             for var in self.all_vars().values():
                 var.freeze()
 
     def thaw(self) -> None:
-        """Thaw every variable, all at once."""
+        """Thaw every variable, all at once. Raises what transaction() raises."""
         with self.transaction():
             for var in self.all_vars().values():
                 var.thaw()
@@ -2027,9 +2042,13 @@ class AlmaRegistry:
         self._monitor.flush()
 
     def close(self) -> None:
-        """Wait for the listeners, then allow no change any more; what was kept can still be read."""
+        """Wait for the listeners, then allow no change any more; what was kept can still be read.
+
+        RuntimeError inside a guest or a transaction. Closing twice does no harm.
+        """
         self.flush()
         with self._monitor.lock:
+            self._monitor.settle()
             self._monitor.idle = self._monitor.mark = _CLOSED
 
     def __enter__(self) -> "AlmaRegistry":
@@ -2070,6 +2089,10 @@ unregister = _registry.unregister
 watch = _registry.watch
 
 
+def __dir__() -> List[str]:
+    return __all__
+
+
 def get_registry() -> AlmaRegistry:
     """Return the default registry, to which alma.watch and the other functions belong."""
     return _registry
@@ -2078,7 +2101,7 @@ def get_registry() -> AlmaRegistry:
 # == Command line: main(argv=None) -> int =====================================
 #
 # Uses what any program may use. Prints to stdout what was asked for, in 80 columns or the terminal's, and errors to
-# stderr; returns 0, or 2 for wrong usage. A closed pipe and Ctrl-C end it quietly.
+# stderr; returns 0, 1 if it could not, 2 for wrong usage, 130 after Ctrl-C. A closed pipe ends it quietly.
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -2097,6 +2120,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return int(stop.code or 0)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
+    except OSError as error:
+        print(f"alma: {error}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         return 130
     return 0
@@ -2109,7 +2136,7 @@ def _demo() -> Iterator[str]:
     config = registry.watch("config", {"rows": 10_000, "keep": True}, trace=True, on_change=[_resize(memory)])
 
     yield "Two variables of this process: how many blocks of memory it uses, and a config."
-    yield "Whenever the config changes, a listener builds that many rows and measures again."
+    yield "A listener builds as many rows as the config says, and measures again."
     for rows in (20_000, 40_000):
         with config.edit() as draft:
             draft["rows"] = rows
@@ -2133,7 +2160,7 @@ def _demo() -> Iterator[str]:
     config.rollback(0, label="back to the start")
     yield "\nSo the config is rolled back. Nothing is lost by that: it is one more record."
     yield from _timeline(config)
-    yield f"\n{config.undo()!r} after undo()"
+    yield f"\nAfter undo() it says\n  {config.undo().get()}"
 
 
 def _not_negative(value: int) -> None:
@@ -2157,14 +2184,15 @@ def _timeline(var: AlmaVar[Any]) -> Iterator[str]:
     import shutil
 
     records = var.history()
-    width = min(shutil.get_terminal_size().columns or 80, 120)
+    width = min(shutil.get_terminal_size().columns or 80, 120)  # 3.8 says 0 on some terminals
     labels = max(len(record.label or "") for record in records)
     numbers = [record.value for record in records if isinstance(record.value, (int, float))]
     yield f"\n{var.name}  {_sparkline(numbers) if len(numbers) == len(records) else ''}".rstrip()
     for record in records:
         moment = record.timestamp.astimezone().strftime("%H:%M:%S.%f")
         value = f"{record.value:,}" if isinstance(record.value, int) else repr(record.value)
-        yield f"  {record.index:>3}  {moment}  {record.label or '':<{labels}}  {value}"[:width]
+        line = f"  {record.index:>3}  {moment}  {record.label or '':<{labels}}  {value}"
+        yield line if len(line) <= width else line[: width - 3] + "..."
 
 
 def _sparkline(numbers: Sequence[float]) -> str:
@@ -2175,7 +2203,7 @@ def _sparkline(numbers: Sequence[float]) -> str:
     """
     bars = "▁▂▃▄▅▆▇█"
     try:
-        bars.encode(sys.stdout.encoding or "ascii")
+        bars.encode(getattr(sys.stdout, "encoding", None) or "ascii")
     except UnicodeEncodeError:
         bars = "_.-=+*%#"
     low, high = min(numbers), max(numbers)

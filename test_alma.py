@@ -15,6 +15,7 @@ import gc
 import inspect
 import io
 import ipaddress
+import json
 import math
 import os
 import pathlib
@@ -969,10 +970,10 @@ def test_what_is_no_fault_of_the_value_is_raised_as_it_is_and_nothing_is_stored(
 def test_small_and_large_containers_are_stored_in_the_cheaper_form():
     small, large = {"a": 1}, {str(number): number for number in range(17)}
     stored = [AlmaVar("x", value)._log.head[1] for value in (small, large, [small], [Point(1)])]
-    assert [type(thing).__name__ for thing in stored] == ["dict", "_Packed", "_Packed", "_Copied"]
+    assert [type(thing).__name__ for thing in stored] == ["dict", "_Pickled", "_Pickled", "_Copied"]
     standard = ["list", "tuple", "bytearray", "OrderedDict", "defaultdict", "deque", "deque(maxlen)", "Counter"]
     stored = [AlmaVar("x", CONTAINERS[kind]([1]))._log.head[1] for kind in standard]
-    assert {type(thing).__name__ for thing in stored} == {"_Packed"}
+    assert {type(thing).__name__ for thing in stored} == {"_Pickled"}
 
 
 # Deltas.
@@ -1003,6 +1004,16 @@ def test_a_delta_leads_back_to_the_older_bytes_and_is_smaller():
             assert len(delta) <= 2 + len(older) // 2
             made += 1
     assert made > number // 2
+
+
+def test_a_delta_of_hundreds_of_splices_leads_back():
+    older = random.Random(11).getrandbits(8_000_000).to_bytes(1_000_000, "big")
+    newer = bytearray(older)
+    for place in range(0, len(newer), 3_600):
+        newer[place] ^= 255
+    delta = alma._delta(bytes(newer), older)
+    alma._apply_delta(newer, delta)
+    assert newer == older and 278 * 13 <= len(delta) < 278 * 20
 
 
 def test_bytes_with_nothing_in_common_have_no_delta():
