@@ -1662,7 +1662,7 @@ class AlmaVar(Generic[_T]):
         self._append(head, stored, f"redo to index {stands_for}", _Facts(stands_for, undone))
 
     def freeze(self) -> "AlmaVar[_T]":
-        """Forbid changes: they raise FrozenError until thaw(), as does this in a closed registry. Returns the variable."""
+        """Forbid changes: they raise FrozenError until thaw(); so does this in a closed registry. Returns the variable."""
         self._monitor.run(self._freeze, True)
         return self
 
