@@ -453,7 +453,7 @@ _STANDARD = {
     "fractions": {"Fraction"},
     "uuid": {"UUID", "SafeUUID"},
     "pathlib": {"PurePosixPath", "PureWindowsPath", "PosixPath", "WindowsPath"},
-    "ipaddress": {"IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network", "IPv4Interface", "IPv6Interface"},
+    "ipaddress": {"IPv4Address", "IPv6Address"},
 }
 _CONTAINERS: Set[type] = {dict, list, set, tuple, frozenset, bytearray, OrderedDict, defaultdict, deque, Counter}
 _PICKLED: Set[type] = _ATOMS | _CONTAINERS | {datetime, time}  # what packed bytes may name
@@ -477,7 +477,7 @@ def _is_standard(kind: type) -> bool:
 def _is_atom(value: Any) -> bool:
     """Tell whether *value* can be stored as it is, for everything but tuples and frozensets."""
     kind = type(value)
-    if kind in _ATOMS or isinstance(kind, enum.EnumMeta):
+    if kind in _ATOMS or issubclass(type(kind), enum.EnumMeta):
         return True
     if kind is datetime or kind is time:
         zone: Optional[tzinfo] = value.tzinfo
@@ -599,7 +599,8 @@ def _same(one: Any, other: Any, _seen: Optional[Set[Tuple[int, int]]] = None, _d
     try:
         if kind not in _CONTAINERS or kind is bytearray:
             equal = bool(one == other) or bool(one != one and other != other)
-            return equal and (kind is int or kind is str or not _is_atom(one) or repr(one) == repr(other))
+            shown = kind is not int and kind is not str and (kind in (datetime, time) or _is_atom(one))
+            return equal and (not shown or repr(one) == repr(other))
         if len(one) != len(other) or any(getattr(one, own, 0) != getattr(other, own, 0) for own in _BESIDE):
             return False
         if kind in (list, tuple, deque):
@@ -849,19 +850,22 @@ class _Log:
         layout, stored = head[2], self.stored(head, index)
         position = index - layout.shift if index else 0
         record = _make_record(index, stored, layout.times[position], self.labels.get(index))
-        return None if layout.values[position] is _GONE else record  # asked last: the label goes after the value
+        return None if 0 < index < self.head[2].first else record  # asked last, as in records()
 
     def records(self, head: _Head) -> "Optional[List[ChangeRecord[Any]]]":
         """Return all kept records, oldest first, rebuilt in one pass; None if pruned since *head* was read."""
         count, _, layout, _ = head
         begin, end = layout.first - layout.shift, count - layout.shift
-        values, times = layout.values[begin:end], layout.times[begin:end]
-        following = layout.values[end : end + _LONGEST_CHAIN + 2]  # younger than head, but deltas may lead through them
+        times, values = layout.times[begin:end], layout.values[begin : end + _LONGEST_CHAIN + 2]  # in one slice, with
+        following = values[end - begin :]  # those younger than head: deltas may lead through them
+        del values[end - begin :]
         _undo_deltas(values, following)
         indices = range(layout.first, count)
         kept = list(map(_make_record, indices, values, times, map(self.labels.get, indices)))
-        if kept and layout.values[begin] is _GONE:
+        pruned = self.head[2].first - layout.first  # asked last: prune moves it before it takes anything away
+        if kept and pruned >= len(kept):
             return None
+        del kept[:pruned]
         return [_make_record(0, layout.values[0], layout.times[0], self.labels.get(0)), *kept]
 
     def standing(self, index: int) -> _Facts:
@@ -1037,7 +1041,7 @@ class _Monitor:
             return
         self.queued.clear()
         if self.transaction is not None:
-            self.transaction.abort()
+            self.transaction.owner = 0
         self.settle()
         self._fresh()
 
@@ -1094,7 +1098,10 @@ class _Monitor:
     def catch_up(self) -> None:
         """Commit the changes that were queued inside a running one. Assumes the lock."""
         while self.queued and self.mark is not _RUNNING:
-            step, args, self.nesting = self.queued.popleft()
+            try:
+                step, args, self.nesting = self.queued.popleft()
+            except IndexError:
+                break  # a signal handler's change came just before and did it
             try:
                 self._perform(step, args)
             except Exception:
@@ -1108,14 +1115,9 @@ class _Monitor:
 
     def flush(self) -> None:
         """Return when the listeners of every change so far have run."""
-        nested = self.is_nested()
-        with self.lock:
-            if nested or self.transaction is not None or _in_listener():
-                raise RuntimeError(
-                    "flush() and close() wait for listeners: call them outside of guests and transactions"
-                )
-            mine = self.time
-        self.deliver(mine, wait=True)
+        if _is_busy():
+            raise RuntimeError("flush() and close() wait for listeners: call them outside of guests and transactions")
+        self.deliver(self.time, wait=True)
 
     def depth(self) -> int:
         """Return the causal depth of a change made now; RecursionError where it must be a loop."""
@@ -1144,7 +1146,7 @@ class _Monitor:
                     self._notify(notices[0])
                     notices.popleft()
                 self.cause = 0
-                del turn[0]
+                turn.pop(0, None)
                 if self.waiters:
                     self._wake()
                     return
@@ -1178,7 +1180,7 @@ class _Monitor:
             return False
 
     def _must_wait(self, mine: int, wait: bool) -> bool:
-        return self._pending(mine) and (wait or (len(self.notices) > _LONGEST_QUEUE and not _in_listener()))
+        return self._pending(mine) and (wait or (len(self.notices) > _LONGEST_QUEUE and not _is_busy()))
 
     def _await_turn(self, mine: int) -> None:
         with self.lock:
@@ -1197,21 +1199,45 @@ class _Monitor:
 _monitors: "Set[weakref.ref[_Monitor]]" = set()  # a WeakSet is iterated in Python, where another thread may add to it
 
 
-def _in_listener() -> bool:
-    """Tell whether this thread is delivering notices of any registry. O(registries): only who must wait asks."""
+def _alive() -> List[_Monitor]:
+    return [monitor for monitor in (reference() for reference in _monitors.copy()) if monitor is not None]
+
+
+def _is_busy() -> bool:
+    """Tell whether this thread delivers notices or holds the lock of any registry, so that it must not wait.
+
+    O(registries): only who would wait asks.
+    """
     me = _get_ident()
-    monitors = [reference() for reference in _monitors.copy()]
-    return any(monitor is not None and monitor.turn.get(0) == me for monitor in monitors)
+    return any(monitor.turn.get(0) == me or monitor.lock._is_owned() for monitor in _alive())  # type: ignore[attr-defined]
 
 
 def _after_fork() -> None:
-    for monitor in [reference() for reference in _monitors.copy()]:
-        if monitor is not None:
-            monitor.after_fork()
+    for monitor in _alive():
+        monitor.after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+def _at_exit() -> None:
+    """Take all locks and keep them: daemon threads stop between two changes, and only this thread goes on.
+
+    Python stops a daemon thread wherever it is; one that holds a lock then takes it along, and what __del__ sets
+    later would wait for ever. One that holds it for half a second, in a transaction say, is not waited for.
+    """
+    for monitor in _alive():
+        if monitor.lock.acquire(timeout=0.5):
+            monitor.turn.clear()  # whoever had it will not be back
+
+
+def _follow_process() -> None:
+    """Have the monitors told when this process forks and when it ends."""
+    import atexit  # built in; free
+
+    atexit.register(_at_exit)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_fork)
+
+
+_follow_process()
 
 
 def _functions(what: str, given: Optional[Iterable[Callable[..., object]]]) -> Tuple[Any, ...]:
@@ -1363,7 +1389,11 @@ class AlmaVar(Generic[_T]):
 
     def last_change(self) -> ChangeRecord[_T]:
         """Return the newest record. O(1); its value is unpacked when looked at."""
-        return self._record(self._head()[0] - 1)
+        while True:
+            head = self._head()
+            record = self._log.record(head, head[0] - 1)
+            if record is not None:
+                return record
 
     def at(self, when: Union[int, datetime, timedelta, str]) -> ChangeRecord[_T]:
         """Return the record in force at *when*.
@@ -1662,7 +1692,7 @@ class AlmaVar(Generic[_T]):
         self._append(head, stored, f"redo to index {stands_for}", _Facts(stands_for, undone))
 
     def freeze(self) -> "AlmaVar[_T]":
-        """Forbid changes: they raise FrozenError until thaw(); so does this in a closed registry. Returns the variable."""
+        """Forbid changes: they raise FrozenError until thaw(). Returns the variable; FrozenError once closed."""
         self._monitor.run(self._freeze, True)
         return self
 
@@ -1766,7 +1796,7 @@ class _Draft:
 class _Transaction:
     """An open transaction: only its own thread sees the draft, until *committed* makes it everybody's."""
 
-    __slots__ = ("committed", "draft", "label", "notices", "owner", "registry", "time", "touched")
+    __slots__ = ("committed", "draft", "label", "notices", "open", "owner", "registry", "time", "touched")
 
     def __init__(self, registry: "AlmaRegistry", label: Optional[str]) -> None:
         self.registry, self.label = registry, label
@@ -1775,6 +1805,7 @@ class _Transaction:
         self.touched: List[AlmaVar[Any]] = []  # not in the draft: a savepoint taken back must not lose them
         self.notices: Iterator[_Notice] = iter(())
         self.time = max(registry._monitor.clock(), registry._monitor.time + 1)  # until the commit gives the true one
+        self.open = 0  # savepoints
         self.committed = False
 
     @property
@@ -1791,6 +1822,8 @@ class _Transaction:
     def put(self, var: "AlmaVar[Any]", head: _Head, born: bool = False) -> None:
         """Take a variable's next head into the draft. The change is noted first: storing the head makes it one."""
         log, change = var._log, (var._log, head[0] - 1)
+        if born:
+            head[2].times[0] = self.time
         if born or head[0] > self.head(log)[0]:
             self.draft.changes.pop(change, None)
             self.draft.changes[change] = var, () if born else var._listeners, self.registry._monitor.depth()
@@ -1802,7 +1835,7 @@ class _Transaction:
     def commit(self) -> None:
         """Give all records one time and make the draft the truth, in one store."""
         time, notices = self.registry._monitor.now(), []
-        for (log, index), (var, listeners, depth) in self.draft.changes.items():
+        for (log, index), (var, listeners, depth) in list(self.draft.changes.items()):
             count, _, layout, _ = self.draft.heads[log]
             if index >= count:
                 continue  # an append that was interrupted
@@ -1814,10 +1847,10 @@ class _Transaction:
         self.time, self.notices = time, iter(notices)
         self.committed = True
 
-    def abort(self) -> None:
-        """Forget the draft, in one store, and put the transaction away."""
-        self.owner = 0
-        self.finish()
+    def require_end(self) -> None:
+        """Raise RuntimeError where blocks that were opened one in the other are not closed so, as by two coroutines."""
+        if self.open or self.owner != _get_ident():
+            raise RuntimeError("a transaction ended before one inside it, or in another thread: nothing was changed")
 
     def finish(self) -> None:
         """Bring every variable touched to its head; may be interrupted and called again. Assumes the lock."""
@@ -1826,6 +1859,7 @@ class _Transaction:
         for var in self.touched:
             log, start = var._log, var._log.head[0] - 1
             log.head = self.head(log)
+            log.trim(log.head)
             var._transaction = None
             log.compress(log.head, start)
             var._retain()
@@ -1908,6 +1942,11 @@ class AlmaRegistry:
             raise DuplicateNameError(name)
         var: AlmaVar[Any] = AlmaVar.__new__(AlmaVar)
         var._begin(self._monitor, name, value, *options)
+        names = self._changeable(name)  # guests and signal handlers may have changed it meanwhile
+        if name in names and not overwrite:
+            if exist_ok:
+                return names[name]
+            raise DuplicateNameError(name)
         if self._monitor.transaction is not None:
             self._monitor.transaction.put(var, var._log.head, born=True)
         names[name] = var
@@ -1960,14 +1999,20 @@ class AlmaRegistry:
         if a value of that time is no longer kept. Holds the lock while it looks, not while it unpacks. O(variables).
         """
         cutoff = None if at is None else _cutoff(at, self._monitor)
-        return {name: _unpack(stored) for name, stored in self._monitor.at_once(self._cut, cutoff)}
+        with self._monitor.lock:
+            cut = self._cut(cutoff)
+        return {name: _unpack(stored) for name, stored in cut}
 
     def _cut(self, cutoff: Optional[int]) -> List[Tuple[str, Any]]:
-        heads = [(name, var._log, var._head()) for name, var in self._current().items()]
-        if cutoff is None:
-            return [(name, head[1]) for name, _, head in heads]
-        past = [(name, log, head, log.index_at(head, cutoff)) for name, log, head in heads]
-        return [(name, log.stored(head, index)) for name, log, head, index in past if index >= 0]
+        while True:
+            heads = [(name, var, var._head()) for name, var in self._current().copy().items()]
+            if cutoff is None:
+                cut = [(name, head[1]) for name, _, head in heads]
+            else:
+                past = [(name, var._log, head, var._log.index_at(head, cutoff)) for name, var, head in heads]
+                cut = [(name, log.stored(head, index)) for name, log, head, index in past if index >= 0]
+            if all(var._head() is head for _, var, head in heads):  # else a signal handler has changed one meanwhile
+                return cut
 
     def restore(self, snapshot: Union[Mapping[str, Any], _When], label: Optional[str] = None) -> None:
         """Bring the variables back to the values of a snapshot or of a moment, in one transaction.
@@ -1976,7 +2021,7 @@ class AlmaRegistry:
         name stay as they are. UnknownNameError if it names one that is not there; nothing is changed if any change is
         refused.
         """
-        _checked_label(label)
+        label = "restore" if _checked_label(label) is None else label
         with self.transaction():
             values = snapshot
             if not isinstance(values, Mapping):
@@ -1984,7 +2029,7 @@ class AlmaRegistry:
                 values = self.snapshot(values)
             for var, value in [(self.get_var(name), value) for name, value in values.items()]:
                 if not _same(var.get(), value):
-                    var.set(value, label=label or "restore")
+                    var.set(value, label=label)
 
     @contextmanager
     def transaction(self, label: Optional[str] = None) -> Generator[None, None, None]:
@@ -2013,12 +2058,14 @@ class AlmaRegistry:
             try:
                 monitor.idle = monitor.mark = transaction
                 yield
+                transaction.require_end()
                 monitor.mark = _RUNNING
                 transaction.commit()
                 transaction.finish()
             except BaseException:
                 if not transaction.committed:
-                    transaction.abort()
+                    transaction.owner = 0  # aborted, in one store: in a method of its own an interrupt came before it
+                transaction.finish()
                 raise
             finally:
                 monitor.catch_up()
@@ -2062,7 +2109,8 @@ class AlmaRegistry:
 def _savepoint(transaction: _Transaction, label: Optional[str]) -> Generator[None, None, None]:
     """Take back what a nested block has done if it raises; its records bear its own label if it has one."""
     before, outer = transaction.draft, transaction.label
-    transaction.draft, transaction.label = before.copy(), label or outer
+    transaction.draft, transaction.label = before.copy(), outer if label is None else label
+    transaction.open += 1
     try:
         yield
     except BaseException:
@@ -2070,6 +2118,7 @@ def _savepoint(transaction: _Transaction, label: Optional[str]) -> Generator[Non
         raise
     finally:
         transaction.label = outer
+        transaction.open -= 1
 
 
 # == Defaults: the default registry and the module-level functions ============

@@ -997,7 +997,7 @@ def edited(draw, old, most):
 
 def test_a_delta_leads_back_to_the_older_bytes_and_is_smaller():
     draw, made = random.Random(4), 0
-    for number in range(rounds(3_000, 200_000)):
+    for number in range(rounds(3_000, 100_000)):
         alphabet = bytes(range(draw.choice([1, 2, 256])))
         older = bytes(draw.choices(alphabet, k=draw.choice([0, 1, 11, 12, 13, 63, 64, 65, 1_000, 20_000])))
         newer = edited(draw, older, draw.choice([1, 2, 4, 30, 80]))
@@ -1328,7 +1328,7 @@ def mixed(draw, old):
 @pytest.mark.parametrize("kind", [number, flat, tree, noise, point, mixed])
 def test_the_log_is_what_full_copies_would_be_on_random_walks_of_every_verb(kind, keep):
     dear = kind in (tree, noise, mixed)
-    for seed in range(rounds(3, 100)):
+    for seed in range(rounds(3, 40)):
         walk = Walk(seed, kind, keep)
         for number in range(300):
             walk.step()
@@ -3062,23 +3062,25 @@ def test_four_threads_of_3000_updates_make_12000_and_the_listener_hears_them_in_
     assert heard == [(n, n) for n in range(1, 12_001)]
 
 
-def heard_by_ten(x, each):
-    """Set from 8 threads and return what each of 10 listeners heard."""
+def heard_by_ten(x):
+    """Set from 8 threads; return in which order each of 10 listeners heard of the 8,000 changes."""
     heard = [[] for _ in range(10)]
     for ears in heard:
         x.add_listener(lambda var, record, ears=ears: ears.append(record.index))
-    assert side_by_side(*[lambda: [x.set(0) for _ in range(each)]] * 8)
+    assert side_by_side(*[lambda: [x.set(0) for _ in range(1_000)]] * 8)
     return heard
 
 
+IN_ORDER = [list(range(1, 8_001))] * 10
+
+
 def test_each_listener_hears_each_change_once_and_in_order(hurried):
-    each = rounds(250, 1_000)
-    assert heard_by_ten(AlmaVar("x", 0), each) == [list(range(1, 8 * each + 1))] * 10
+    for _ in range(rounds(3, 100)):
+        assert heard_by_ten(AlmaVar("x", 0)) == IN_ORDER
 
 
 def test_control_without_a_queue_listeners_hear_changes_out_of_order(hurried):
-    each = rounds(250, 1_000)
-    assert heard_by_ten(Unordered("x", 0), each) != [list(range(1, 8 * each + 1))] * 10
+    assert any(heard_by_ten(Unordered("x", 0)) != IN_ORDER for _ in range(100))
 
 
 def test_listeners_that_come_and_go_hear_each_change_of_their_time_once_and_in_order(hurried):
@@ -3130,20 +3132,21 @@ def test_two_listeners_that_set_each_others_variable_do_not_block_each_other():
 
 
 def test_control_listeners_under_the_lock_block_each_other():
-    assert not across(Careless, 1)
+    assert not across(Careless, 0.5)
 
 
 def asked_by_another(make, seconds):
-    """Have a listener wait for another thread that reads the variable; tell whether it came back."""
+    """Have a listener wait for another thread that reads the variable; tell whether it was answered."""
     x, answers = make("x", 0), []
 
     def ask(*_):
-        reader = threading.Thread(target=lambda: answers.append(x.get()), daemon=True)
+        reader = threading.Thread(target=x.get, daemon=True)
         reader.start()
         reader.join(seconds)
+        answers.append(not reader.is_alive())
 
     x.add_listener(ask)
-    return side_by_side(lambda: x.set(1), seconds=2 * seconds) and answers == [1]
+    return side_by_side(lambda: x.set(1)) and answers == [True]
 
 
 def test_a_listener_may_wait_for_another_thread_that_reads():
@@ -3156,35 +3159,37 @@ def test_control_under_the_lock_a_reader_waits_in_vain():
 
 def delivered_by_one_set(most):
     """Return how many notices one set delivers while four threads go on setting until it returns, *most* in all."""
-    x, go, done, delivered = AlmaVar("x", 0), threading.Event(), threading.Event(), collections.Counter()
+    x, one, delivered = AlmaVar("x", 0), [], []
+    begun, done = threading.Event(), threading.Event()
 
     def listen(var, record):
-        go.set()
-        delivered[threading.get_ident()] += 1
-        sum(range(200))
+        begun.set()
+        if threading.get_ident() in one:
+            delivered.append(record)
+            while var.last_change().index < min(record.index + 1_000, most):
+                pass  # the others are faster than this listener
 
     def flood():
-        go.wait()
-        while not done.is_set() and len(x) < most:
+        begun.wait()
+        while not done.is_set() and x.last_change().index < most:
             x.set(0)
 
-    def once():
+    def set_once():
+        one.append(threading.get_ident())
         x.add_listener(listen).set(1)
         done.set()
-        mine.append(threading.get_ident())
 
-    mine = []
-    assert side_by_side(once, flood, flood, flood, flood)
-    return delivered[mine[0]]
+    assert side_by_side(set_once, flood, flood, flood, flood)
+    return len(delivered)
 
 
-def test_no_set_is_kept_with_the_notices_of_others():
-    assert delivered_by_one_set(1_000_000) < 10_000
+def test_no_set_is_kept_with_the_notices_of_others(hurried):
+    assert delivered_by_one_set(100_000) < 100
 
 
-def test_control_without_back_pressure_a_set_is_kept_for_as_long_as_others_set(monkeypatch):
+def test_control_without_back_pressure_a_set_is_kept_for_as_long_as_others_set(hurried, monkeypatch):
     monkeypatch.setattr(alma, "_LONGEST_QUEUE", 10**9)
-    assert delivered_by_one_set(20_000) > 10_000
+    assert delivered_by_one_set(20_000) >= 20_000
 
 
 def interrupted(verb, times):
@@ -3269,22 +3274,44 @@ def test_an_interrupt_tears_nothing_and_lets_go_of_the_lock(verb):
 
 @needs_timer
 def test_control_acquire_with_try_and_finally_leaves_the_lock_held():
-    wrong = apart(interrupted, "acquire with try and finally", rounds(300, 2_000))
-    assert wrong["held"] > rounds(3, 20)
-    assert wrong["stuck"] == wrong["held"]
+    wrong = apart(interrupted, "acquire with try and finally", rounds(1_000, 5_000))
+    assert 0 < wrong["held"] == wrong["stuck"]
+
+
+def loops_with_an_uncovered_end(source):
+    """Return the lines of while loops inside a try or with: where they go back, 3.13 lets an interrupt slip past it."""
+    lines = []
+    for outer in ast.walk(ast.parse(source)):
+        inside = list(ast.iter_child_nodes(outer)) if isinstance(outer, (ast.Try, ast.With)) else []
+        for node in inside:  # grows while it is walked
+            if isinstance(node, ast.While):
+                lines.append(node.lineno)
+            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+                inside.extend(ast.iter_child_nodes(node))
+    return lines
+
+
+def test_no_while_loop_stands_inside_a_try_or_with():
+    with open(alma.__file__, encoding="utf-8") as file:
+        assert loops_with_an_uncovered_end(file.read()) == []
+
+
+def test_control_a_while_loop_inside_a_with_is_found():
+    assert loops_with_an_uncovered_end("with lock:\n if x:\n  while x:\n   x()") == [3]
 
 
 def struck(verb, source, strikes, marked=True):
     """Have a signal handler, or objects that are collected, set the variable that *verb* changes; say what is wrong."""
     if not marked:
         alma._RUNNING = None
-    heard, count = [], collections.Counter()
+    heard, struck, changed = [], [], 0
     registry = AlmaRegistry()
     x = registry.watch("x", "0", on_change=[lambda var, record: heard.append(record.index)])
 
     def strike(*_):
-        count["struck"] += 1
-        x.set(f"strike {count['struck']}", label=f"strike {count['struck']}")
+        note = f"strike {len(struck)}"
+        x.set(note, label=note)
+        struck.append(note)
 
     class Last:
         def __init__(self):
@@ -3299,27 +3326,32 @@ def struck(verb, source, strikes, marked=True):
         elif verb == "update":
             x.update(lambda value: note, label=note)
         else:
-            with registry.transaction(note):
+            with registry.transaction():
                 x.set(note, label=note)
 
-    if source == "signal":
-        signal.signal(signal.SIGALRM, strike)
-        signal.setitimer(signal.ITIMER_REAL, 50e-6, 50e-6)
-    else:
-        gc.set_threshold(5)
-    while count["struck"] < strikes:
-        if source != "signal":
-            Last()
-        count["changed"] += 1
-        change(f"change {count['changed']}")
-    if source == "signal":
-        signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        if source == "signal":
+            signal.signal(signal.SIGALRM, strike)
+            signal.setitimer(signal.ITIMER_REAL, 50e-6, 50e-6)
+        else:
+            gc.set_threshold(5)
+        while len(struck) < strikes:
+            if source == "collection":
+                Last()
+            change(f"change {changed}")
+            changed += 1
+    except Exception as error:
+        return {"raised": repr(error)}
+    finally:
+        if source == "signal":
+            signal.setitimer(signal.ITIMER_REAL, 0)
     gc.collect()
     wrong = torn(x)
-    wrong["late"] = wrong["late"] if verb != "transaction" else 0
-    wrong["lost"] = sum(count.values()) + 1 - len(x.history())
-    wrong["heard"] = heard != list(range(1, len(x)))
-    return {what: number for what, number in wrong.items() if number}
+    wrong["lost"] = changed + len(struck) + 1 - len(x.history())
+    wrong["unheard"] = heard != list(range(1, len(x)))
+    if verb == "transaction":
+        wrong["late"] = 0  # its records share their time
+    return {what: count for what, count in wrong.items() if count}
 
 
 @needs_timer
@@ -3420,6 +3452,7 @@ ENDING = """
 import threading
 import {kind} as kind
 import atexit
+import sys
 import json  # the last module in is the first out: what it holds is collected while the others are still there
 
 class Late:
@@ -3442,7 +3475,8 @@ def work():
 for _ in range(4):
     threading.Thread(target=work, daemon=True).start()
 started.wait()
-for _ in range(100):
+sys.setswitchinterval(1e-6)
+for _ in range(1_000):
     x.set([1] * 1_000)
 """
 
@@ -3461,15 +3495,11 @@ def exits(kind, make, seconds):
 
 def test_a_program_ends_cleanly_while_daemon_threads_set():
     for _ in range(rounds(6, 60)):
-        assert exits("alma", "AlmaVar", 60) == (0, b"")
+        assert exits("alma", "AlmaVar", 30) == (0, b"")
 
 
 def test_control_a_daemon_thread_takes_a_plain_lock_with_it():
-    assert "hangs" in {exits(__name__, "Careless", 2) for _ in range(10)}
-
-
-ILL_WILL = ["__eq__", "__ne__", "__lt__", "__bool__", "__repr__", "__str__", "__hash__", "__len__", "__iter__"]
-ILL_WILL += ["__reduce__", "__reduce_ex__", "__deepcopy__", "__getstate__", "__setstate__", "__sizeof__", "__del__"]
+    assert any(exits(__name__, "Careless", 3) == "hangs" for _ in range(10))
 
 
 class NoTruth:
@@ -3479,18 +3509,125 @@ class NoTruth:
         raise ValueError("the truth value of an array is ambiguous")
 
 
-def hostile(hook, deed):
-    """Return an object of which one method does its deed, and a list whose first item the deed finds the variable in."""
-    found = []
+HOOKS = {
+    "__eq__": lambda self, other: self is other,
+    "__repr__": lambda self: "hostile",
+    "__hash__": lambda self: 1,
+    "__reduce__": lambda self: (type(self), ()),
+    "__deepcopy__": lambda self, memo: type(self)(),
+    "__del__": lambda self: None,
+}
+
+
+def among_hostile_values(make, hook, deed, seconds):
+    """Do what can be done with values of which one method does harm; tell whether it came to an end."""
+    x, peace = make("x", "0"), threading.Event()
 
     def method(self, *args):
-        if deed == "raise":
+        if deed == "set" and not peace.is_set():
+            x.set("set by a value")
+        if deed == "raise" and not peace.is_set():
             raise LookupError(hook)
-        if deed == "set" and found:
-            found[0].set("set by " + hook)
-        return NoTruth() if deed == "array" else getattr(object, hook, lambda *_: NotImplemented)(self, *args)
+        return NoTruth() if deed == "array" and hook == "__eq__" else HOOKS[hook](self, *args)
 
-    return type("Hostile", (), {hook: method}), found
+    hostile = type("Hostile", (), {"__hash__": object.__hash__, hook: method})
+    deeds = [
+        lambda: x.set(hostile()),
+        lambda: x.set([hostile(), 1]),
+        lambda: x.set({hostile(): {hostile()}}),
+        lambda: x.get(),
+        lambda: x == hostile(),
+        lambda: repr(x),
+        lambda: x.update(lambda value: [value, hostile()]),
+        lambda: x.rollback(1).undo().undo(),
+        lambda: x.edit().__enter__().append(hostile()),
+        lambda: [record.value for record in x],
+        lambda: [repr(change) for change in x.diff()],
+    ]
+
+    def work():
+        for act in deeds if make is AlmaVar else deeds[:2]:
+            try:
+                act()
+            except (LookupError, TypeError, ValueError):  # its own, or SnapshotError, which is a TypeError
+                pass
+            x.set("in between")
+        peace.set()
+        gc.collect()
+
+    done = side_by_side(work, seconds=seconds)
+    return x if done else None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # __del__ can't but
+@pytest.mark.parametrize("deed", ["raise", "set", "array"])
+@pytest.mark.parametrize("hook", HOOKS)
+def test_hostile_values_block_and_spoil_nothing(hook, deed):
+    x, heard = among_hostile_values(AlmaVar, hook, deed, 60), []
+    x.add_listener(lambda var, record: heard.append(record.value))
+    assert side_by_side(lambda: x.set("after"))
+    assert (x.get(), heard) == ("after", ["after"])
+    assert [record.index for record in x] == list(range(len(x)))
+    assert x.at(0).value == "0"
+
+
+def test_control_a_value_that_sets_while_it_is_copied_blocks_a_plain_lock():
+    assert among_hostile_values(Careless, "__deepcopy__", "set", 1) is None
+
+
+class Hasty(Careless):
+    """It counts a record before it has one."""
+
+    def append(self, value):
+        self.count += 1
+        self.value = copy.deepcopy(value)
+
+
+def starved(hasty):
+    """Set large values with too little memory; return how often that was refused, taken, and left traces."""
+    import resource
+
+    values = [list(range(10**5)), {n: float(n) for n in range(10**5)}, [bytearray(1 << 22)], Point(list(range(10**5)))]
+    x, count = (Hasty if hasty else AlmaVar)("x", "0"), collections.Counter()
+    known = (lambda: x.count) if hasty else lambda: (len(x.history()), x.get())
+    for value in values:
+        x.set(value)
+        x.set("before")
+        for headroom in range(0, 16 << 20, 1 << 19):
+            with open("/proc/self/statm") as file:
+                pages = int(file.read().split()[0])
+            before, limits = known(), resource.getrlimit(resource.RLIMIT_AS)
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + headroom, limits[1]))
+            try:
+                x.set(value)
+            except MemoryError:
+                result = "refused"
+            else:
+                result = "taken"
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, limits)
+            count[result] += 1
+            count["traces"] += result == "refused" and known() != before
+            if count["traces"]:
+                return count
+            x.set("before")
+    return count
+
+
+needs_limit = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and RLIMIT_AS")
+
+
+@needs_limit
+def test_a_value_for_which_there_is_no_memory_is_refused_without_a_trace():
+    count = apart(starved, False)
+    assert count["refused"] > 4
+    assert count["taken"] > 4
+    assert count["traces"] == 0
+
+
+@needs_limit
+def test_control_a_record_counted_before_it_is_there_leaves_a_trace():
+    assert apart(starved, True)["traces"] > 0
 
 
 # == Registries: variables by name, transactions, consistent cuts =============
@@ -4314,6 +4451,88 @@ def test_a_value_that_was_delivered_and_pruned_is_let_go_of():
     del value
     gc.collect()
     assert held() is None
+
+
+def cuts(taken, count):
+    """Have 8 threads transfer between 10 variables while a ninth takes cuts; return the sums it saw."""
+    registry, done = AlmaRegistry(), threading.Event()
+    accounts = [registry.watch(str(number), 100) for number in range(10)]
+    sums = collections.Counter()
+
+    def transfer(seed):
+        draw = random.Random(seed)
+        for _ in range(count):
+            source, target = draw.sample(accounts, 2)
+            with registry.transaction():
+                source.set(source.get() - 1)
+                target.set(target.get() + 1)
+
+    def look():
+        while not done.is_set():
+            sums[sum(taken(registry).values())] += 1
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    assert side_by_side(*[lambda seed=seed: transfer(seed) for seed in range(8)])
+    done.set()
+    watcher.join(60)
+    sums[sum(registry.snapshot().values())] += 1
+    assert sum(map(len, accounts)) == 10 + 2 * 8 * count
+    return sums
+
+
+def test_a_cut_never_shows_half_a_transfer(hurried):
+    sums = cuts(AlmaRegistry.snapshot, rounds(200, 2_000))
+    assert set(sums) == {1_000}
+    assert sums[1_000] > 10
+
+
+def test_control_a_cut_read_one_by_one_shows_half_a_transfer(hurried):
+    one_by_one = lambda registry: {name: var.get() for name, var in registry.all_vars().items()}  # noqa: E731
+    assert set(cuts(one_by_one, rounds(200, 2_000))) > {1_000}
+
+
+@needs_timer
+def test_an_interrupt_leaves_a_transaction_whole_or_undone_and_lets_go_of_the_lock():
+    times = rounds(1_000, 20_000)
+    wrong = apart(interrupted, "transaction", times)
+    print(f"transaction: of {times} interrupts, {wrong}")
+    assert wrong.pop("held", 0) <= times * 3 / 100  # at the edges of the block, until the traceback is gone
+    assert wrong == {}
+
+
+@needs_timer
+def test_a_signal_handler_that_sets_inside_a_transaction_tears_and_loses_nothing():
+    assert apart(struck, "transaction", "signal", rounds(3_000, 60_000)) == {}
+
+
+def test_objects_that_set_inside_a_transaction_when_they_are_collected_tear_and_lose_nothing():
+    assert apart(struck, "transaction", "collection", rounds(3_000, 60_000)) == {}
+
+
+@needs_fork
+def test_a_fork_inside_a_transaction_goes_on_in_both_processes():
+    for _ in range(rounds(3, 30)):
+        assert apart(forked_inside, "transaction") == 0
+
+
+def test_flush_does_not_mind_variables_made_meanwhile(hurried):
+    registry, made, done = AlmaRegistry(), [], threading.Event()
+
+    def make():
+        while not done.is_set():
+            made.append(AlmaVar("y", 0))
+            if len(made) > 2_000:
+                made.clear()
+
+    def flush():
+        try:
+            for _ in range(rounds(1_000, 10_000)):
+                registry.flush()
+        finally:
+            done.set()
+
+    assert side_by_side(make, flush)
 
 
 # == Defaults: the default registry and the module-level functions ============
