@@ -42,6 +42,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from functools import wraps
 from time import time_ns
 from types import CodeType
 from typing import (
@@ -1036,7 +1037,7 @@ class _Monitor:
         if self.turn.get(0) != _get_ident():  # else it forked in a listener, and goes on with the notices
             self.turn.clear()
             self.notices.clear()  # the parent's threads deliver them
-        if self.lock._is_owned():  # type: ignore[attr-defined]  # threading.Condition relies on it as well
+        if self.is_held():
             self.condition, self.waiters = threading.Condition(self.lock), 0
             return
         self.queued.clear()
@@ -1082,7 +1083,16 @@ class _Monitor:
 
     def is_nested(self) -> bool:
         """Tell whether this thread is inside a running change. To be asked before taking the lock."""
-        return self.mark is _RUNNING and self.lock._is_owned()  # type: ignore[attr-defined]
+        return self.mark is _RUNNING and self.is_held()
+
+    def let_go(self) -> None:
+        """Release the lock if an interrupt came between the end of a with block and its exit, as before 3.10 it may."""
+        if sys.version_info < (3, 10) and self.mark is None and self.is_held():
+            self.lock.release()
+
+    def is_held(self) -> bool:
+        """Tell whether this thread holds the lock."""
+        return bool(self.lock._is_owned())  # type: ignore[attr-defined]  # threading.Condition relies on it as well
 
     def _perform(self, step: Callable[..., Any], args: Tuple[Any, ...]) -> Any:
         # The mark goes back inside the try and again in except: on 3.8 an interrupt can slip in before a finally.
@@ -1132,30 +1142,34 @@ class _Monitor:
         Where another thread is at it, return, or wait for ours if asked to or if too many are queued. Whose turn it
         is needs no lock: setdefault is atomic, and who gives the turn up looks at the queue once more.
         """
-        notices, turn, me = self.notices, self.turn, _get_ident()
+        turn, me = self.turn, _get_ident()
         if turn and turn.get(0) == me:
             return  # a listener's own change: its notice waits behind those before it
         try:
-            while notices:
-                if turn.setdefault(0, me) != me:
-                    if not self._must_wait(mine, wait):
-                        return
-                    self._await_turn(mine)
-                    continue
-                while notices and not (self.waiters and notices[0][1] > mine):
-                    self._notify(notices[0])
-                    notices.popleft()
-                self.cause = 0
-                turn.pop(0, None)
-                if self.waiters:
-                    self._wake()
-                    return
+            self._deliver(me, mine, wait)  # 3.13 lets an interrupt at the end of a loop slip past a try around it
         except BaseException:  # what is left of the notice stays first in the queue
             if turn.get(0) == me:
                 del turn[0]
             if self.waiters:
                 self._wake()
             raise
+
+    def _deliver(self, me: int, mine: int, wait: bool) -> None:
+        notices, turn = self.notices, self.turn
+        while notices:
+            if turn.setdefault(0, me) != me:
+                if not self._must_wait(mine, wait):
+                    return
+                self._await_turn(mine)
+                continue
+            while notices and not (self.waiters and notices[0][1] > mine):
+                self._notify(notices[0])
+                notices.popleft()
+            self.cause = 0
+            turn.pop(0, None)
+            if self.waiters:
+                self._wake()
+                return
 
     def _notify(self, notice: _Notice) -> None:
         """Call the listeners that still wait for a record; after an interrupt the rest of them wait on."""
@@ -1186,8 +1200,7 @@ class _Monitor:
         with self.lock:
             self.waiters += 1  # before looking: who gives up the turn looks at this afterwards
             try:
-                while self.turn and self._pending(mine):
-                    self.condition.wait()
+                self.condition.wait_for(lambda: not (self.turn and self._pending(mine)))
             finally:
                 self.waiters -= 1
 
@@ -1204,12 +1217,12 @@ def _alive() -> List[_Monitor]:
 
 
 def _is_busy() -> bool:
-    """Tell whether this thread delivers notices or holds the lock of any registry, so that it must not wait.
+    """Tell whether this thread delivers notices, or holds a lock in the midst of a change: then it must not wait.
 
     O(registries): only who would wait asks.
     """
     me = _get_ident()
-    return any(monitor.turn.get(0) == me or monitor.lock._is_owned() for monitor in _alive())  # type: ignore[attr-defined]
+    return any(monitor.turn.get(0) == me or (monitor.mark is not None and monitor.is_held()) for monitor in _alive())
 
 
 def _after_fork() -> None:
@@ -1279,10 +1292,10 @@ def _cutoff(when: _When, monitor: _Monitor) -> int:
     return (when - _EPOCH) // _MICROSECOND * 1_000 + 999
 
 
-def _checked_label(label: Optional[str], traced: bool = False) -> _Label:
-    """Return a change's label; where there is none and it is traced, the place two frames up. No tracing hooks."""
+def _checked_label(label: Optional[str], traced: bool = False, frames: int = 2) -> _Label:
+    """Return a change's label; where there is none and it is traced, the place so many frames up. No tracing hooks."""
     if label is None and traced:
-        frame = sys._getframe(2)
+        frame = sys._getframe(frames)
         return frame.f_code, frame.f_lineno
     if label is None or isinstance(label, str):
         return label
@@ -1485,7 +1498,7 @@ class AlmaVar(Generic[_T]):
         """
         note: _Label = label
         if self._traced or (label is not None and type(label) is not str):
-            note = _checked_label(label, self._traced)
+            note = _checked_label(label, self._traced, _FRAMES_TO_SET)
         if atom := type(value) in _ATOMS:
             stored: Any = value
         else:
@@ -1769,6 +1782,27 @@ class AlmaVar(Generic[_T]):
         self._be_careful()
 
 
+_FRAMES_TO_SET = 2  # from _checked_label to the caller of set
+
+if sys.version_info < (3, 10) and not TYPE_CHECKING:
+    _FRAMES_TO_SET = 3
+
+    def _letting_go(method: Any) -> Any:
+        """Let no lock stay held, at no cost to newer versions."""
+
+        @wraps(method)
+        def call(self, *args, **kwargs):
+            try:
+                return method(self, *args, **kwargs)
+            except BaseException:
+                (self._monitor if isinstance(self, AlmaVar) else self).let_go()
+                raise
+
+        return call
+
+    AlmaVar.set, _Monitor.run = _letting_go(AlmaVar.set), _letting_go(_Monitor.run)
+
+
 # == Registries: variables by name, transactions, consistent cuts =============
 #
 # Knows variables and their monitor. All variables of a registry share one lock and one clock, so a cut across them
@@ -2042,35 +2076,23 @@ class AlmaRegistry:
         """
         _checked_label(label)
         monitor = self._monitor
-        # An interrupt at the edge of the caller's block leaves this generator to be collected with the traceback,
-        # and that lets go of the lock.
         if monitor.is_nested():
             raise RuntimeError("a transaction can't begin inside a validator or an update function")
-        with monitor.lock:
-            monitor.settle()
-            if monitor.idle is _CLOSED:
-                raise FrozenError("a transaction", closed=True)
-            if monitor.transaction is not None:
-                with _savepoint(monitor.transaction, label):
+        # An interrupt at the edge of the caller's block leaves this generator to be collected with the traceback,
+        # and that lets go of the lock.
+        try:
+            with monitor.lock:
+                monitor.settle()
+                if monitor.idle is _CLOSED:
+                    raise FrozenError("a transaction", closed=True)
+                outer = monitor.transaction
+                with _whole_or_not(self, label) if outer is None else _savepoint(outer, label):
                     yield
-                return
-            transaction = _Transaction(self, label)
-            try:
-                monitor.idle = monitor.mark = transaction
-                yield
-                transaction.require_end()
-                monitor.mark = _RUNNING
-                transaction.commit()
-                transaction.finish()
-            except BaseException:
-                if not transaction.committed:
-                    transaction.owner = 0  # aborted, in one store: in a method of its own an interrupt came before it
-                transaction.finish()
-                raise
-            finally:
-                monitor.catch_up()
-        if monitor.notices:
-            monitor.deliver(transaction.time)
+        except BaseException:
+            monitor.let_go()
+            raise
+        if outer is None and monitor.notices:
+            monitor.deliver(monitor.time)
 
     def freeze(self) -> None:
         """Freeze every variable, all at once. Raises what transaction() raises."""
@@ -2103,6 +2125,26 @@ class AlmaRegistry:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+@contextmanager
+def _whole_or_not(registry: AlmaRegistry, label: Optional[str]) -> Generator[None, None, None]:
+    """Make what a block does everybody's if it ends well, nobody's if it raises. Assumes the lock."""
+    monitor, transaction = registry._monitor, _Transaction(registry, label)
+    try:
+        monitor.idle = monitor.mark = transaction
+        yield
+        transaction.require_end()
+        monitor.mark = _RUNNING
+        transaction.commit()
+        transaction.finish()
+    except BaseException:
+        if not transaction.committed:
+            transaction.owner = 0  # aborted, in one store: in a method of its own an interrupt came before it
+        transaction.finish()
+        raise
+    finally:
+        monitor.catch_up()
 
 
 @contextmanager

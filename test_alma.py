@@ -312,7 +312,7 @@ def test_the_imports_at_the_top_stay_light():
 
 def test_importing_alma_loads_nothing_heavy():
     loaded = loaded_by(f"sys.path.insert(0, {str(SOURCE.parent)!r}); import alma")
-    assert loaded - loaded_by(f"import {LIGHT}") == {"alma"}
+    assert loaded - loaded_by(f"import {LIGHT}") == {"alma", "atexit"}  # atexit is built in
     assert loaded.intersection(HEAVY.split()) == set()
     assert loaded_by("import json").intersection(HEAVY.split()) == {"json"}
 
@@ -3043,15 +3043,18 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 
 def test_no_update_is_lost(hurried):
-    x, each = AlmaVar("x", 0), rounds(1_000, 10_000)
+    x, each = AlmaVar("x", 0), rounds(5_000, 10_000)
     assert side_by_side(*[lambda: [x.update(lambda value: value + 1) for _ in range(each)]] * 8)
     assert [record.value for record in x] == list(range(8 * each + 1))
 
 
 def test_control_setting_what_get_returned_loses_updates(hurried):
-    x, each = AlmaVar("x", 0), rounds(1_000, 10_000)
-    assert side_by_side(*[lambda: [x.set(x.get() + 1) for _ in range(each)]] * 8)
-    assert x.get() < 8 * each
+    def lost():
+        x = AlmaVar("x", 0)
+        assert side_by_side(*[lambda: [x.set(x.get() + 1) for _ in range(5_000)]] * 8)
+        return 8 * 5_000 - x.get()
+
+    assert any(lost() for _ in range(20))
 
 
 def test_four_threads_of_3000_updates_make_12000_and_the_listener_hears_them_in_order(hurried):
@@ -3084,15 +3087,15 @@ def test_control_without_a_queue_listeners_hear_changes_out_of_order(hurried):
 
 
 def test_listeners_that_come_and_go_hear_each_change_of_their_time_once_and_in_order(hurried):
-    x, heard, gone = AlmaVar("x", 0), [[] for _ in range(1_000)], threading.Event()
-    always = []
+    x, heard, always, gone = AlmaVar("x", 0), [[] for _ in range(rounds(200, 1_000))], [], threading.Event()
     x.add_listener(lambda var, record: always.append(record.index))
 
     def come_and_go():
         for ears in heard:
             listener = lambda var, record, ears=ears: ears.append(record.index)  # noqa: E731
             x.add_listener(listener)
-            x.set(0)
+            while not ears:
+                x.set(0)
             x.remove_listener(listener)
         gone.set()
 
@@ -3102,8 +3105,7 @@ def test_listeners_that_come_and_go_hear_each_change_of_their_time_once_and_in_o
 
     assert side_by_side(come_and_go, work, work)
     assert always == list(range(1, len(x)))
-    assert any(heard)
-    assert all(ears == list(range(ears[0], ears[0] + len(ears))) for ears in heard if ears)
+    assert all(ears == list(range(ears[0], ears[0] + len(ears))) for ears in heard)
 
 
 @pytest.mark.parametrize("where", ["alone", "in one registry"])
@@ -3266,7 +3268,6 @@ def torn(x):
 def test_an_interrupt_tears_nothing_and_lets_go_of_the_lock(verb):
     times = rounds(1_000, 20_000)
     wrong = apart(interrupted, verb, times)
-    print(f"{verb}: of {times} interrupts, {wrong}")
     if sys.version_info < (3, 10):  # an interrupt may come between the end of a with block and its lock's
         assert wrong.pop("held", 0) <= times / 100
     assert wrong == {}
@@ -4489,15 +4490,14 @@ def test_a_cut_never_shows_half_a_transfer(hurried):
 
 def test_control_a_cut_read_one_by_one_shows_half_a_transfer(hurried):
     one_by_one = lambda registry: {name: var.get() for name, var in registry.all_vars().items()}  # noqa: E731
-    assert set(cuts(one_by_one, rounds(200, 2_000))) > {1_000}
+    assert any(set(cuts(one_by_one, 200)) > {1_000} for _ in range(50))
 
 
 @needs_timer
 def test_an_interrupt_leaves_a_transaction_whole_or_undone_and_lets_go_of_the_lock():
     times = rounds(1_000, 20_000)
     wrong = apart(interrupted, "transaction", times)
-    print(f"transaction: of {times} interrupts, {wrong}")
-    assert wrong.pop("held", 0) <= times * 3 / 100  # at the edges of the block, until the traceback is gone
+    assert wrong.pop("held", 0) <= times / 50  # at the edges of the block, until the traceback is gone
     assert wrong == {}
 
 
