@@ -3002,7 +3002,7 @@ os._exit(0)  # whatever still hangs is left behind
     places = [os.path.dirname(os.path.abspath(file)) for file in (alma.__file__, __file__)]
     command = [sys.executable, "-W", "ignore", "-c", code, __name__, function.__name__, json.dumps(args)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
-    run = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.run(command, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "ignored" not in run.stderr
     return json.loads(run.stdout)
