@@ -989,7 +989,7 @@ def _first_to_keep(head: _Head, keep: _Keep, now: int) -> int:
 Listener = Callable[["AlmaVar[_T]", ChangeRecord[_T]], object]  # is told of a change
 
 
-# causal depth, time, variable, index, stored value, label, its listeners, those of them still to be called
+# causal depth of what its listeners change, time, variable, index, stored value, label, listeners, those yet to be told
 _Notice = Tuple[int, int, Any, int, Any, _Label, Tuple[Any, ...], Iterator[Any]]
 
 
@@ -1173,19 +1173,15 @@ class _Monitor:
 
     def _notify(self, notice: _Notice) -> None:
         """Call the listeners that still wait for a record; after an interrupt the rest of them wait on."""
-        depth, time, var, index, stored, label, listeners, remaining = notice
-        self.cause = depth + 1
+        self.cause, time, var, index, stored, label, listeners, remaining = notice
         if listeners is not var._listeners:
             remaining = filter(var._listeners.__contains__, remaining)  # some have been removed since
-        plain = type(stored) not in _OPEN
-        record = _make_record(index, stored, time, label)
+        shared = None if type(stored) in _OPEN else _make_record(index, stored, time, label)
         for listener in remaining:
             try:
-                listener(var, record)
+                listener(var, shared or _make_record(index, stored, time, label))
             except Exception:
                 _report("listener %r of %r failed at record %d", listener, var._name, index)
-            if not plain:  # the next one gets a record, and so a value, of its own
-                record = _make_record(index, stored, time, label)
 
     def _pending(self, mine: int) -> bool:
         try:
@@ -1527,7 +1523,7 @@ class AlmaVar(Generic[_T]):
                                 log.labels[count] = note
                             if listeners:
                                 depth = monitor.depth() if monitor.turn or monitor.nesting else 0
-                                notice = (depth, now, self, count, stored, note, listeners, iter(listeners))
+                                notice = (depth + 1, now, self, count, stored, note, listeners, iter(listeners))
                                 log.head = count + 1, stored, layout, atom
                                 monitor.notices.append(notice)
                             else:
@@ -1578,7 +1574,7 @@ class AlmaVar(Generic[_T]):
         monitor.time = now  # not before: a clock gone mad may have said what is no time
         if listeners:
             depth = monitor.depth() if monitor.turn or monitor.nesting else 0
-            notice = (depth, now, self, head[0], new[1], label, listeners, iter(listeners))
+            notice = (depth + 1, now, self, head[0], new[1], label, listeners, iter(listeners))
             log.head = new
             monitor.notices.append(notice)
         else:
@@ -1877,7 +1873,7 @@ class _Transaction:
             layout.times[position] = time
             if listeners:
                 stored, label = layout.values[position], log.labels.get(index)
-                notices.append((depth, time, var, index, stored, label, listeners, iter(listeners)))
+                notices.append((depth + 1, time, var, index, stored, label, listeners, iter(listeners)))
         self.time, self.notices = time, iter(notices)
         self.committed = True
 
