@@ -1086,8 +1086,8 @@ class _Monitor:
         return self.mark is _RUNNING and self.is_held()
 
     def let_go(self) -> None:
-        """Release the lock if an interrupt came between the end of a with block and its exit, as before 3.10 it may."""
-        if sys.version_info < (3, 10) and self.mark is None and self.is_held():
+        """Release the lock if an interrupt has kept a with block from doing so, as before 3.10 it may at its end."""
+        if sys.version_info < (3, 10) and self.is_held():
             self.lock.release()
 
     def is_held(self) -> bool:
@@ -1788,10 +1788,13 @@ if sys.version_info < (3, 10) and not TYPE_CHECKING:
 
         @wraps(method)
         def call(self, *args, **kwargs):
+            monitor = self._monitor if isinstance(self, AlmaVar) else self
+            held = monitor.is_held()
             try:
                 return method(self, *args, **kwargs)
             except BaseException:
-                (self._monitor if isinstance(self, AlmaVar) else self).let_go()
+                if not held:
+                    monitor.let_go()
                 raise
 
         return call
@@ -2074,6 +2077,7 @@ class AlmaRegistry:
         monitor = self._monitor
         if monitor.is_nested():
             raise RuntimeError("a transaction can't begin inside a validator or an update function")
+        held = monitor.is_held()
         # An interrupt at the edge of the caller's block leaves this generator to be collected with the traceback,
         # and that lets go of the lock.
         try:
@@ -2085,7 +2089,8 @@ class AlmaRegistry:
                 with _whole_or_not(self, label) if outer is None else _savepoint(outer, label):
                     yield
         except BaseException:
-            monitor.let_go()
+            if not held:
+                monitor.let_go()
             raise
         if outer is None and monitor.notices:
             monitor.deliver(monitor.time)
