@@ -3108,15 +3108,20 @@ def test_listeners_that_come_and_go_hear_each_change_of_their_time_once_and_in_o
     assert all(ears == list(range(ears[0], ears[0] + len(ears))) for ears in heard)
 
 
+def in_a_ring(make):
+    """Have A set B, B set C and C set A until they come down to 0, and three threads begin that five times each."""
+    ring, heard = [make(name, 0) for name in "abc"], {"a": [], "b": [], "c": []}
+    for var, following in zip(ring, ring[1:] + ring[:1]):
+        var.add_listener(lambda var, record: heard[var.name].append(record.index))
+        var.add_listener(lambda _, record, following=following: record.value and following.set(record.value - 1))
+    assert side_by_side(*[lambda var=var: [var.set(30) for _ in range(5)] for var in ring])
+    return ring, heard
+
+
 @pytest.mark.parametrize("where", ["alone", "in one registry"])
 def test_variables_that_set_each_other_in_a_ring_come_to_an_end(where, hurried):
     for _ in range(rounds(10, 100)):
-        make = AlmaVar if where == "alone" else AlmaRegistry().watch
-        ring, heard = [make(name, 0) for name in "abc"], {"a": [], "b": [], "c": []}
-        for var, following in zip(ring, ring[1:] + ring[:1]):
-            var.add_listener(lambda var, record: heard[var.name].append(record.index))
-            var.add_listener(lambda _, record, following=following: record.value and following.set(record.value - 1))
-        assert side_by_side(*[lambda var=var: [var.set(30) for _ in range(5)] for var in ring])
+        ring, heard = in_a_ring(AlmaVar if where == "alone" else AlmaRegistry().watch)
         assert sum(map(len, heard.values())) == 3 * 5 * 31
         assert all(heard[var.name] == list(range(1, len(var))) for var in ring)
 
@@ -3201,7 +3206,9 @@ def interrupted(verb, times):
     def begin():
         registry, heard = AlmaRegistry(), []
         x = registry.watch("x", "0", on_change=[lambda var, record: heard.append(record.index)])
-        return registry, x, registry.watch("y", "0"), x._monitor.lock, heard
+        y = registry.watch("y", "0", on_change=[lambda *_: None])  # so that there are several notices
+        lock = threading.RLock() if verb == "acquire with try and finally" else x._monitor.lock
+        return registry, x, y, lock, heard
 
     def change():
         note = str(number)
@@ -3241,7 +3248,7 @@ def interrupted(verb, times):
             registry, x, y, lock, heard = begin()
         wrong["half"] += verb == "transaction" and x.get() != y.get()
         heard.clear()
-        done = side_by_side(lambda: x.set("later", label="later"), seconds=60)
+        done = side_by_side(lambda x=x: x.set("later", label="later"), seconds=60)
         registry.flush()
         wrong["deaf"] += not done or heard[-1:] != [x.last_change().index]
         y.set("later", label="later")
@@ -4497,7 +4504,7 @@ def test_control_a_cut_read_one_by_one_shows_half_a_transfer(hurried):
 def test_an_interrupt_leaves_a_transaction_whole_or_undone_and_lets_go_of_the_lock():
     times = rounds(1_000, 20_000)
     wrong = apart(interrupted, "transaction", times)
-    assert wrong.pop("held", 0) <= times / 50  # at the edges of the block, until the traceback is gone
+    assert wrong.pop("held", 0) <= times * 3 / 100  # at the edges of the block, until the traceback is gone
     assert wrong == {}
 
 
