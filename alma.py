@@ -538,11 +538,11 @@ def _pack(value: Any) -> Any:
     kind = type(value)
     try:
         if kind is dict and len(value) <= _FLAT_SIZE:  # here and not in _pack_container: 200 ns instead of 320
-            flat = value.copy()
+            flat, atoms, kind_of = value.copy(), _ATOMS, type
             for key, part in flat.items():  # a loop: up to 16 items it is faster than set operations on mapped types
-                if type(key) is not str and not _is_atom(key):
+                if kind_of(key) is not str and not _is_atom(key):
                     break
-                if type(part) is not int and type(part) not in _ATOMS and not _is_atom(part):
+                if kind_of(part) is not int and kind_of(part) not in atoms and not _is_atom(part):
                     break
             else:
                 return flat
@@ -1142,10 +1142,17 @@ class _Monitor:
         Where another thread is at it, return, or wait for ours if asked to or if too many are queued. Whose turn it
         is needs no lock: setdefault is atomic, and who gives the turn up looks at the queue once more.
         """
-        turn, me = self.turn, _get_ident()
+        notices, turn, me = self.notices, self.turn, _get_ident()
         if turn and turn.get(0) == me:
             return  # a listener's own change: its notice waits behind those before it
         try:
+            if turn.setdefault(0, me) == me and len(notices) == 1:  # the usual case, without a call and a loop
+                self._notify(notices[0])
+                notices.popleft()
+                self.cause = 0
+                turn.pop(0, None)
+                if not notices and not self.waiters:
+                    return
             self._deliver(me, mine, wait)  # 3.13 lets an interrupt at the end of a loop slip past a try around it
         except BaseException:  # what is left of the notice stays first in the queue
             if turn.get(0) == me:
@@ -1156,7 +1163,7 @@ class _Monitor:
 
     def _deliver(self, me: int, mine: int, wait: bool) -> None:
         notices, turn = self.notices, self.turn
-        while notices:
+        while True:
             if turn.setdefault(0, me) != me:
                 if not self._must_wait(mine, wait):
                     return
@@ -1169,6 +1176,8 @@ class _Monitor:
             turn.pop(0, None)
             if self.waiters:
                 self._wake()
+                return
+            if not notices:
                 return
 
     def _notify(self, notice: _Notice) -> None:
