@@ -1028,7 +1028,7 @@ class _Monitor:
 
     def _fresh(self) -> None:
         """Own a lock that nobody holds."""
-        self.lock = threading.RLock()
+        self.lock: Any = threading.RLock()
         self.condition = threading.Condition(self.lock)
         self.mark: Any = self.idle
         self.waiters = 0
@@ -1093,7 +1093,7 @@ class _Monitor:
 
     def is_held(self) -> bool:
         """Tell whether this thread holds the lock."""
-        return bool(self.lock._is_owned())  # type: ignore[attr-defined]  # threading.Condition relies on it as well
+        return bool(self.lock._is_owned())  # threading.Condition relies on it as well
 
     def _perform(self, step: Callable[..., Any], args: Tuple[Any, ...]) -> Any:
         # The mark goes back inside the try and again in except: on 3.8 an interrupt can slip in before a finally.
@@ -1200,6 +1200,8 @@ class _Monitor:
             return False
 
     def _must_wait(self, mine: int, wait: bool) -> bool:
+        if sys.is_finalizing():  # whose turn it is has been stopped
+            return False
         return self._pending(mine) and (wait or (len(self.notices) > _LONGEST_QUEUE and not _is_busy()))
 
     def _await_turn(self, mine: int) -> None:
@@ -1212,7 +1214,8 @@ class _Monitor:
 
     def _wake(self) -> None:
         with self.lock:
-            self.condition.notify_all()
+            if self.is_held():  # but for the very end, where nobody is left to wake
+                self.condition.notify_all()
 
 
 _monitors: "Set[weakref.ref[_Monitor]]" = set()  # a WeakSet is iterated in Python, where another thread may add to it
@@ -1236,15 +1239,29 @@ def _after_fork() -> None:
         monitor.after_fork()
 
 
-def _at_exit() -> None:
-    """Take all locks and keep them: daemon threads stop between two changes, and only this thread goes on.
+class _LastLock:
+    """Stands before a lock from exit on, so that nobody waits for a thread that Python has stopped.
 
-    Python stops a daemon thread wherever it is; one that holds a lock then takes it along, and what __del__ sets
-    later would wait for ever. One that holds it for half a second, in a transaction say, is not waited for.
+    Python stops daemon threads wherever they are when all exit functions have run; one that held the lock took it
+    along, and what __del__ sets after that would wait for ever. Only one thread is left then, which needs no lock.
     """
+
+    __slots__ = ("_is_owned", "_lock")
+
+    def __init__(self, lock: Any) -> None:
+        self._lock, self._is_owned = lock, lock._is_owned
+
+    def __enter__(self) -> None:
+        self._lock.acquire(not sys.is_finalizing())
+
+    def __exit__(self, *exception: object) -> None:
+        if self._is_owned():
+            self._lock.release()
+
+
+def _at_exit() -> None:
     for monitor in _alive():
-        if monitor.lock.acquire(timeout=0.5):
-            monitor.turn.clear()  # whoever had it will not be back
+        monitor.lock = _LastLock(monitor.lock)
 
 
 def _follow_process() -> None:

@@ -3506,6 +3506,27 @@ def test_a_program_ends_cleanly_while_daemon_threads_set():
         assert exits("alma", "AlmaVar", 30) == (0, b"")
 
 
+def test_what_an_exit_function_waits_for_may_still_set():
+    code = """
+import atexit, threading
+done = threading.Event()
+def wait_for_it():
+    done.set()
+    thread.join()
+atexit.register(wait_for_it)  # before Alma's own, so it is called after that
+import alma
+x = alma.AlmaVar("x", 0)
+def work():
+    while not done.is_set():
+        x.set([0] * 100)
+    for _ in range(1_000):
+        x.set(1)
+thread = threading.Thread(target=work, daemon=True)
+thread.start()
+"""
+    assert python("-c", f"import sys; sys.path.insert(0, {str(SOURCE.parent)!r}){code}") == (0, "", "")
+
+
 def test_control_a_daemon_thread_takes_a_plain_lock_with_it():
     assert any(exits(__name__, "Careless", 3) == "hangs" for _ in range(10))
 
