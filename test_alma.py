@@ -3612,39 +3612,34 @@ class Hasty(Careless):
         self.value = copy.deepcopy(value)
 
 
-LARGE = [
-    lambda first: [first] + [0] * (1 << 19),
-    lambda first: {first: [[0] * (1 << 18)], 3: [1] * (1 << 18)},
-    lambda first: [first, bytearray(1 << 21)],
-]
-
-
 def starved(hasty):
     """Set large values with too little memory; return how often that was refused, taken, and left traces."""
-    import ctypes
     import resource
 
-    ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: what is freed goes back to the system at once
+    values = [list(range(10**5)), {n: float(n) for n in range(10**5)}, [bytearray(1 << 22)], Point(list(range(10**5)))]
     x, count = (Hasty if hasty else AlmaVar)("x", "0"), collections.Counter()
-    for make in LARGE[-1:] if hasty else LARGE:
-        value = make(0)
-        for headroom in range(0, 6 << 20, 1 << 17):
-            x.set(make(1))
-            before, limits = x.count if hasty else len(x), resource.getrlimit(resource.RLIMIT_AS)
+    known = (lambda: x.count) if hasty else lambda: (len(x.history()), x.get())
+    for value in values:
+        x.set(value)
+        x.set("before")
+        for headroom in range(0, 16 << 20, 1 << 19):
             with open("/proc/self/statm") as file:
-                room = int(file.read().split()[0]) * resource.getpagesize() + headroom
-            resource.setrlimit(resource.RLIMIT_AS, (room, limits[1]))
+                pages = int(file.read().split()[0])
+            before, limits = known(), resource.getrlimit(resource.RLIMIT_AS)
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + headroom, limits[1]))
             try:
                 x.set(value)
-                taken = True
             except MemoryError:
-                taken = False
+                result = "refused"
+            else:
+                result = "taken"
             finally:
                 resource.setrlimit(resource.RLIMIT_AS, limits)
-            count["taken" if taken else "refused"] += 1
-            count["traces"] += (x.count if hasty else len(x)) != before + taken
-            assert x.get() == make(1 - taken)
-        x.set(None)
+            count[result] += 1
+            count["traces"] += result == "refused" and known() != before
+            if count["traces"]:
+                return count
+            x.set("before")
     return count
 
 
