@@ -85,7 +85,9 @@ HEAVY = """
     socket sqlite3 unittest urllib websockets zlib
 """
 FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
-HAND_OVERS = {"AlmaRegistry.namespace"}  # the one-line verbs that name what stands in a room below: "AlmaVar.save" and so on
+HAND_OVERS = {
+    "AlmaRegistry.namespace"
+}  # the one-line verbs that name what stands in a room below: "AlmaVar.save" and so on
 
 
 def python(*arguments, cwd=None, timeout=60):
@@ -380,7 +382,12 @@ ERRORS = [
     (StaleWriteError("x", 3, 5), Exception, {"name": "x", "expected": 3, "actual": 5}, "read it again"),
     (UnknownNameError("x", deleted=True), KeyError, {"name": "x", "deleted": True}, "rollback()"),
     (DuplicateNameError("x@y", "drop_branch() it first"), ValueError, {"name": "x@y"}, "drop_branch()"),
-    (MiddlewareError("x", 3, "wrong key"), ValueError, {"name": "x", "index": 3, "reason": "wrong key"}, "other records"),
+    (
+        MiddlewareError("x", 3, "wrong key"),
+        ValueError,
+        {"name": "x", "index": 3, "reason": "wrong key"},
+        "other records",
+    ),
     (MergeConflict("x", [(("a", 0), 1, 2, 3)]), Exception, {"conflicts": [(("a", 0), 1, 2, 3)]}, "['a'][0]; pass res"),
     (CodecError("value[3]", "a function"), TypeError, {"path": "value[3]", "reason": "a function"}, "types="),
     (FileFormatError("a.json", "no digest"), ValueError, {"path": "a.json", "reason": "no digest"}, "a.json"),
@@ -4573,7 +4580,7 @@ def test_flush_does_not_mind_variables_made_meanwhile(hurried):
 def test_the_functions_of_the_module_belong_to_the_default_registry():
     functions = {name: getattr(alma, name) for name in alma.__all__ if inspect.isroutine(getattr(alma, name))}
     owners = {name: getattr(function, "__self__", None) for name, function in functions.items()}
-        pure = {"apply_changes", "compare_values", "invert", "ours", "theirs"}
+    pure = {"apply_changes", "compare_values", "invert", "ours", "theirs"}
     assert {name for name, owner in owners.items() if owner is None} == {"get_registry", "main", *pure}
     assert {owner for owner in owners.values() if owner is not None} == {alma.get_registry()}
     assert all(getattr(alma, name) == getattr(alma.get_registry(), name) for name, owner in owners.items() if owner)
