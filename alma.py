@@ -973,7 +973,9 @@ _CERTAIN = frozenset((str, int, bytes))  # among objects of one of these, equal 
 _DEEPEST = 100  # levels down to which parts are compared
 _MANY = 8  # parts from which on the pickler is asked first: below that it is slower than a look at each
 _MOST_EDITS = 16  # additions and removals up to which a shortest way between two sequences is looked for
-_MOST_LOOKS = 256  # pairs of items up to which a gap is paired by likeness
+_LOOKS_AT_ALL = 1 << 15  # steps that the same search may take in all gaps between anchors, beside 4 for each item
+_FEW = 16  # parts by which likeness is judged
+_MOST_LOOKS = 64  # pairs of items up to which a gap is paired by likeness
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -993,6 +995,20 @@ def _surely_alike(mine: List[Any], theirs: List[Any]) -> bool:
         return _pickled(mine) == _pickled(theirs)
     except Exception:
         return False
+
+
+def _unequal(mine: List[Any], theirs: List[Any]) -> Optional[List[int]]:
+    """Return where two lists of one length are not equal, in the sense of ==; None if that cannot be told."""
+    try:
+        return [place for place, (one, other) in enumerate(zip(mine, theirs)) if one != other]
+    except Exception:
+        return None
+
+
+def _without_places(parts: List[Any], places: List[int]) -> List[Any]:
+    """Return a list without what stands at some places, which rise."""
+    starts = [0, *(place + 1 for place in places)]
+    return [part for start, end in zip(starts, [*places, len(parts)]) for part in parts[start:end]]
 
 
 class _Numbers:
@@ -1139,12 +1155,11 @@ class _Alike:
 
     def unlike(self, mine: List[Any], theirs: List[Any]) -> List[int]:
         """Return the positions at which two lists of one length are not alike."""
-        places = range(len(mine))
-        if len(mine) >= _MANY and all(map(_is_builtin, mine)):
-            suspects = {place for place in places if not _equal(mine[place], theirs[place])}
-            rest = [place for place in places if place not in suspects]
-            if _surely_alike([mine[place] for place in rest], [theirs[place] for place in rest]):
-                places = sorted(suspects)  # type: ignore[assignment]
+        places: Iterable[int] = range(len(mine))
+        if len(mine) >= _MANY and _CONTAINERS.union(_ATOMS).issuperset(map(type, mine)):
+            suspects = _unequal(mine, theirs)
+            if suspects is not None and _surely_alike(*(_without_places(parts, suspects) for parts in (mine, theirs))):
+                places = suspects
         return [place for place in places if not self.alike(mine[place], theirs[place])]
 
     def run(self, mine: List[Any], theirs: List[Any]) -> int:
@@ -1166,14 +1181,18 @@ class _Alike:
         return min(done, limit)
 
 
-def _is_builtin(value: Any) -> bool:
-    return type(value) in _ATOMS or type(value) in _CONTAINERS
-
-
 def _certain(one: Any, other: Any) -> bool:
     """Tell whether all that two containers iterate over is of one and the same type in _CERTAIN."""
     kind = type(next(iter(one or other), None))
     return kind in _CERTAIN and all(list(map(type, parts)).count(kind) == len(parts) for parts in (one, other))
+
+
+def _by_itself(parts: Iterable[Any]) -> Dict[Any, Any]:
+    return dict(zip(parts, parts))
+
+
+def _values_of(mapping: Any, keys: Dict[Any, Any], numbers: List[Any]) -> List[Any]:
+    return list(map(mapping.__getitem__, map(keys.__getitem__, numbers)))
 
 
 def _same_beside(one: Any, other: Any) -> bool:
@@ -1250,7 +1269,8 @@ def _aligned(one: Sequence[Any], other: Sequence[Any]) -> List[_Block]:
     return blocks
 
 
-_LOOKS_AT_ALL = 1 << 15
+def _common_start(one: Sequence[Any], other: Sequence[Any]) -> int:
+    return _common(one, 0, other, 0)
 
 
 def _gap_blocks(one: Sequence[Any], other: Sequence[Any], i: int, j: int, most: int) -> List[_Block]:
@@ -1263,10 +1283,6 @@ def _gap_blocks(one: Sequence[Any], other: Sequence[Any], i: int, j: int, most: 
     return [(x + i, y + j, run) for x, y, run in blocks if run]
 
 
-def _common_start(one: Sequence[Any], other: Sequence[Any]) -> int:
-    return _common(one, 0, other, 0)
-
-
 class _Comparison:
     """Collects the changes that lead from one value to another."""
 
@@ -1276,10 +1292,13 @@ class _Comparison:
         self._met: Dict[Tuple[int, int], bool] = {}  # pairs whose parts were compared; True: and one stands in itself
         self._open: Set[Tuple[int, int]] = set()
 
+    def compare_roots(self, old: Any, new: Any) -> None:
+        """Add the changes from one whole value to another."""
+        if old is not new and (type(old) in _PARTED or not self._alike.alike(old, new)):
+            self.compare(old, new, ())
+
     def compare(self, old: Any, new: Any, path: Tuple[Any, ...]) -> None:
-        """Add the changes from *old* to *new*, unless they are alike."""
-        if self._alike.alike(old, new):
-            return
+        """Add the changes from *old* to *new*, which are not alike, or containers of which that is not known."""
         kind, pair, start = type(old), (id(old), id(new)), len(self.changes)
         if kind is type(new) and kind in _PARTED and len(path) < _DEEPEST:
             if pair not in self._met:
@@ -1290,6 +1309,8 @@ class _Comparison:
                 if fine and not self._met[pair]:
                     return
                 del self.changes[start:]
+                if self._alike.alike(old, new):
+                    return
             elif pair in self._open:
                 self._met[pair] = True
         self.changes.append(Change("replace", path, old, new))
@@ -1299,33 +1320,36 @@ class _Comparison:
         return self._by_index if kind in _BY_INDEX else self._by_member if kind in _BY_MEMBER else self._by_key
 
     def _by_key(self, old: Any, new: Any, path: Tuple[Any, ...]) -> bool:
-        certain, by_number = _certain(old, new), self._alike.by_number
-        mine, theirs = (dict(zip(keys, keys)) if certain else by_number(keys) for keys in (old, new))
+        mine, theirs = self._keys(old, new)
         if len(mine) < len(old) or len(theirs) < len(new) or not _same_beside(old, new):
             return False
-        kept = [number for number in mine if number in theirs]
-        gone = [number for number in mine if number not in theirs]
-        come = [number for number in theirs if number not in mine]
+        kept, gone, come = list(mine), [], []
+        if mine.keys() != theirs.keys():
+            kept = [number for number in mine if number in theirs]
+            gone = [number for number in mine if number not in theirs]
+            come = [number for number in theirs if number not in mine]
         if type(old) is OrderedDict and (list(mine) != kept + gone or list(theirs) != kept + come):
             return False
         for number in reversed(gone):  # the last one first, so that the inverse puts them back in their order
             self.changes.append(Change("remove", (*path, mine[number]), old[mine[number]], None))
-        before, after = [old[mine[number]] for number in kept], [new[theirs[number]] for number in kept]
+        before, after = _values_of(old, mine, kept), _values_of(new, theirs, kept)
         for place in self._alike.unlike(before, after):
             self.compare(before[place], after[place], (*path, mine[kept[place]]))
         for number in come:
             self.changes.append(Change("add", (*path, theirs[number]), None, new[theirs[number]]))
         return True
 
+    def _keys(self, old: Any, new: Any) -> List[Dict[Any, Any]]:
+        """Return the keys or members of both, each by something that is equal for two that are alike."""
+        by = _by_itself if _certain(old, new) else self._alike.by_number
+        return [by(old), by(new)]
+
     def _by_member(self, old: Any, new: Any, path: Tuple[Any, ...]) -> bool:
-        if _certain(old, new):
-            gone, come = sorted(old - new), sorted(new - old)
-        else:
-            mine, theirs = self._alike.by_number(old), self._alike.by_number(new)
-            if len(mine) < len(old) or len(theirs) < len(new):
-                return False
-            gone = [mine[number] for number in mine if number not in theirs]
-            come = [theirs[number] for number in theirs if number not in mine]
+        mine, theirs = self._keys(old, new)
+        if len(mine) < len(old) or len(theirs) < len(new):
+            return False
+        gone = [mine[number] for number in mine if number not in theirs]
+        come = [theirs[number] for number in theirs if number not in mine]
         self.changes += [Change("remove", (*path, member), member, None) for member in gone]
         self.changes += [Change("add", (*path, member), None, member) for member in come]
         return True
@@ -1352,7 +1376,7 @@ class _Comparison:
         for x, y in [*self._pairs(mine, theirs), (len(mine), len(theirs))]:
             self.changes += [Change("remove", (*path, at + j), item, None) for item in mine[i:x]]
             self.changes += [Change("add", (*path, at + place), None, theirs[place]) for place in range(j, y)]
-            if x < len(mine):
+            if x < len(mine) and not self._alike.alike(mine[x], theirs[y]):
                 self.compare(mine[x], theirs[y], (*path, at + y))
             i, j = x + 1, y + 1
 
@@ -1382,9 +1406,6 @@ class _Comparison:
         return (shared + 0.5) / (max(len(few), len(fewer)) + 1)
 
 
-_FEW = 16  # parts by which likeness is judged
-
-
 def _total(row: Tuple[float, Any]) -> float:
     return row[0]
 
@@ -1404,7 +1425,7 @@ def compare_values(old: Any, new: Any) -> List[Change]:
     """
     comparison = _Comparison()
     try:
-        comparison.compare(old, new, ())
+        comparison.compare_roots(old, new)
     except RecursionError:
         return [Change("replace", (), old, new)]
     return comparison.changes
