@@ -722,7 +722,7 @@ _ANCHOR = 12  # bytes that must match before two places count as the same again
 _LOOKAHEAD = 2_048  # how far behind a difference a match is looked for
 
 
-def _common(one: bytes, i: int, other: bytes, j: int) -> int:
+def _common(one: Sequence[Any], i: int, other: Sequence[Any], j: int) -> int:
     """Return how many bytes of *one* from *i* and *other* from *j* are the same, by slices: doubling, bisecting."""
     limit = min(len(one) - i, len(other) - j)
     done, step = 0, 64
@@ -1096,19 +1096,17 @@ _new_object = object.__new__
 
 # == Diff: what changed between two values, by path; pure functions ===========
 #
-# STUB
-# STUB
-
-_alike = _same
-_MAPPINGS = (dict, OrderedDict, defaultdict, Counter)
-
-
-def _same_factory(one: Any, other: Any) -> bool:
-    return getattr(one, "default_factory", None) is getattr(other, "default_factory", None)
+# Pure: two values in, a list of changes out; knows nothing of variables or records. Values are trees here: a part that
+# stands in two places is two parts. Equal means alike: of one type and equal, in every part; NaN equals NaN. Where
+# fine changes could not lead from one value to the other, one replacement of the whole stands for them.
 
 
 class Change(NamedTuple):
-    """STUB."""
+    """One difference: what to do (*op*: add, remove or replace), where (*path*: keys and indices), and both values.
+
+    *old* is None where something is added, *new* is None where something is removed. The path of a set's member
+    ends in the member itself.
+    """
 
     op: str
     path: Tuple[Any, ...]
@@ -1116,19 +1114,661 @@ class Change(NamedTuple):
     new: Any
 
 
+_AnyChange = Tuple[str, Tuple[Any, ...], Any, Any]  # a Change is one
+
+_BY_INDEX = (list, tuple)
+_BY_MEMBER = (set, frozenset)
+_BY_KEY = (dict, OrderedDict, defaultdict, Counter)
+_PARTED = frozenset((*_BY_INDEX, *_BY_MEMBER, *_BY_KEY))  # exact types whose parts are compared; the rest is one
+_CERTAIN = frozenset((str, int, bytes))  # among objects of one of these, equal says it all: no NaN, no parts
+
+_DEEPEST = 100  # levels down to which parts are compared
+_MANY = 8  # parts from which on the pickler is asked first: below that it is slower than a look at each
+_MOST_EDITS = 16  # additions and removals up to which a shortest way between two sequences is looked for
+_LOOKS_AT_ALL = 1 << 15  # steps that the same search may take in all gaps between anchors, beside 4 for each item
+_FEW = 16  # parts by which likeness is judged
+_MOST_LOOKS = 64  # pairs of items up to which a gap is paired by likeness
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Tell whether two values of one type, not builtin containers, are equal; not where comparing fails."""
+    try:
+        return bool(one == other) or bool(one != one and other != other)
+    except Exception:  # of another's __eq__; or Decimal("sNaN"), which is a NaN as well
+        return type(one) in _ATOMS and repr(one) == repr(other)
+
+
+def _surely_alike(mine: List[Any], theirs: List[Any]) -> bool:
+    """Tell whether the C pickler proves two lists alike: a fifth of the time of a look at each part.
+
+    False proves nothing: order of keys, parts that are shared in one only, and foreign objects make a difference.
+    """
+    try:
+        return _pickled(mine) == _pickled(theirs)
+    except Exception:
+        return False
+
+
+def _unequal(mine: List[Any], theirs: List[Any]) -> Optional[List[int]]:
+    """Return where two lists of one length are not equal, in the sense of ==; None if that cannot be told."""
+    try:
+        return [place for place, (one, other) in enumerate(zip(mine, theirs)) if one != other]
+    except Exception:
+        return None
+
+
+def _without_places(parts: List[Any], places: List[int]) -> List[Any]:
+    """Return a list without what stands at some places, which rise."""
+    starts = [0, *(place + 1 for place in places)]
+    return [part for start, end in zip(starts, [*places, len(parts)]) for part in parts[start:end]]
+
+
+class _Numbers:
+    """Gives each value a number: alike values get the same one. O(size), whatever is shared."""
+
+    def __init__(self) -> None:
+        self._numbers: Dict[Any, int] = {}
+        self._known: Dict[int, int] = {}
+        self._strange: Dict[int, List[Tuple[Any, int]]] = {}  # by type: what has no hash, with its number
+        self._at: Dict[int, int] = {}
+        self._last = self._depth = 0
+
+    def of(self, values: Iterable[Any]) -> List[int]:
+        """Return the numbers of a sequence of values."""
+        self._at.clear()
+        return list(map(self.number, values))
+
+    def number(self, value: Any) -> int:
+        """Return the number of one value."""
+        kind = type(value)
+        if kind in _CONTAINERS:
+            return self._known.get(id(value)) or self._number_container(value, kind)
+        self._last += 1
+        try:
+            return self._numbers.setdefault((kind, value if value == value else _GONE), self._last)
+        except Exception:  # no hash, or a comparison that fails
+            if kind in _ATOMS:
+                return self._numbers.setdefault((kind, repr(value)), self._last)
+            return self._number_strange(value, kind)
+
+    def _number_container(self, value: Any, kind: type) -> int:
+        self._last += 1
+        self._known[id(value)] = number = self._last  # until it is known better; for a cycle it stays its own
+        if self._depth < _DEEPEST:
+            self._depth += 1
+            self._known[id(value)] = number = self._numbers.setdefault(self._key(value, kind), number)
+            self._depth -= 1
+        return number
+
+    def _key(self, value: Any, kind: type) -> Tuple[Any, ...]:
+        """Return the numbers of a container's parts, in a form that is equal where the containers are alike."""
+        if kind is bytearray:
+            return kind, bytes(value)
+        if kind in _BY_MEMBER:
+            return (kind, *sorted(map(self.number, value)))
+        if kind not in _BY_KEY:
+            return (kind, getattr(value, "maxlen", None), *map(self.number, value))
+        items = list(zip(map(self.number, value), map(self.number, value.values())))
+        factory = id(getattr(value, "default_factory", None))
+        return (kind, factory, *(items if kind is OrderedDict else sorted(items)))
+
+    def _number_strange(self, value: Any, kind: type) -> int:
+        """Number an object without a hash: it is held against the few that stood where it may belong."""
+        met, at = self._strange.setdefault(id(kind), []), self._at.get(id(kind), 0)
+        for place in range(max(0, at - 4), min(at + 8, len(met))):
+            if met[place][0] is value or _equal(met[place][0], value):
+                self._at[id(kind)] = place + 1
+                return met[place][1]
+        met.append((value, self._last))
+        return self._last
+
+
+class _Alike:
+    """Tells which values are alike, and remembers it: O(size) for all pairs that one comparison asks about."""
+
+    def __init__(self) -> None:
+        self.numbers = _Numbers()
+        self._verdicts: Dict[Tuple[int, int], bool] = {}
+        self._open: Set[Tuple[int, int]] = set()
+        self._assumed = False
+
+    def alike(self, one: Any, other: Any) -> bool:
+        """Tell whether two values are alike."""
+        kind = type(one)
+        if one is other or kind is not type(other):
+            return one is other
+        if kind not in _CONTAINERS or kind is bytearray:
+            return _equal(one, other)
+        if len(one) != len(other):
+            return False
+        pair = id(one), id(other)
+        if pair in self._open:
+            self._assumed = True  # a cycle: alike if all the rest is
+            return True
+        verdict = self._verdicts.get(pair)
+        return self._look_inside(one, other, kind, pair) if verdict is None else verdict
+
+    def _look_inside(self, one: Any, other: Any, kind: type, pair: Tuple[int, int]) -> bool:
+        if len(self._open) >= _DEEPEST:
+            return _surely_alike([one], [other])
+        self._open.add(pair)
+        try:
+            verdict = self._verdicts[pair] = self._parts_alike(one, other, kind)
+        finally:
+            self._open.discard(pair)
+        if not self._open and self._assumed:
+            self._assumed = False
+            if not verdict:
+                self._verdicts.clear()  # some may rest upon what turned out to be false
+        return verdict
+
+    def _parts_alike(self, one: Any, other: Any, kind: type) -> bool:
+        if kind in _BY_KEY:
+            return self._dicts_alike(one, other, kind)
+        if kind in _BY_MEMBER:
+            if _certain(one, other):
+                return bool(one == other)
+            return sorted(map(self.numbers.number, one)) == sorted(map(self.numbers.number, other))
+        return getattr(one, "maxlen", None) == getattr(other, "maxlen", None) and self.all_alike(list(one), list(other))
+
+    def _dicts_alike(self, one: Any, other: Any, kind: type) -> bool:
+        if kind is not dict and not _same_beside(one, other):
+            return False
+        if kind is OrderedDict and not self.all_alike(list(one), list(other)):
+            return False
+        if _certain(one, other):
+            return one.keys() == other.keys() and self.all_alike(list(one.values()), [other[key] for key in one])
+        mine, theirs = self.by_number(one), self.by_number(other)
+        if len(mine) < len(one):  # two NaN are keys of one dict: which is which cannot be told
+            return self.numbers.number(one) == self.numbers.number(other)
+        if mine.keys() != theirs.keys():
+            return False
+        return self.all_alike([one[key] for key in mine.values()], [other[theirs[number]] for number in mine])
+
+    def by_number(self, keys: Iterable[Any]) -> Dict[int, Any]:
+        """Return keys or members by their numbers."""
+        return {self.numbers.number(key): key for key in keys}
+
+    def all_alike(self, mine: List[Any], theirs: List[Any]) -> bool:
+        """Tell whether two lists of one length are alike item by item."""
+        kinds = list(map(type, mine))
+        if kinds != list(map(type, theirs)):
+            return False
+        if _ATOMS.issuperset(kinds):
+            try:
+                if mine == theirs:
+                    return True
+            except Exception:  # a Decimal that is a signalling NaN
+                pass
+            return all(map(_equal, mine, theirs))
+        if len(mine) >= _MANY and _surely_alike(mine, theirs):
+            return True
+        return all(map(self.alike, mine, theirs))
+
+    def unlike(self, mine: List[Any], theirs: List[Any]) -> List[int]:
+        """Return the positions at which two lists of one length are not alike."""
+        places: Iterable[int] = range(len(mine))
+        if len(mine) >= _MANY and _CONTAINERS.union(_ATOMS).issuperset(map(type, mine)):
+            suspects = _unequal(mine, theirs)
+            if suspects is not None and _surely_alike(*(_without_places(parts, suspects) for parts in (mine, theirs))):
+                places = suspects
+        return [place for place in places if not self.alike(mine[place], theirs[place])]
+
+    def run(self, mine: List[Any], theirs: List[Any]) -> int:
+        """Return how many items at the start of two lists are alike: doubling, then bisecting."""
+        done, step, limit = 0, 1, min(len(mine), len(theirs))
+
+        def ahead(step: int) -> bool:
+            return self.all_alike(mine[done : done + step], theirs[done : done + step])
+
+        while done < limit and ahead(min(step, limit - done)):
+            done, step = done + step, step * 2
+        step = min(step, limit - done)
+        while step > 1:  # the first difference is less than step items ahead
+            half = step // 2
+            if ahead(half):
+                done, step = done + half, step - half
+            else:
+                step = half
+        return min(done, limit)
+
+
+def _certain(one: Any, other: Any) -> bool:
+    """Tell whether all that two containers iterate over is of one and the same type in _CERTAIN."""
+    kind = type(next(iter(one or other), None))
+    return kind in _CERTAIN and all(list(map(type, parts)).count(kind) == len(parts) for parts in (one, other))
+
+
+def _by_itself(parts: Iterable[Any]) -> Dict[Any, Any]:
+    return dict(zip(parts, parts))
+
+
+def _values_of(mapping: Any, keys: Dict[Any, Any], numbers: List[Any]) -> List[Any]:
+    return list(map(mapping.__getitem__, map(keys.__getitem__, numbers)))
+
+
+def _same_beside(one: Any, other: Any) -> bool:
+    """Tell whether two defaultdicts make their defaults alike; so do two of any other type."""
+    return getattr(one, "default_factory", None) is getattr(other, "default_factory", None)
+
+
+# Alignment of two sequences, given as lists of what is equal where the items are alike: as numbers, or as items of
+# one type in _CERTAIN. A block (i, j, length) says where they run alike; blocks rise in both. First the shortest way
+# by Myers' greedy algorithm ("An O(ND) difference algorithm", 1986), bounded; where the way is longer, items that
+# stand once on each side are anchors (Heckel 1978; patience diff), and between them it is tried again.
+
+_Block = Tuple[int, int, int]
+
+
+def _shortest(one: Sequence[Any], other: Sequence[Any], most: int) -> Optional[List[_Block]]:
+    """Return the blocks between which the fewest items are added and removed; None if those are more than *most*."""
+    m, n = len(one), len(other)
+    ends: Dict[int, Tuple[int, Any]] = {1: (0, None)}  # by diagonal: how far in one, and the blocks on the way
+    for edits in range(min(most, m + n) + 1):
+        for k in range(-edits, edits + 1, 2):
+            if k == -edits or (k != edits and ends[k - 1][0] < ends[k + 1][0]):
+                x, way = ends[k + 1]
+            else:
+                x, way = ends[k - 1][0] + 1, ends[k - 1][1]
+            y = x - k
+            if x < m and y < n and one[x] == other[y]:
+                run = _common(one, x, other, y)
+                x, y, way = x + run, y + run, (way, (x, y, run))
+            ends[k] = x, way
+            if x >= m and y >= n:
+                return _unwound(way)
+    return None
+
+
+def _unwound(way: Any) -> List[Any]:
+    """Return what a way holds, first to last: it is None, or a pair of the way before and the last thing."""
+    things = []
+    while way is not None:
+        way, thing = way
+        things.append(thing)
+    return things[::-1]
+
+
+def _anchors(one: Sequence[Any], other: Sequence[Any]) -> List[Tuple[int, int]]:
+    """Return where items stand that occur once in each, as long a rising row of them as there is. O(n log n)."""
+    mine, theirs = Counter(one), Counter(other)
+    places = {item: j for j, item in enumerate(other) if theirs[item] == 1}
+    pairs = [(i, places[item]) for i, item in enumerate(one) if mine[item] == 1 and item in places]
+    lowest: List[int] = []  # by length of a rising row: the lowest place in which one ends
+    rows: List[Any] = []
+    for i, j in pairs:
+        length = bisect_left(lowest, j)
+        row = (rows[length - 1] if length else None, (i, j))
+        lowest[length : length + 1] = [j]
+        rows[length : length + 1] = [row]
+    return _unwound(rows[-1]) if rows else []
+
+
+def _aligned(one: Sequence[Any], other: Sequence[Any]) -> List[_Block]:
+    """Return the blocks at which two sequences run alike. Near linear, whatever they hold."""
+    found = _shortest(one, other, _MOST_EDITS)
+    if found is not None:
+        return found
+    blocks: List[_Block] = []
+    anchors = [(-1, -1), *_anchors(one, other), (len(one), len(other))]
+    gaps = [(i, j, i2, j2) for (i, j), (i2, j2) in zip(anchors, anchors[1:]) if i2 - i > 1 and j2 - j > 1]
+    most = int(min(160, max(4, ((_LOOKS_AT_ALL + 4 * len(one)) / (len(gaps) or 1)) ** 0.5)))
+    for (i, j), (i2, j2) in zip(anchors, anchors[1:]):
+        if i >= 0:
+            blocks.append((i, j, 1))
+        if i2 - i > 1 and j2 - j > 1:
+            blocks += _gap_blocks(one[i + 1 : i2], other[j + 1 : j2], i + 1, j + 1, most)
+    return blocks
+
+
+def _common_start(one: Sequence[Any], other: Sequence[Any]) -> int:
+    return _common(one, 0, other, 0)
+
+
+def _gap_blocks(one: Sequence[Any], other: Sequence[Any], i: int, j: int, most: int) -> List[_Block]:
+    """Return the blocks between two anchors; where the shortest way is too long, what touches the anchors."""
+    blocks = _shortest(one, other, most)
+    if blocks is None:
+        head = _common_start(one, other)
+        tail = _common_start(one[head:][::-1], other[head:][::-1])
+        blocks = [(0, 0, head), (len(one) - tail, len(other) - tail, tail)]
+    return [(x + i, y + j, run) for x, y, run in blocks if run]
+
+
+class _Comparison:
+    """Collects the changes that lead from one value to another."""
+
+    def __init__(self) -> None:
+        self.changes: List[Change] = []
+        self._alike = _Alike()
+        self._met: Dict[Tuple[int, int], bool] = {}  # pairs whose parts were compared; True: and one stands in itself
+        self._open: Set[Tuple[int, int]] = set()
+
+    def compare_roots(self, old: Any, new: Any) -> None:
+        """Add the changes from one whole value to another."""
+        if old is not new and (type(old) in _PARTED or not self._alike.alike(old, new)):
+            self.compare(old, new, ())
+
+    def compare(self, old: Any, new: Any, path: Tuple[Any, ...]) -> None:
+        """Add the changes from *old* to *new*, which are not alike, or containers of which that is not known."""
+        kind, pair, start = type(old), (id(old), id(new)), len(self.changes)
+        if kind is type(new) and kind in _PARTED and len(path) < _DEEPEST:
+            if pair not in self._met:
+                self._met[pair] = False
+                self._open.add(pair)
+                fine = self._parts(kind)(old, new, path)
+                self._open.discard(pair)
+                if fine and not self._met[pair]:
+                    return
+                del self.changes[start:]
+                if self._alike.alike(old, new):
+                    return
+            elif pair in self._open:
+                self._met[pair] = True
+        self.changes.append(Change("replace", path, old, new))
+
+    def _parts(self, kind: type) -> Callable[[Any, Any, Tuple[Any, ...]], bool]:
+        """Return what compares the parts of two values of a kind, and tells whether that will do."""
+        return self._by_index if kind in _BY_INDEX else self._by_member if kind in _BY_MEMBER else self._by_key
+
+    def _by_key(self, old: Any, new: Any, path: Tuple[Any, ...]) -> bool:
+        mine, theirs = self._keys(old, new)
+        if len(mine) < len(old) or len(theirs) < len(new) or not _same_beside(old, new):
+            return False
+        kept, gone, come = list(mine), [], []
+        if mine.keys() != theirs.keys():
+            kept = [number for number in mine if number in theirs]
+            gone = [number for number in mine if number not in theirs]
+            come = [number for number in theirs if number not in mine]
+        if type(old) is OrderedDict and (list(mine) != kept + gone or list(theirs) != kept + come):
+            return False
+        for number in reversed(gone):  # the last one first, so that the inverse puts them back in their order
+            self.changes.append(Change("remove", (*path, mine[number]), old[mine[number]], None))
+        before, after = _values_of(old, mine, kept), _values_of(new, theirs, kept)
+        for place in self._alike.unlike(before, after):
+            self.compare(before[place], after[place], (*path, mine[kept[place]]))
+        for number in come:
+            self.changes.append(Change("add", (*path, theirs[number]), None, new[theirs[number]]))
+        return True
+
+    def _keys(self, old: Any, new: Any) -> List[Dict[Any, Any]]:
+        """Return the keys or members of both, each by something that is equal for two that are alike."""
+        by = _by_itself if _certain(old, new) else self._alike.by_number
+        return [by(old), by(new)]
+
+    def _by_member(self, old: Any, new: Any, path: Tuple[Any, ...]) -> bool:
+        mine, theirs = self._keys(old, new)
+        if len(mine) < len(old) or len(theirs) < len(new):
+            return False
+        gone = [mine[number] for number in mine if number not in theirs]
+        come = [theirs[number] for number in theirs if number not in mine]
+        self.changes += [Change("remove", (*path, member), member, None) for member in gone]
+        self.changes += [Change("add", (*path, member), None, member) for member in come]
+        return True
+
+    def _by_index(self, old: Any, new: Any, path: Tuple[Any, ...]) -> bool:
+        mine, theirs = list(old), list(new)
+        certain = _certain(mine, theirs)
+        run = _common_start if certain else self._alike.run
+        head = run(mine, theirs)
+        tail = run(mine[head:][::-1], theirs[head:][::-1])
+        mine, theirs = mine[head : len(mine) - tail], theirs[head : len(theirs) - tail]
+        blocks: List[_Block] = []
+        if len(mine) > 1 and len(theirs) > 1:
+            blocks = _aligned(mine, theirs) if certain else _aligned(*map(self._alike.numbers.of, (mine, theirs)))
+        i = j = 0
+        for x, y, length in [*blocks, (len(mine), len(theirs), 0)]:
+            self._gap(mine[i:x], theirs[j:y], path, head + j)
+            i, j = x + length, y + length
+        return True
+
+    def _gap(self, mine: List[Any], theirs: List[Any], path: Tuple[Any, ...], at: int) -> None:
+        """Add the changes between two stretches that begin at index *at* of the new sequence."""
+        i = j = 0
+        for x, y in [*self._pairs(mine, theirs), (len(mine), len(theirs))]:
+            self.changes += [Change("remove", (*path, at + j), item, None) for item in mine[i:x]]
+            self.changes += [Change("add", (*path, at + place), None, theirs[place]) for place in range(j, y)]
+            if x < len(mine) and not self._alike.alike(mine[x], theirs[y]):
+                self.compare(mine[x], theirs[y], (*path, at + y))
+            i, j = x + 1, y + 1
+
+    def _pairs(self, mine: List[Any], theirs: List[Any]) -> List[Tuple[int, int]]:
+        """Return which items replace each other: by position, or by likeness where there is a choice and few items."""
+        m, n = len(mine), len(theirs)
+        if m == n or not m * n or m * n > _MOST_LOOKS or not any(type(item) in _PARTED for item in mine):
+            return [(place, place) for place in range(min(m, n))]
+        best: Dict[Tuple[int, int], Tuple[float, Any]] = {}  # by how many items of each: the most likeness, and how
+        for i in range(m):
+            for j in range(n):
+                total, rest = best.get((i - 1, j - 1), (0.0, None))
+                taken = total + 1 + self._likeness(mine[i], theirs[j]) / (m + n), (rest, (i, j))
+                best[i, j] = max(taken, best.get((i - 1, j), taken), best.get((i, j - 1), taken), key=_total)
+        return _unwound(best[m - 1, n - 1][1])
+
+    def _likeness(self, one: Any, other: Any) -> float:
+        """Return how much two items have in common, from 0 to 1, judged by a few of their parts."""
+        kind = type(one)
+        if kind is not type(other) or kind not in _PARTED or not one or not other:
+            return 0.0
+        few, fewer = list(one)[:_FEW], list(other)[:_FEW]
+        if kind in _BY_KEY:
+            shared = sum(key in other and self._alike.alike(one[key], other[key]) for key in few)
+        else:
+            shared = len(set(map(self._alike.numbers.number, few)).intersection(map(self._alike.numbers.number, fewer)))
+        return (shared + 0.5) / (max(len(few), len(fewer)) + 1)
+
+
+def _total(row: Tuple[float, Any]) -> float:
+    return row[0]
+
+
 def compare_values(old: Any, new: Any) -> List[Change]:
-    """STUB."""
-    if type(old) is dict and type(new) is dict and old.keys() == new.keys():
-        return [Change("replace", (k,), old[k], new[k]) for k in old if not _alike(old[k], new[k])]
-    return [] if _alike(old, new) else [Change("replace", (), old, new)]
+    """Return the changes that lead from *old* to *new*, in the order in which they apply; [] if they are alike.
+
+    They apply one after another, as in JSON Patch (RFC 6902): an index counts in the sequence that the changes
+    before it have left. dicts are compared by key (their order counts in an OrderedDict only), lists and tuples by
+    alignment, sets by membership, and all else by equality, for exact builtin types only. Types count: True is not
+    1, and 1 is not 1.0. The changes hold parts of both values, not copies. Near linear in the size of both.
+
+    >>> for change in compare_values({"a": [1, 2, 3]}, {"a": [1, 9, 2, 3], "b": True}):
+    ...     print(*change)
+    add ('a', 1) None 9
+    add ('b',) None True
+    """
+    comparison = _Comparison()
+    try:
+        comparison.compare_roots(old, new)
+    except RecursionError:
+        return [Change("replace", (), old, new)]
+    return comparison.changes
 
 
-def apply_changes() -> None:
-    "STUB"
+def _check(number: int, op: Any, path: Any) -> None:
+    """Raise ValueError where an operation or a path is none."""
+    if not isinstance(op, str) or op not in _OPPOSITE or not isinstance(path, tuple):
+        raise ValueError(f"change {number} is not add, remove or replace at a tuple of keys: {op!r} at {path!r}")
 
 
-def invert() -> None:
-    "STUB"
+_OPPOSITE = {"add": "remove", "remove": "add", "replace": "replace"}
+
+
+def invert(changes: Iterable[_AnyChange]) -> List[Change]:
+    """Return the changes that take *changes* back.
+
+    >>> invert(compare_values([1], [1, 2]))
+    [Change(op='remove', path=(1,), old=2, new=None)]
+    """
+    turned = []
+    for number, (op, path, old, new) in enumerate(changes):
+        _check(number, op, path)
+        turned.append(Change(_OPPOSITE[op], path, new, old))
+    return turned[::-1]
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Tell whether two values are alike: of one type and equal, in every part, and NaN like NaN.
+
+    Where comparing raises or has no truth value, they are not, unless they are one object. O(size).
+
+    >>> _alike({"a": [1, float("nan")]}, {"a": [1, float("nan")]}), _alike(1, True), _alike({1: 0}, {1.0: 0})
+    (True, False, False)
+    """
+    try:
+        return _Alike().alike(one, other)
+    except RecursionError:
+        return False
+
+
+class _Misfit(Exception):
+    """Raised where a change does not fit; says what is there instead."""
+
+
+class _Row:
+    """A list or tuple while changes are applied; some of its items may be drafts as well."""
+
+    def __init__(self, value: Any, number: Callable[[Any], int]) -> None:
+        self.kind: Type[Any] = type(value)
+        self.items: Any = list(value)
+        self.made: Any = None
+
+    def place(self, op: str, index: Any) -> Any:
+        """Return where an operation belongs."""
+        if type(index) is int and 0 <= index < len(self.items) + (op == "add"):
+            return index
+        raise _Misfit(f"a {self.kind.__name__} of length {len(self.items)} is there")
+
+    def put(self, op: str, place: Any, new: Any) -> None:
+        """Do what an operation says."""
+        if op == "add":
+            self.items.insert(place, new)
+        elif op == "remove":
+            del self.items[place]
+        else:
+            self.items[place] = new
+
+    def make(self) -> None:
+        """Make the container of what has become of its items."""
+        items = [item.made if isinstance(item, _DRAFTS) else item for item in self.items]
+        self.made = items if self.kind is list else self.kind(items)
+
+
+class _Keyed:
+    """A dict of any kind while changes are applied; some of its values may be drafts as well."""
+
+    def __init__(self, value: Any, number: Callable[[Any], int]) -> None:
+        self.kind: Type[Any] = type(value)
+        self.items: Any = copy.copy(value) if self.kind in _BY_KEY else set(value)
+        self.made: Any = None
+        self._number = number
+        self._keys = {number(key): key for key in value}
+
+    def place(self, op: str, key: Any) -> Any:
+        """Return the key there that is alike; for an addition, the key itself."""
+        there = self._keys.get(self._number(key), _GONE)
+        if op == "add" and (there is not _GONE or key in self.items):
+            raise _Misfit(f"it, or what equals it, is already in the {self.kind.__name__} there")
+        if op != "add" and there is _GONE:
+            raise _Misfit(f"the {self.kind.__name__} there, of length {len(self.items)}, does not hold it")
+        return key if op == "add" else there
+
+    def put(self, op: str, place: Any, new: Any) -> None:
+        """Do what an operation says."""
+        if op == "remove":
+            del self.items[place], self._keys[self._number(place)]
+        else:
+            self.items[place] = new
+            self._keys[self._number(place)] = place
+
+    def make(self) -> None:
+        """Make the container of what has become of its items."""
+        for key, item in list(self.items.items()):
+            if isinstance(item, _DRAFTS):
+                self.items[key] = item.made
+        self.made = self.items
+
+
+class _Members(_Keyed):
+    """A set or frozenset while changes are applied."""
+
+    def put(self, op: str, place: Any, new: Any) -> None:
+        """Do what an operation says."""
+        if op == "replace":
+            raise _Misfit(f"a member of the {self.kind.__name__} there is added or removed, not replaced")
+        if op == "add":
+            self.items.add(place)
+            self._keys[self._number(place)] = place
+        else:
+            self.items.discard(place)
+            del self._keys[self._number(place)]
+
+    def make(self) -> None:
+        """Make the container of what has become of its members."""
+        self.made = self.kind(self.items)
+
+
+_DRAFTS = (_Row, _Keyed)
+
+
+class _Application:
+    """Applies changes to drafts of a value's containers, each made when a change first leads into it."""
+
+    def __init__(self, value: Any) -> None:
+        self._number = _Numbers().number
+        self._root = _Row([value], self._number)  # so that the value is an item like any other
+        self._drafts: List[Any] = [self._root]
+
+    def apply(self, op: str, path: Tuple[Any, ...], new: Any) -> None:
+        """Apply one change, or raise _Misfit."""
+        if not path and op != "replace":
+            raise _Misfit("the value as a whole can only be replaced")
+        draft, place = self._root, 0
+        for depth, key in enumerate(path, 1):
+            draft = self._draft(draft, place)
+            place = draft.place(op if depth == len(path) else "", key)
+        draft.put(op, place, new)
+
+    def _draft(self, outer: Any, place: Any) -> Any:
+        inner = None if type(outer) is _Members else outer.items[place]
+        if isinstance(inner, _DRAFTS):
+            return inner
+        kind = type(inner)
+        if kind not in _PARTED:
+            raise _Misfit(f"the way leads into a {kind.__name__}, which can only be replaced as a whole")
+        make = _Row if kind in _BY_INDEX else _Keyed if kind in _BY_KEY else _Members
+        outer.items[place] = draft = make(inner, self._number)
+        self._drafts.append(draft)
+        return draft
+
+    def result(self) -> Any:
+        """Return the value with all changes applied."""
+        for draft in reversed(self._drafts):  # each stands before those within it
+            draft.make()
+        return self._root.made[0]
+
+
+def _applied(value: Any, changes: Iterable[_AnyChange]) -> Any:
+    """Return *value* with *changes* applied; it is left as it is, and shared wherever no change leads."""
+    application = _Application(value)
+    for number, (op, path, _, new) in enumerate(list(changes)):
+        _check(number, op, path)
+        try:
+            application.apply(op, path, new)
+        except (_Misfit, TypeError) as misfit:  # TypeError: a key without a hash
+            raise ValueError(f"change {number}, {op} at {path!r}, does not fit: {misfit}") from None
+    return application.result()
+
+
+def apply_changes(value: _T, changes: Iterable[_AnyChange]) -> _T:
+    """Return *value* with *changes* applied one after another, as they come from `compare_values`.
+
+    Neither is altered, and the result shares no mutable part with them. What a change calls old is not verified.
+    Raises ValueError for a change that does not fit, with its number, and SnapshotError for what cannot be copied.
+
+    >>> old, new = {"a": [1, 2, 3]}, {"a": [1, 3]}
+    >>> apply_changes(old, compare_values(old, new)), apply_changes(new, invert(compare_values(old, new)))
+    ({'a': [1, 3]}, {'a': [1, 2, 3]})
+    """
+    return _unpack(_pack(_applied(value, changes)))  # type: ignore[no-any-return]
 
 
 # -- merging: what two sides made of the same base
@@ -1169,7 +1809,7 @@ def _merge_at(path: Tuple[Any, ...], base: Any, ours: Any, theirs: Any, decide: 
         return decide(path, base, ours, theirs)
     if type(base) in (set, frozenset):
         return (ours | theirs) - (base - ours) - (base - theirs)
-    if type(base) in _MAPPINGS and _same_factory(base, ours) and _same_factory(base, theirs):
+    if type(base) in _BY_KEY and _same_beside(base, ours) and _same_beside(base, theirs):
         return _merge_mappings(path, base, ours, theirs, decide)
     return decide(path, base, ours, theirs)
 
@@ -1192,7 +1832,7 @@ def _merge_mappings(path: Tuple[Any, ...], base: Any, ours: Any, theirs: Any, de
 def _parts(value: Any) -> Optional[List[Tuple[Any, Any]]]:
     """Return the steps and parts of a container that paths lead into; None for anything else."""
     kind = type(value)
-    if kind in _MAPPINGS:
+    if kind in _BY_KEY:
         return list(value.items())
     if kind is list or kind is tuple:
         return list(enumerate(value))
@@ -1208,7 +1848,7 @@ def _part_at(value: Any, path: Iterable[Any]) -> Any:
         try:
             if kind is list or kind is tuple:
                 value = value[step] if type(step) is int and 0 <= step < len(value) else DELETED
-            elif kind in _MAPPINGS:
+            elif kind in _BY_KEY:
                 value = value.get(step, DELETED)
             elif kind is set or kind is frozenset:
                 value = step if step in value else DELETED
@@ -2791,7 +3431,7 @@ class AlmaRegistry:
         heard: bool = False,
     ) -> AlmaVar[Any]:
         """Make a variable and name it; listeners are told of the initial record too if it is to be *heard*."""
-        there = None if overwrite else self._there(name, options, exist_ok)
+        there: Optional[AlmaVar[Any]] = None if overwrite else self._there(name, options, exist_ok)
         if there is not None:
             return there
         var: AlmaVar[Any] = AlmaVar.__new__(AlmaVar)
