@@ -12,8 +12,10 @@
 Glossary: a *record* is one change, never altered; its *index* counts from 0 and is never reused; the *head* is the
 newest record; a *label* is the owner's note on a record. Values are *packed* to what is stored and *unpacked* again;
 an *atom* is stored as it is. A record is *kept* until retention *prunes* it, which leaves a *gap* behind the initial
-one. *Freeze* and *thaw* forbid and allow changes. A *registry* holds variables by name under one lock. *Listeners*
-and *validators* are functions of the owner, *guests* together; a *notice* tells listeners of a record.
+one. *Freeze* and *thaw* forbid and allow changes. A *registry* holds variables by name under one lock. *Listeners*,
+*validators* and *middleware* are functions of the owner, *guests* together; a *notice* tells listeners of a record.
+A *branch* is a variable that shares a past with another, up to a *fork*; a *namespace* is a dict whose keys are
+variables. A *path* is the keys and indices that lead to a part of a value; *alike* is of one type and equal.
 
 The rooms of this file, top to bottom; a name refers only upward:
 
@@ -47,6 +49,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from functools import partial, wraps
+from itertools import count as counter
 from itertools import repeat, zip_longest
 from time import time_ns
 from types import CodeType
@@ -2591,6 +2594,11 @@ class AlmaVar(Generic[_T]):
             raise UnknownNameError(self._name, deleted=True)
         return self._log.open(head[0] - 1, head[1])
 
+    def _current(self) -> Any:
+        """Return the current value, or DELETED."""
+        head = self._head()
+        return self._log.open(head[0] - 1, head[1])
+
     def history(self) -> List[ChangeRecord[_T]]:
         """Return all kept records, oldest first. O(n); the values are unpacked when looked at."""
         while True:
@@ -2717,14 +2725,14 @@ class AlmaVar(Generic[_T]):
         return iter(self.history())
 
     def __eq__(self, other: object) -> Any:
-        return self.last_change().value == (other.last_change().value if isinstance(other, AlmaVar) else other)
+        return self._current() == (other._current() if isinstance(other, AlmaVar) else other)
 
     __hash__ = None  # type: ignore[assignment]  # like a list: what is equal today may differ tomorrow
     __contains__ = None  # its values or its records? Ask get() or history()
 
     def __repr__(self) -> str:
         frozen = " [frozen]" if self.is_frozen else ""
-        return f"AlmaVar(name={self._name!r}, value={self.last_change().value!r}, history_len={len(self)}{frozen})"
+        return f"AlmaVar(name={self._name!r}, value={self._current()!r}, history_len={len(self)}{frozen})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(
@@ -2964,7 +2972,7 @@ class AlmaVar(Generic[_T]):
 
     def _restore(self, packed: Any, label: Optional[str]) -> None:
         """Append a packed value from the past where it differs from the current one."""
-        if not _same(self.last_change().value, _unpack(packed)):
+        if not _same(self._current(), _unpack(packed)):
             self._monitor.run(self._take, packed, label)
 
     def _take(self, packed: Any, label: _Label) -> None:
@@ -3485,7 +3493,7 @@ class AlmaRegistry:
 
     def get_var(self, name: str) -> AlmaVar[Any]:
         """Return the variable of that name; UnknownNameError if there is none."""
-        names = self._vars.current()
+        names: Dict[str, AlmaVar[Any]] = self._vars.current()
         try:
             return names[name]
         except KeyError:
@@ -3732,13 +3740,27 @@ class AlmaNamespace(MutableMapping[str, Any]):
     ({'level': 3}, True)
     """
 
-    __slots__ = ("__weakref__", "_flags", "_keys", "_listeners", "_monitor", "_name", "_options", "_registry", "_vars")
+    __slots__ = (
+        "__weakref__",
+        "_flags",
+        "_keys",
+        "_listeners",
+        "_monitor",
+        "_name",
+        "_numbers",
+        "_options",
+        "_places",
+        "_registry",
+        "_vars",
+    )
 
     def __init__(self, registry: AlmaRegistry, name: str, options: _Options) -> None:
         self._registry, self._name, self._options = registry, name, options
         self._monitor, self._vars = registry._monitor, registry._vars
-        self._listeners = options.listeners
-        self._keys, self._flags = _Table(self._monitor), _Table(self._monitor)  # full names by key; "frozen"
+        self._listeners, self._numbers = options.listeners, counter()
+        self._keys = _Table(self._monitor)  # full names by key
+        self._places = _Table(self._monitor)  # where each key stands among the others
+        self._flags = _Table(self._monitor)  # "frozen", or nothing
 
     @property
     def name(self) -> str:
@@ -3752,8 +3774,9 @@ class AlmaNamespace(MutableMapping[str, Any]):
 
     def _claimed(self) -> Dict[str, AlmaVar[Any]]:
         """Return the variables by key, deleted ones included."""
-        variables = self._vars.current()
-        found = [(key, variables.get(full)) for key, full in self._keys.current().copy().items()]
+        variables, places = self._vars.current(), self._places.current()
+        keys = self._keys.current().copy()
+        found = [(key, variables.get(keys[key])) for key in sorted(keys, key=lambda key: places.get(key, 0))]
         return {key: var for key, var in found if var is not None}
 
     def _present(self) -> Dict[str, AlmaVar[Any]]:
@@ -3799,27 +3822,21 @@ class AlmaNamespace(MutableMapping[str, Any]):
             raise TypeError(f"a key is a str, not {key!r}")
         if not key or "@" in key:
             raise ValueError(f"a key has at least one character, and no '@', which is kept for branches: {key!r}")
-        keys, full = self._keys.changeable(), f"{self._name}.{key}"
+        full = f"{self._name}.{key}"
         var = self._vars.current().get(full)
         if self.is_frozen:
             raise FrozenError(full)
+        comes = var is None or key not in self._keys.current() or var._head()[1] is DELETED
         if var is None:
-            self._new(key, full, value)
-        elif key in keys or var._resumed:
-            moves = key not in keys or var._head()[1] is DELETED
+            options = self._options._replace(listeners=self._listeners)
+            self._registry._watch(full, value, options, heard=True)._resumed = True  # the first watch() takes it
+        elif key in self._keys.current() or var._resumed:
             var._set(var._pack(value), label, None)
-            if moves:
-                keys.pop(key, None)
-                keys[key] = full
         else:
             raise DuplicateNameError(full, "it is no key of this namespace: unregister it, or choose another key")
-
-    def _new(self, key: str, full: str, value: Any) -> None:
-        registry, keys = self._registry, self._keys.changeable()
-        var = registry._watch(full, value, self._options._replace(listeners=self._listeners), heard=True)
-        var._resumed = True  # the first watch() of its name takes it
-        keys.pop(key, None)
-        keys[key] = full
+        if comes:
+            self._places.changeable()[key] = next(self._numbers)
+            self._keys.changeable()[key] = full
 
     def __delitem__(self, key: str) -> None:
         self._monitor.run(self._delete, key)
@@ -3856,7 +3873,7 @@ class AlmaNamespace(MutableMapping[str, Any]):
     def clear(self) -> None:
         """Delete all keys, in one transaction."""
         with self._registry.transaction():
-            for key in self:
+            for key in self._present():
                 del self[key]
 
     # -- its past
