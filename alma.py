@@ -49,7 +49,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from functools import partial, wraps
-from itertools import count as counter
 from itertools import repeat, zip_longest
 from time import time_ns
 from types import CodeType
@@ -3740,27 +3739,13 @@ class AlmaNamespace(MutableMapping[str, Any]):
     ({'level': 3}, True)
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_flags",
-        "_keys",
-        "_listeners",
-        "_monitor",
-        "_name",
-        "_numbers",
-        "_options",
-        "_places",
-        "_registry",
-        "_vars",
-    )
+    __slots__ = ("__weakref__", "_flags", "_keys", "_listeners", "_monitor", "_name", "_options", "_registry", "_vars")
 
     def __init__(self, registry: AlmaRegistry, name: str, options: _Options) -> None:
         self._registry, self._name, self._options = registry, name, options
         self._monitor, self._vars = registry._monitor, registry._vars
-        self._listeners, self._numbers = options.listeners, counter()
-        self._keys = _Table(self._monitor)  # full names by key
-        self._places = _Table(self._monitor)  # where each key stands among the others
-        self._flags = _Table(self._monitor)  # "frozen", or nothing
+        self._listeners = options.listeners
+        self._keys, self._flags = _Table(self._monitor), _Table(self._monitor)  # full names by key; "frozen"
 
     @property
     def name(self) -> str:
@@ -3774,9 +3759,8 @@ class AlmaNamespace(MutableMapping[str, Any]):
 
     def _claimed(self) -> Dict[str, AlmaVar[Any]]:
         """Return the variables by key, deleted ones included."""
-        variables, places = self._vars.current(), self._places.current()
-        keys = self._keys.current().copy()
-        found = [(key, variables.get(keys[key])) for key in sorted(keys, key=lambda key: places.get(key, 0))]
+        variables = self._vars.current()
+        found = [(key, variables.get(full)) for key, full in self._keys.current().copy().items()]
         return {key: var for key, var in found if var is not None}
 
     def _present(self) -> Dict[str, AlmaVar[Any]]:
@@ -3822,21 +3806,27 @@ class AlmaNamespace(MutableMapping[str, Any]):
             raise TypeError(f"a key is a str, not {key!r}")
         if not key or "@" in key:
             raise ValueError(f"a key has at least one character, and no '@', which is kept for branches: {key!r}")
-        full = f"{self._name}.{key}"
+        keys, full = self._keys.changeable(), f"{self._name}.{key}"
         var = self._vars.current().get(full)
         if self.is_frozen:
             raise FrozenError(full)
-        comes = var is None or key not in self._keys.current() or var._head()[1] is DELETED
         if var is None:
-            options = self._options._replace(listeners=self._listeners)
-            self._registry._watch(full, value, options, heard=True)._resumed = True  # the first watch() takes it
-        elif key in self._keys.current() or var._resumed:
+            self._new(key, full, value)
+        elif key in keys or var._resumed:
+            moves = key not in keys or var._head()[1] is DELETED
             var._set(var._pack(value), label, None)
+            if moves:
+                keys.pop(key, None)
+                keys[key] = full
         else:
             raise DuplicateNameError(full, "it is no key of this namespace: unregister it, or choose another key")
-        if comes:
-            self._places.changeable()[key] = next(self._numbers)
-            self._keys.changeable()[key] = full
+
+    def _new(self, key: str, full: str, value: Any) -> None:
+        registry, keys = self._registry, self._keys.changeable()
+        var = registry._watch(full, value, self._options._replace(listeners=self._listeners), heard=True)
+        var._resumed = True  # the first watch() of its name takes it
+        keys.pop(key, None)
+        keys[key] = full
 
     def __delitem__(self, key: str) -> None:
         self._monitor.run(self._delete, key)
