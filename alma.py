@@ -1168,14 +1168,16 @@ class _Alike:
 
     def unlike(self, mine: Sequence[Any], theirs: Sequence[Any]) -> Iterator[int]:
         """Yield the positions at which two lists are not alike, up to the end of the shorter one."""
-        twins, ends = _Twins(), deque(range(_MANY, min(len(mine), len(theirs)) + _MANY, _MANY))
-        start, most = 0, min(len(mine), len(theirs))
+        most = min(len(mine), len(theirs))
+        many = _MANY if most and type(mine[0]) not in _ATOMS else _MANY * 32
+        twins, start, ends = _Twins(), 0, deque(range(many, most + many, many))
         while start < most:
             end = min(ends[0], most)
+            few = (end - start) // 8
             if twins.same(mine[start:end], theirs[start:end]):
                 start = ends.popleft()
-            elif end - start > 2:
-                ends.appendleft((start + end) // 2)
+            elif few > 1:
+                ends.extendleft(range(end - few, start, -few))
             else:
                 yield from (place for place in range(start, end) if not self.alike(mine[place], theirs[place]))
                 start = ends.popleft()
@@ -1364,14 +1366,13 @@ class _Comparison:
 
     def _by_index(self, old: Any, new: Any, path: Tuple[Any, ...]) -> bool:
         mine, theirs = old, new  # as they are: copies would cost a fifth
-        certain = _certain(mine, theirs)
-        run = _common_start if certain else self._alike.run
-        head = run(mine, theirs)
+        head = self._alike.run(mine, theirs)
         stop = head - 1 if head else None
-        tail = run(mine[:stop:-1], theirs[:stop:-1])
+        tail = self._alike.run(mine[:stop:-1], theirs[:stop:-1])
         mine, theirs = mine[head : len(mine) - tail], theirs[head : len(theirs) - tail]
         blocks: List[_Block] = []
         if len(mine) > 1 and len(theirs) > 1:
+            certain = _certain(mine, theirs)
             blocks = _aligned(mine, theirs) if certain else _aligned(*map(self._alike.numbers.of, (mine, theirs)))
         i = j = 0
         for x, y, length in [*blocks, (len(mine), len(theirs), 0)]:
