@@ -983,7 +983,7 @@ def _equal(one: Any, other: Any) -> bool:
     try:
         return bool(one == other) or bool(one != one and other != other)
     except Exception:  # of another's __eq__; or Decimal("sNaN"), which is a NaN as well
-        return type(one) in _ATOMS and repr(one) == repr(other)
+        return _is_atom(one) and repr(one) == repr(other)
 
 
 class _Twins:
@@ -1046,9 +1046,11 @@ class _Numbers:
             return self._known.get(id(value)) or self._number_container(value, kind)
         self._last += 1
         try:
+            if kind not in _ATOMS:
+                hash(value)  # before it is compared: what has none is compared with its like only
             return self._numbers.setdefault((kind, value if value == value else _GONE), self._last)
         except Exception:  # no hash, or a comparison that fails
-            if kind in _ATOMS:
+            if _is_atom(value):
                 return self._numbers.setdefault((kind, repr(value)), self._last)
             return self._number_strange(value, kind)
 
