@@ -40,6 +40,7 @@ import uuid
 import weakref
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ from alma import (
     AlmaError,
     AlmaRegistry,
     AlmaVar,
+    Change,
     ChangeRecord,
     CodecError,
     DuplicateNameError,
@@ -65,6 +67,9 @@ from alma import (
     SyncError,
     UnknownNameError,
     UntrustedDataError,
+    apply_changes,
+    compare_values,
+    invert,
 )
 
 FULL = os.environ.get("ALMA_PROOF") == "full"
@@ -1546,6 +1551,540 @@ def test_a_cost_that_grows_would_be_counted():
     grown = []
     assert opcodes(lambda: [None for _ in range(10)]) < opcodes(lambda: [None for _ in range(11)])
     assert opcodes(lambda: grown.append(1)) == opcodes(lambda: grown.append(1))
+
+
+# == Diff: what changed between two values, by path; pure functions ===========
+
+
+def alike(one, other, above=()):
+    """Say what Alma calls alike, slowly: each part is held against each until one fits."""
+    kind, pair = type(one), (id(one), id(other))
+    if one is other or pair in above:
+        return True
+    if kind is not type(other):
+        return False
+    within = partial(alike, above=(*above, pair))
+    if kind in (list, tuple, collections.deque):
+        facts = getattr(one, "maxlen", None) == getattr(other, "maxlen", None)
+        return facts and len(one) == len(other) and all(map(within, one, other))
+    if kind is collections.OrderedDict:
+        return within(list(one.items()), list(other.items()))
+    if kind in (dict, collections.defaultdict, collections.Counter):
+        facts = getattr(one, "default_factory", None) is getattr(other, "default_factory", None)
+        return facts and each_has_a_twin(list(one.items()), list(other.items()), within)
+    if kind in (set, frozenset):
+        return each_has_a_twin(list(one), list(other), within)
+    try:
+        return bool(one == other) or bool(one != one and other != other)
+    except Exception:
+        return kind is decimal.Decimal and repr(one) == repr(other)
+
+
+def each_has_a_twin(ones, others, within):
+    for one in ones:
+        twin = next((place for place, other in enumerate(others) if within(one, other)), None)
+        if twin is None:
+            return False
+        del others[twin]
+    return not others
+
+
+NAN = float("nan")
+PLAIN = [0, 1, True, False, 0.0, -0.0, 1.0, NAN, None, "", "a", "b", b"a", 2, (1, True), decimal.Decimal("1.0")]
+
+
+def plain(draw):
+    return float("nan") if draw.random() < 0.1 else draw.choice(PLAIN)
+
+
+def hashable(draw):
+    made = [plain(draw) for _ in range(2)]
+    return draw.choice([made[0], made[0], tuple(made), frozenset(made), draw.choice("abcdef"), draw.randrange(9)])
+
+
+def grown(draw, depth=3):
+    """Return a value of builtin containers, nested, whose parts may be equal and yet not alike."""
+    if depth == 0 or draw.random() < 0.2:
+        return plain(draw)
+    kind = draw.choice([list, list, tuple, dict, dict, set, frozenset, *TREES])
+    count = draw.choice([0, 1, 2, 3, 5, 20])
+    if kind in (set, frozenset):
+        return kind(hashable(draw) for _ in range(count))
+    if kind in (list, tuple, collections.deque):
+        return kind(grown(draw, depth - 1) for _ in range(count))
+    items = {hashable(draw): grown(draw, depth - 1) for _ in range(count)}
+    return collections.defaultdict(draw.choice([int, list]), items) if kind is collections.defaultdict else kind(items)
+
+
+TREES = [collections.OrderedDict, collections.defaultdict, collections.deque, collections.Counter]
+
+
+def altered(draw, value, depth=3):
+    """Return a value that differs from another in a few places, and shares the rest with it."""
+    kind, few = type(value), range(draw.randrange(1, 4))
+    if draw.random() < 0.1 or not isinstance(value, (list, tuple, dict, set, frozenset)):
+        return grown(draw, depth)
+    if isinstance(value, dict):
+        value = copy.copy(value)
+        for _ in few:
+            key = draw.choice([*value, hashable(draw)])
+            if key not in value or draw.random() < 0.5:
+                value[key] = altered(draw, value.get(key), max(0, depth - 1))
+            else:
+                del value[key]
+        return value
+    if isinstance(value, (set, frozenset)):
+        return kind([*list(value)[1:], *(hashable(draw) for _ in few)])
+    items = list(value)
+    for _ in few:
+        place = draw.randrange(len(items) + 1)
+        new = [] if draw.random() < 0.3 else [grown(draw, max(0, depth - 1))]
+        if items[place:] and draw.random() < 0.4:
+            new = [altered(draw, items[place], max(0, depth - 1))]
+        items[place : place + draw.randrange(2)] = new
+    return kind(items)
+
+
+def leads_there_and_back(old, new):
+    """Check all that is promised of the changes between two values, and return them."""
+    before = shape(old), shape(new)
+    changes = compare_values(old, new)
+    assert (not changes) == alma._alike(old, new) == alike(old, new)
+    assert alike(alma._applied(old, changes), new)
+    assert alike(alma._applied(new, invert(changes)), old)
+    assert (shape(old), shape(new)) == before
+    return changes
+
+
+def test_changes_lead_from_any_value_to_any_other_and_back():
+    draw, kinds = random.Random(5), collections.Counter()
+    for number in range(rounds(1_500, 100_000)):
+        old = grown(draw)
+        new = altered(draw, copy.deepcopy(old)) if number % 3 else grown(draw)
+        kinds.update(change.op for change in leads_there_and_back(old, new))
+        leads_there_and_back(old, copy.deepcopy(old))
+        changes = compare_values(old, new)
+        assert alike(apply_changes(old, changes), new)
+        assert alike(apply_changes(new, invert(changes)), old)
+    assert min(kinds["add"], kinds["remove"], kinds["replace"]) > 100
+
+
+def test_changes_lead_there_and_back_through_all_kinds_of_values_and_cycles():
+    draw = random.Random(6)
+    for _ in range(rounds(300, 20_000)):
+        old = generated(draw)
+        for new in (generated(draw), [old, generated(draw)], copy.deepcopy(old)):
+            changes = compare_values(old, new)
+            assert alike(alma._applied(old, changes), new)
+            assert alike(alma._applied(new, invert(changes)), old)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (1, True), (1, 1.0), ("a", Text("a")), ([1], (1,)), ({1: 0}, {True: 0}), ({1}, {1.0}), ({(1,)}, {(True,)}),
+        ({(1, (0,)): 0}, {(1, (False,)): 0}), ([1], [True]), ({"a": 1}, {"a": 1.0}), ({}, collections.OrderedDict()),
+        (frozenset({0}), frozenset({False})), (Number(1), 1), (collections.deque([1]), collections.deque([True])),
+        (collections.defaultdict(int), collections.defaultdict(list)), ([0] * 40, [0] * 39 + [False]),
+        (collections.OrderedDict(a=1, b=2), collections.OrderedDict(b=2, a=1)), ({1: 1, 2: 2}, {1: 1, 2.0: 2}),
+        (b"a", bytearray(b"a")), ({"a": {Text("b"): 1}}, {"a": {"b": 1}}), (Pair(1, 2), (1, 2)),
+    ],
+)  # fmt: skip
+def test_what_is_equal_but_of_another_type_is_not_alike(one, other):
+    for wrap in (lambda it: it, lambda it: [it], lambda it: {"a": it}, lambda it: (0, it), lambda it: [it, 1] * 20):
+        assert not alma._alike(wrap(one), wrap(other))
+        assert compare_values(wrap(one), wrap(other)) != []
+        assert leads_there_and_back(wrap(one), wrap(other))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: float("nan"), lambda: {float("nan")}, lambda: {float("nan"): [1]}, lambda: [float("nan")] * 30,
+        lambda: decimal.Decimal("sNaN"), lambda: decimal.Decimal("NaN"), lambda: frozenset([(float("nan"), 1)]),
+        lambda: {float("nan"), float("nan"), 1}, lambda: ODD, lambda: Point(1), lambda: collections.deque([NAN * 1]),
+        lambda: complex(float("nan"), 1), lambda: bytearray(b"a"), lambda: [[], {}, set(), ()], lambda: "",
+    ],
+)  # fmt: skip
+def test_what_is_made_alike_is_alike(make):
+    for wrap in (lambda it: it, lambda it: [it], lambda it: {"a": it}, lambda it: (0, it)):
+        assert alma._alike(wrap(make()), wrap(make()))
+        assert compare_values(wrap(make()), wrap(make())) == []
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (0.0, -0.0),
+        (decimal.Decimal("1.0"), decimal.Decimal("1.00")),
+        ({0.0}, {-0.0}),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+    ],
+)
+def test_what_python_calls_equal_is_alike_where_the_type_is_the_same(one, other):
+    assert alma._alike(one, other) and compare_values([one], [other]) == []
+
+
+ITEMS = {
+    "ints": lambda number: number,
+    "all equal": lambda number: 7,
+    "two by turns": lambda number: number % 2,
+    "texts": lambda number: f"text {number}",
+    "dicts": lambda number: {"id": number, "tags": ["a", "b"], "name": f"item {number}"},
+    "lists": lambda number: [number, "a", None],
+    "NaN": lambda number: float("nan"),
+    "no hash": lambda number: Point(number),
+    "mixed": lambda number: [1, True, 1.0, "a", None][number % 5],
+}
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+@pytest.mark.parametrize("length", [1, 5, 40])
+@pytest.mark.parametrize("items", ITEMS)
+def test_one_item_more_or_less_or_other_is_one_change_wherever_it_stands(items, length, kind):
+    make = ITEMS[items]
+    old = kind(make(number) for number in range(length))
+    for place in range(length):
+        twin = copy.deepcopy(list(old))
+        more, less = [*twin[:place], "new", *twin[place:]], [*twin[:place], *twin[place + 1 :]]
+        assert compare_values(old, kind(more)) == [Change("add", (place,), None, "new")]
+        (removed,) = compare_values(kind(twin), kind(less))
+        assert (removed.op, len(removed.path), removed.new) == ("remove", 1, None)
+        assert alike(old[removed.path[0]], removed.old)
+        (replaced,) = compare_values(old, kind([*twin[:place], "new", *twin[place + 1 :]]))
+        assert (replaced.op, replaced.path, replaced.new) == ("replace", (place,), "new")
+        (twice,) = compare_values({"a": (old,)}, {"a": (kind(more),)})
+        assert twice.path == ("a", 0, place)
+
+
+def test_two_edits_far_apart_are_two_changes():
+    for items in ITEMS:
+        old = [ITEMS[items](number) for number in range(60)]
+        new = copy.deepcopy(old)
+        new.insert(50, "late")
+        new.insert(3, "early")
+        assert compare_values(old, new) == [Change("add", (3,), None, "early"), Change("add", (51,), None, "late")]
+        taken = compare_values(new, old)
+        assert [(change.op, change.path) for change in taken] == [("remove", (3,)), ("remove", (50,))]
+
+
+def test_many_edits_among_items_that_occur_once_cost_a_change_each():
+    draw, old = random.Random(1), list(range(2_000))
+    new = [number for number in old if draw.random() > 0.1]
+    assert len(compare_values(old, new)) == len(old) - len(new)
+    assert {change.op for change in compare_values(new, old)} == {"add"}
+
+
+def test_many_edits_among_items_that_occur_often_cost_few_changes():
+    draw = random.Random(1)
+    old = [draw.randrange(20) for _ in range(2_000)]
+    new = [number for number in old if draw.random() > 0.02]
+    assert len(compare_values(old, new)) <= 1.5 * (len(old) - len(new))
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_a_dict_edited_is_found_again_though_others_were_put_before_it_and_behind(place):
+    old = [{"id": 1, "a": 1, "b": 2, "c": 3}]
+    new = [{"id": 10 + number, "a": 0} for number in range(4)]
+    new.insert(place, {"id": 1, "a": 1, "b": 2, "c": 4})
+    changes = compare_values(old, new)
+    assert [change.op for change in changes].count("add") == 4
+    assert [change for change in changes if change.op == "replace"] == [Change("replace", (place, "c"), 3, 4)]
+    assert len(compare_values(new, old)) == 5
+    leads_there_and_back(old, new)
+
+
+def test_a_change_names_the_innermost_part_that_changed():
+    old = {"a": [{"b": (1, {"c": frozenset({1, 2})})}], "d": 0}
+    new = {"a": [{"b": (1, {"c": frozenset({2, 3})})}], "d": 0}
+    path = ("a", 0, "b", 1, "c")
+    assert compare_values(old, new) == [Change("remove", (*path, 1), 1, None), Change("add", (*path, 3), None, 3)]
+    assert compare_values({"k": {"x": 1}}, {"k": {"y": None}}) == [
+        Change("remove", ("k", "x"), 1, None),
+        Change("add", ("k", "y"), None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ([1], (1,)), ({1}, frozenset({1})), ({}, []), (1, 2), (None, []),
+        (collections.deque([1]), collections.deque([2])),
+        (bytearray(b"a"), bytearray(b"b")), (Pair(1, 2), Pair(1, 3)), (Point(1), Point(2)), (Row([1]), Row([2])),
+        (Names(a=1), Names(a=2)), ("ab", "ac"), (collections.defaultdict(int, a=1), collections.defaultdict(list, a=2)),
+        (collections.OrderedDict(a=1, b=2), collections.OrderedDict(b=2, a=1)),
+    ],
+)  # fmt: skip
+def test_what_has_no_common_parts_is_replaced_whole(old, new):
+    assert compare_values(old, new) == [Change("replace", (), old, new)]
+    assert compare_values([0, old], [0, new]) == [Change("replace", (1,), old, new)]
+
+
+def test_dicts_of_all_kinds_are_compared_by_key():
+    for kind in (dict, collections.OrderedDict, collections.Counter, partial(collections.defaultdict, int)):
+        old, new = kind({"a": 1, "b": 2, "c": 3}), kind({"b": 2, "c": 4, "d": 0})
+        assert (
+            leads_there_and_back(old, new)
+            == [
+                Change("remove", ("a",), 1, None),
+                Change("replace", ("c",), 3, 4),
+                Change("add", ("d",), None, 0),
+            ]
+            or kind is collections.OrderedDict
+        )  # its order could not be led back
+
+
+def test_an_ordered_dict_keeps_its_order_there_and_back():
+    make = collections.OrderedDict
+    changes = compare_values(make(a=1, b=2), make(a=3, b=2, c=3))
+    assert [change.op for change in changes] == ["replace", "add"]
+    for old, new in itertools.permutations([make(zip(order, "123")) for order in itertools.permutations("abc")], 2):
+        assert alike(apply_changes(old, compare_values(old, new)), new)
+    for old, new in itertools.permutations([make.fromkeys(order) for order in ("ab", "bc", "abcd", "dcba", "")], 2):
+        assert alike(apply_changes(old, compare_values(old, new)), new)
+        assert alike(apply_changes(new, invert(compare_values(old, new))), old)
+
+
+class Loud:
+    """Counts how often it is compared; may raise, or answer with what has no truth value."""
+
+    asked = 0
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def __eq__(self, other):
+        Loud.asked += 1
+        return self.answer() if callable(self.answer) else self.answer
+
+    __hash__ = None
+
+
+class Truthless:
+    def __bool__(self):
+        raise ValueError("neither true nor false")
+
+
+def test_what_fails_to_compare_is_different_unless_it_is_one_object():
+    for answer in (lambda: 1 / 0, Truthless):
+        one, other = Loud(answer), Loud(answer)
+        assert alma._alike([one], [one]) and not alma._alike([one], [other])
+        assert compare_values([1, one], [1, other]) == [Change("replace", (1,), one, other)]
+        assert compare_values([one, 1], [1, one]) != []
+
+
+def test_foreign_objects_are_compared_only_with_their_like():
+    Loud.asked = 0
+    compare_values([1, {"a": [Loud(True)]}, *range(20)], [0, {"a": [1]}, *range(20)])
+    assert Loud.asked == 0
+    assert compare_values([Loud(True)], [Loud(True)]) == [] and Loud.asked == 1
+
+
+def nested_in(depth, value, wrap=lambda part: [part]):
+    for _ in range(depth):
+        value = wrap(value)
+    return value
+
+
+@pytest.mark.parametrize("depth", [90, 110, 250, 5_000, 100_000])
+def test_however_deep_a_value_is_nested_it_is_compared(depth):
+    for wrap in (lambda part: [part], lambda part: {"a": part}, lambda part: (part, 1)):
+        old, new = nested_in(depth, 1, wrap), nested_in(depth, 2, wrap)
+        (change,) = compare_values(old, new)
+        assert change.op == "replace" and len(change.path) <= depth
+        if depth <= 250:
+            assert apply_changes(old, [change]) == new and apply_changes(new, invert([change])) == old
+            assert compare_values(old, nested_in(depth, 1, wrap)) == []
+
+
+def test_a_cycle_is_compared_and_replaced_whole():
+    def ring(value):
+        ring = [value, {"a": 0}]
+        ring[1]["b"] = ring
+        return ring
+
+    assert compare_values(ring(1), ring(1)) == []
+    old, new = {"x": ring(1), "y": 1}, {"x": ring(2), "y": 2}
+    assert [(change.op, change.path) for change in compare_values(old, new)] == [
+        ("replace", ("x",)),
+        ("replace", ("y",)),
+    ]
+    assert alma._alike(apply_changes(old, compare_values(old, new)), new)
+
+
+def test_a_part_that_stands_in_two_places_is_two_parts():
+    part = [1]
+    old, new = [part, part], [[1], [2]]
+    assert leads_there_and_back(old, new) == [Change("replace", (1, 0), 1, 2)]
+    assert apply_changes(old, compare_values(old, new)) == new and part == [1]
+
+
+def changes_between_doubling_structures():
+    def doubling(value):
+        for _ in range(40):
+            value = [value, value]
+        return value
+
+    return [
+        len(compare_values(wrap(doubling(1)), wrap(doubling(last))))
+        for last in (1, 2)
+        for wrap in (
+            lambda it: it,
+            lambda it: [it, *range(20)],
+            lambda it: dict.fromkeys(range(20), it),
+            lambda it: {1: it},
+        )
+    ]
+
+
+def test_what_doubles_forty_times_is_looked_at_once():
+    alike_ones, others = divided(apart(changes_between_doubling_structures, seconds=60))
+    assert alike_ones == [0] * 4
+    assert max(others) < 100
+
+
+def divided(items):
+    return items[: len(items) // 2], items[len(items) // 2 :]
+
+
+GROWING = {
+    "all equal, one less, two others": lambda n: ([7] * n, [7] * 99 + [8] + [7] * (n - 202) + [9] + [7] * 98),
+    "all equal, a tenth less": lambda n: ([7] * n, [7] * (n - n // 10)),
+    "two by turns": lambda n: ([1, 2] * n, [2, 1] * n),
+    "two by chance": lambda n: (by_chance(1, n), by_chance(2, n)),
+    "all different": lambda n: (list(range(n)), list(range(n, 2 * n))),
+    "shuffled": lambda n: (list(range(n)), random.Random(1).sample(range(n), n)),
+    "insertions": lambda n: (list(range(n)), with_more(range(n))),
+    "NaN": lambda n: ([NAN * 1 for _ in range(n)], [NAN * 1 for _ in range(n - 2)]),
+    "dicts, each edited": lambda n: ([{"a": i, "b": 0} for i in range(n)], [{"a": i, "b": 1} for i in range(n)]),
+    "dicts, some more": lambda n: ([{"a": i} for i in range(n)], with_more({"a": i} for i in range(n))),
+    "no hash": lambda n: ([Point(i) for i in range(n)], with_more(Point(i) for i in range(n))),
+    "a dict": lambda n: (dict.fromkeys(range(n)), {**dict.fromkeys(range(2, n)), True: [0]}),
+    "a set": lambda n: ({*range(n), "a"}, {*range(2, n), True}),
+    "a deep tree": lambda n: tuple(nested_in(50, leaf, lambda part: [*range(n // 50), part]) for leaf in (1, 2)),
+}  # fmt: skip
+
+
+def by_chance(seed, count):
+    return random.Random(seed).choices([1, 2], k=count)
+
+
+def with_more(items):
+    """Return items with others put in at the start, in the middle and at the end."""
+    items = list(items)
+    return ["new", *items[: len(items) // 2], "new", *items[len(items) // 2 :], "new"]
+
+
+def cost_of_comparing(old, new):
+    return opcodes(lambda: alma._applied(old, compare_values(old, new)))
+
+
+@pytest.mark.parametrize("what", GROWING)
+def test_four_times_the_size_costs_little_more_than_four_times_as_much(what):
+    small, large = (cost_of_comparing(*GROWING[what](size)) for size in (600, 2_400))
+    assert large < 6 * small
+    old, new = GROWING[what](210)
+    assert alike(alma._applied(old, compare_values(old, new)), new)
+
+
+def test_equal_items_beside_one_change_are_not_looked_at_one_by_one():
+    old = [{"id": number} for number in range(3_200)]
+    new = copy.deepcopy(old)
+    new[1_000]["id"] = 0
+    assert opcodes(lambda: compare_values(old, new)) < 15 * len(old)
+    assert opcodes(lambda: compare_values(list(range(50_000)), [*range(25_000), 0, *range(25_000, 50_000)])) < 50_000
+
+
+MISFITS = {
+    "an unknown operation": ([1], [("move", (0,), 1, 2)]),
+    "an operation that is no text": ([1], [(["add"], (0,), 1, 2)]),
+    "a path that is no tuple": ({"a": 1}, [("replace", "a", 1, 2)]),
+    "a key that is absent": ({"a": 1}, [("replace", ("b",), 1, 2)]),
+    "a key of another type": ({1: 1}, [("remove", (True,), 1, None)]),
+    "a key to remove that is absent": ({"a": 1}, [("remove", ("b",), 1, None)]),
+    "a key that is there": ({"a": 1}, [("add", ("a",), None, 1)]),
+    "a key whose equal is there": ({1: 1}, [("add", (True,), None, 1)]),
+    "a key without a hash": ({"a": 1}, [("add", ([],), None, 1)]),
+    "a member that is absent": ({1}, [("remove", (2,), 2, None)]),
+    "a member that is there": ({1}, [("add", (1,), None, 1)]),
+    "a member whose equal is there": (frozenset({1}), [("add", (1.0,), None, 1.0)]),
+    "a member to replace": ({1}, [("replace", (1,), 1, 2)]),
+    "a way into a member": ({(1,)}, [("replace", ((1,), 0), 1, 2)]),
+    "an index beyond the end": ([1], [("replace", (1,), 1, 2)]),
+    "an index to remove beyond the end": ([1], [("remove", (1,), 1, None)]),
+    "an index to add behind the end": ([1], [("add", (2,), None, 1)]),
+    "a negative index": ([1], [("replace", (-1,), 1, 2)]),
+    "an index that is no int": ((1,), [("replace", (True,), 1, 2)]),
+    "a way into an atom": ({"a": 1}, [("replace", ("a", 0), 1, 2)]),
+    "a way into what is replaced whole": ([Point(1)], [("replace", (0, "x"), 1, 2)]),
+    "the root, to be removed": ([1], [("remove", (), [1], None)]),
+    "the root, to be added": ([1], [("add", (), None, 1)]),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_a_change_that_does_not_fit_is_refused_with_its_number_and_nothing_is_altered(misfit):
+    value, changes = MISFITS[misfit]
+    ((op, path, old, new),) = changes
+    first, before = Change("replace", (), None, copy.deepcopy(value)), shape(value)
+    with pytest.raises(ValueError, match=r"^change 1\b") as caught:
+        apply_changes(value, [first, *changes])
+    assert repr(path) in str(caught.value)
+    assert shape(value) == before
+    if type(path) is tuple and path:
+        with pytest.raises(ValueError, match=r"^change 0\b"):
+            apply_changes({"x": (value,)}, [(op, ("x", 0, *path), old, new)])
+
+
+def test_what_is_no_change_cannot_be_inverted():
+    with pytest.raises(ValueError, match="change 1"):
+        invert([("add", (0,), None, 1), ("move", (0,), 1, 2)])
+
+
+def test_changes_may_be_plain_tuples_and_come_from_anywhere():
+    assert apply_changes([1, 2], iter([("remove", (0,), 1, None), ("add", (1,), None, 3)])) == [2, 3]
+    assert invert([("remove", (0,), 1, None)]) == [Change("add", (0,), None, 1)]
+    assert apply_changes((1, [2]), [("replace", (1, 0), 2, 3)]) == (1, [3])
+    assert apply_changes(5, []) == 5
+
+
+def test_old_need_not_agree_with_what_is_there():
+    assert apply_changes({"a": 1}, [("replace", ("a",), "something else", 2)]) == {"a": 2}
+
+
+def test_changes_apply_one_after_another():
+    changes = [
+        ("add", ("a",), None, [1]),
+        ("add", ("a", 0), None, 0),
+        ("replace", (), None, {"b": [2]}),
+        ("remove", ("b", 0), 2, None),
+    ]
+    assert apply_changes({}, changes[:2]) == {"a": [0, 1]}
+    assert apply_changes({}, changes) == {"b": []}
+    assert changes[0][3] == [1] and changes[2][3] == {"b": [2]}
+
+
+def test_the_result_shares_no_mutable_part_with_the_value_or_the_changes():
+    draw = random.Random(7)
+    for number in range(rounds(300, 10_000)):
+        old = generated(draw)
+        new = [copy.deepcopy(old), generated(draw)] if number % 2 else generated(draw)
+        changes = compare_values(old, new)
+        before = shape(old), shape(new), [shape(change) for change in changes]
+        spoil(apply_changes(old, changes))
+        spoil(apply_changes(old, []))
+        assert (shape(old), shape(new), [shape(change) for change in changes]) == before
+
+
+def test_what_cannot_be_copied_cannot_be_changed():
+    with pytest.raises(SnapshotError):
+        apply_changes([threading.Lock(), 1], [("replace", (1,), 1, 2)])
+
+
+def test_a_change_is_a_named_tuple():
+    (change,) = compare_values(1, 2)
+    assert change == ("replace", (), 1, 2) and change._fields == ("op", "path", "old", "new")
+    assert pickle.loads(pickle.dumps(change)) == change
 
 
 # == Retention: which records to forget =======================================
