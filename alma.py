@@ -584,13 +584,34 @@ class _Packer(pickle.Pickler):
 class _Unpacker(pickle.Unpickler):
     """Unpickles what a _Packer has written, and refuses to name anything else: bytes may come from a stranger."""
 
+    def __init__(self, packed: bytes) -> None:
+        super().__init__(io.BytesIO(packed))
+        self._packed, self._checked = packed, False
+
     def find_class(self, module: str, name: str) -> Any:
         """Return a standard type; UnpicklingError for what is none."""
         known = {"builtins", "collections", "datetime", "pathlib._local", *_STANDARD}  # 3.13 has moved its paths
-        thing = super().find_class(module, name) if module in known and "." not in name else None
+        try:
+            thing = super().find_class(module, name) if module in known and "." not in name else None
+        except AttributeError:
+            thing = None
         if thing is ... or (isinstance(thing, type) and (thing in _PICKLED or _is_standard(thing))):
+            self._require_plain_states()
             return thing
         raise pickle.UnpicklingError(f"{module}.{name} is no standard value type")
+
+    def _require_plain_states(self) -> None:
+        """Raise UnpicklingError where BUILD could set attributes of a class: it does from a tuple, not from a dict."""
+        if self._checked or b"b" not in self._packed:
+            return
+        import pickletools
+
+        before = ""
+        for operation, _, _ in pickletools.genops(self._packed):
+            if operation.name == "BUILD" and not before.startswith("SETITEM"):  # behind which a dict is on the stack
+                raise pickle.UnpicklingError("these bytes would change a class; no value needs that")
+            before = operation.name
+        self._checked = True
 
 
 class _Chunks(io.BytesIO):
@@ -1377,7 +1398,7 @@ class _Packing:
         return packed.getvalue()
 
     def _unpacked(self, packed: bytes) -> Any:
-        return _Unpacker(io.BytesIO(packed)).load()
+        return _Unpacker(packed).load()
 
 
 class Compress(_Packing):
