@@ -1343,7 +1343,8 @@ class _Chain:
         two_way = [step for step in steps if _is_two_way(step)]
         self.encoders = [(step.encode, True) if _is_two_way(step) else (step, False) for step in steps]
         self.decoders = [step.decode for step in reversed(two_way)]
-        self.copies = not isinstance(two_way[0] if two_way else None, _Packing)  # whose values are made of bytes
+        last = type(two_way[0]) if two_way else None
+        self.copies = last not in (Compress, Encrypt)  # whose values are made of bytes; a subclass may keep them
 
     def encode(self, value: Any, again: bool = False) -> Any:
         """Return what is stored instead of *value*; *again* leaves out what it has been through when it first came."""
