@@ -673,6 +673,8 @@ def _pack(value: Any) -> Any:
 
 def _share(value: Any) -> Any:
     """Return the stored form of a value whose owner says that it is fine to share."""
+    if value is DELETED:
+        return _pack(value)  # which refuses it
     return value if _is_atom(value) else _Shared(value)
 
 
