@@ -2831,6 +2831,7 @@ class AlmaRegistry:
             _, stored, layout, _ = var._log.head
             notice = monitor.depth() + 1, layout.times[0], var, 0, stored, "initial", listeners, iter(listeners)
             monitor.notices.append(notice)
+        var._resumed = heard  # a namespace's variable is taken by the first watch() of its name
         names[name] = var
         return var
 
@@ -3103,6 +3104,15 @@ def _savepoint(transaction: _Transaction, label: Optional[str]) -> Generator[Non
 # the order of their insertion. A deleted key is a variable whose newest value is DELETED, so its past stays.
 
 
+def _checked_key(key: Any) -> str:
+    """Return a key of a namespace; TypeError or ValueError for what can't be one."""
+    if not isinstance(key, str):
+        raise TypeError(f"a key is a str, not {key!r}")
+    if not key or "@" in key:
+        raise ValueError(f"a key has at least one character, and no '@', which is kept for branches: {key!r}")
+    return key
+
+
 class AlmaNamespace(MutableMapping[str, Any]):
     """A dict whose keys are variables: key 'debug' of the namespace 'settings' is the variable 'settings.debug'.
 
@@ -3116,13 +3126,15 @@ class AlmaNamespace(MutableMapping[str, Any]):
     ({'level': 3}, True)
     """
 
-    __slots__ = ("__weakref__", "_flags", "_keys", "_listeners", "_monitor", "_name", "_options", "_registry", "_vars")
+    __slots__ = ("__weakref__", "_flags", "_keys", "_listeners", "_monitor", "_name", "_options", "_pack", "_registry", "_vars")
 
     def __init__(self, registry: AlmaRegistry, name: str, options: _Options) -> None:
         self._registry, self._name, self._options = registry, name, options
         self._monitor, self._vars = registry._monitor, registry._vars
         self._listeners = options.listeners
+        self._pack: Callable[[Any], Any] = _pack if options.deep_copy else _share
         self._keys, self._flags = _Table(self._monitor), _Table(self._monitor)  # full names by key; "frozen"
+        self._keys.entries = OrderedDict()  # whose move_to_end can't be interrupted halfway
 
     @property
     def name(self) -> str:
@@ -3168,51 +3180,54 @@ class AlmaNamespace(MutableMapping[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         var = self._vars.current().get(self._keys.current().get(key, ""))
-        if var is None or var._log.head[1] is DELETED or var._transaction is not None:
-            self._monitor.run(self._put, key, value, _label_text(_checked_label(None, self._options.traced)))
-        elif var._traced:
-            var.set(value, label=_label_text(_checked_label(None, True)))
+        if var is None or var._log.head[1] is DELETED or var._transaction is not None or var._traced:
+            packed = (self._pack if var is None else var._pack)(value)  # now: the change may have to wait
+            self._monitor.run(self._put, _checked_key(key), packed, self._place(var))
         else:
             var.set(value)
 
-    def _put(self, key: str, value: Any, label: Optional[str]) -> None:
+    def _put(self, key: str, packed: Any, label: _Label) -> None:
         """Set a key that may be new or deleted, which takes it to the end."""
-        if not isinstance(key, str):
-            raise TypeError(f"a key is a str, not {key!r}")
-        if not key or "@" in key:
-            raise ValueError(f"a key has at least one character, and no '@', which is kept for branches: {key!r}")
-        keys, full = self._keys.changeable(), f"{self._name}.{key}"
+        keys: Any = self._keys.changeable()
+        full, known = f"{self._name}.{key}", key in keys
         var = self._vars.current().get(full)
         if self.is_frozen:
             raise FrozenError(full)
-        if var is None:
-            self._new(key, full, value)
-        elif key in keys or var._resumed:
-            moves = key not in keys or var._head()[1] is DELETED
-            var._set(var._pack(value), label, None)
-            if moves:
-                keys.pop(key, None)
-                keys[key] = full
-        else:
+        if var is not None and not known and not var._resumed:
             raise DuplicateNameError(full, "it is no key of this namespace: unregister it, or choose another key")
+        keys.setdefault(key, full)  # before the change, so that an interrupt leaves no variable without its key
+        if not known or var is None or var._head()[1] is DELETED:
+            keys.move_to_end(key)
+        try:
+            if var is None:
+                options = self._options._replace(listeners=self._listeners)
+                self._registry._watch(full, _unpack(packed), options, heard=True)
+            else:
+                var._set(packed, label, None)
+        except BaseException:
+            if not known and full not in self._vars.current():
+                keys.pop(key, None)
+            raise
 
-    def _new(self, key: str, full: str, value: Any) -> None:
-        registry, keys = self._registry, self._keys.changeable()
-        var = registry._watch(full, value, self._options._replace(listeners=self._listeners), heard=True)
-        var._resumed = True  # the first watch() of its name takes it
-        keys.pop(key, None)
-        keys[key] = full
+    def _place(self, var: Optional[AlmaVar[Any]]) -> _Label:
+        """Return where a traced change was made: the nearest place outside this file and the mixins of dicts."""
+        if not (self._options.traced if var is None else var._traced):
+            return None
+        frame = sys._getframe(2)
+        while frame.f_back is not None and frame.f_globals.get("__name__") in (__name__, "collections.abc"):
+            frame = frame.f_back
+        return frame.f_code, frame.f_lineno
 
     def __delitem__(self, key: str) -> None:
-        self._monitor.run(self._delete, key)
+        self._monitor.run(self._delete, key, self._place(self.var(key)))
 
-    def _delete(self, key: str) -> None:
+    def _delete(self, key: str, label: _Label) -> None:
         var = self.var(key)
         head = var._writable()
         var._value(head)  # raises if it is deleted already
-        var._append(head, DELETED, None)
+        var._append(head, DELETED, label)
 
-    def update(self, *args: Any, **kwargs: Any) -> None:
+    def update(self, /, *args: Any, **kwargs: Any) -> None:
         """Set all keys of a mapping or of pairs, and of keyword arguments, in one transaction: all or nothing."""
         with self._registry.transaction():
             super().update(*args, **kwargs)
