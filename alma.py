@@ -2872,7 +2872,7 @@ class AlmaRegistry:
         """Return the variable of that name; UnknownNameError if there is none."""
         names = self._vars.current()
         try:
-            return names[name]
+            return names[name]  # type: ignore[no-any-return]
         except KeyError:
             raise UnknownNameError(name, names.copy()) from None
 
@@ -3126,7 +3126,9 @@ class AlmaNamespace(MutableMapping[str, Any]):
     ({'level': 3}, True)
     """
 
-    __slots__ = ("__weakref__", "_flags", "_keys", "_listeners", "_monitor", "_name", "_options", "_pack", "_registry", "_vars")
+    __slots__ = (
+        "__weakref__", "_flags", "_keys", "_listeners", "_monitor", "_name", "_options", "_pack", "_registry", "_vars",
+    )  # fmt: skip
 
     def __init__(self, registry: AlmaRegistry, name: str, options: _Options) -> None:
         self._registry, self._name, self._options = registry, name, options
