@@ -593,7 +593,7 @@ class _Unpacker(pickle.Unpickler):
         known = {"builtins", "collections", "datetime", "pathlib._local", *_STANDARD}  # 3.13 has moved its paths
         try:
             thing = super().find_class(module, name) if module in known and "." not in name else None
-        except AttributeError:
+        except (AttributeError, ImportError):
             thing = None
         if thing is ... or (isinstance(thing, type) and (thing in _PICKLED or _is_standard(thing))):
             self._require_plain_states()

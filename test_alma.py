@@ -898,6 +898,142 @@ def test_doubling_tuples_take_no_longer_than_they_are_large():
     assert python("-c", code, SOURCE.parent) == (0, "6 tuple 1\n", "")
 
 
+# What a stranger's bytes may name.
+
+
+def bytes_of(value):
+    """Return what a packer writes of a value, whatever its size."""
+    written = io.BytesIO()
+    alma._Packer(written, 5).dump(value)
+    return written.getvalue()
+
+
+def text(word):
+    return b"\x8c" + bytes([len(word)]) + word.encode()
+
+
+def naming(module, name, protocol=5):
+    """Return the opcodes that put what a name of a module stands for on the stack."""
+    if protocol < 4:
+        return b"\x80" + bytes([protocol]) + f"c{module}\n{name}\n".encode()
+    return b"\x80" + bytes([protocol]) + text(module) + text(name) + b"\x93"
+
+
+def test_an_unpacker_opens_all_that_a_packer_writes():
+    draw, opened = random.Random(12), 0
+    values = [[atom] for atom in ATOMS] + [make([1], "a") for make in CONTAINERS.values()]
+    for value in values + [generated(draw) for _ in range(rounds(1_000, 20_000))]:
+        try:
+            packed = bytes_of(value)
+        except alma._Foreign:
+            continue
+        assert shape(alma._Unpacker(packed).load()) == shape(value)
+        opened += 1
+    assert opened > 60
+
+
+NO_VALUES = """
+    os.system posix.system nt.system subprocess.Popen this.s antigravity.webbrowser sys.exit shutil.rmtree
+    builtins.eval builtins.exec builtins.getattr builtins.__import__ builtins.open builtins.type builtins.object
+    builtins.print builtins.map builtins.super builtins.property builtins.memoryview builtins.NotImplementedError
+    builtins.nothing builtins.str.format builtins.dict.fromkeys builtins.__dict__ builtins.object.__subclasses__
+    collections.abc collections.namedtuple collections.ChainMap collections.UserDict collections.OrderedDict.fromkeys
+    collections.Counter.update collections._sys datetime.sys datetime.tzinfo datetime.datetime.now decimal.Context
+    decimal.getcontext decimal.localcontext fractions.operator fractions.re uuid.uuid4 uuid.os uuid.Enum pathlib.Path
+    pathlib.os pathlib._local.os ipaddress.functools ipaddress.ip_address ipaddress.IPv4Network
+    functools.partial operator.attrgetter copyreg._reconstructor pickle.loads alma.AlmaVar enum.Enum types.FunctionType
+    __builtin__.eval __builtin__.apply
+"""
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("name", NO_VALUES.split())
+def test_an_unpacker_names_nothing_but_standard_values(name, protocol):
+    module, _, name = name.partition(".")
+    before = set(sys.modules)
+    attack = naming(module, name, protocol) + text("1+1") + b"\x85R."
+    for tail in (attack, naming(module, name, protocol) + b"0N.", naming(module, name, protocol) + b")\x81."):
+        with pytest.raises(pickle.UnpicklingError):
+            alma._Unpacker(tail).load()
+    assert "this" not in set(sys.modules) - before
+
+
+def test_a_module_within_a_known_one_is_not_known():
+    for module, name in [("collections.abc", "Mapping"), ("pathlib._local", "os"), ("os.path", "join"), ("", "int")]:
+        with pytest.raises(pickle.UnpicklingError):
+            alma._Unpacker(naming(module, name) + b".").load()
+
+
+def test_control_plain_pickle_calls_what_the_bytes_name():
+    assert pickle.loads(naming("builtins", "eval") + text("1+1") + b"\x85R.") == 2
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [b"\x80\x05Pself\n.", b"\x80\x05N\x51.", b"\x80\x05\x97.", b"\x80\x05\x82\x01.", b"\x80\x05ios\nsystem\n.", b""],
+    ids=["persistent id", "binary persistent id", "buffer", "extension", "instance", "empty"],
+)
+def test_an_unpacker_refuses_what_leads_out_of_its_bytes(attack):
+    with pytest.raises((pickle.UnpicklingError, ValueError, EOFError)):
+        alma._Unpacker(attack).load()
+
+
+MUTABLE_TYPES = [
+    ("fractions", "Fraction"), ("uuid", "UUID"), ("uuid", "SafeUUID"), ("pathlib", "PurePosixPath"),
+    ("ipaddress", "IPv4Address"), ("collections", "Counter"), ("collections", "OrderedDict"), ("decimal", "Decimal"),
+]  # fmt: skip
+SPOILT = text("spoilt") + b"K\x01"
+STATES = {
+    "a tuple": b"N}" + SPOILT + b"s\x86b",
+    "a tuple of two dicts": b"}}" + SPOILT + b"s\x86b",
+    "a tuple from the memo": b"0N}" + SPOILT + b"s\x86\x940h\x00h\x01b",
+    "a tuple behind something set": b"N}" + SPOILT + b"s\x86}" + SPOILT + b"s0b",
+    "a tuple by marks": b"(N}(" + SPOILT + b"utb",
+    "a dict": b"}" + SPOILT + b"sb",
+}
+
+
+def attributes(module, name):
+    return set(vars(getattr(sys.modules[module], name)))
+
+
+@pytest.mark.parametrize("state", STATES.values(), ids=STATES.keys())
+@pytest.mark.parametrize("module, name", MUTABLE_TYPES)
+def test_an_unpacker_changes_no_class(module, name, state):
+    before = attributes(module, name)
+    try:
+        with pytest.raises((pickle.UnpicklingError, TypeError, AttributeError)):
+            alma._Unpacker(naming(module, name) + b"\x94" + state + b".").load()
+        assert attributes(module, name) == before
+    finally:
+        for left in attributes(module, name) - before:
+            delattr(getattr(sys.modules[module], name), left)
+
+
+def test_control_plain_pickle_changes_a_class():
+    pickle.loads(naming("fractions", "Fraction") + STATES["a tuple"] + b".")
+    assert fractions.Fraction.spoilt == 1
+    del fractions.Fraction.spoilt
+
+
+def test_bytes_that_have_been_changed_open_or_are_refused_and_change_no_class():
+    draw, opened, refused = random.Random(13), 0, 0
+    sources = [bytes_of([uuid.UUID(int=5), ODD, decimal.Decimal(1), fractions.Fraction(1, 3), {"a": {1, "b"}}])]
+    sources.append(bytes_of({"deep": [collections.Counter("ab"), collections.deque([1], 3), Path("a"), b"b"]}))
+    before = [attributes(*place) for place in MUTABLE_TYPES]
+    for _ in range(rounds(3_000, 100_000)):
+        changed = bytearray(draw.choice(sources))
+        for _ in range(draw.randrange(1, 4)):
+            changed[draw.randrange(2, len(changed))] = draw.choice(b"\x81\x93\x94RbsuNhK\x86(t0" + bytes(range(32)))
+        try:
+            alma._Unpacker(bytes(changed)).load()
+            opened += 1
+        except Exception:
+            refused += 1
+    assert [attributes(*place) for place in MUTABLE_TYPES] == before
+    assert opened and refused
+
+
 # Refused: what can't be copied.
 
 
