@@ -411,6 +411,7 @@ def _of_extra(extra: str, module: str) -> Any:
 
     package = module.partition(".")[0]
     try:
+        import_module(package)  # first: where it is barred, Python would name the module and not the package
         return import_module(module)
     except ModuleNotFoundError as error:
         if error.name != package:

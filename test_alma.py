@@ -1866,6 +1866,684 @@ def test_pruning_after_a_transaction_that_failed_leaves_nothing_of_it():
         x.redo()
 
 
+# == Middleware: what is stored instead of a value ============================
+
+
+def has(module):
+    """Tell whether a package is there."""
+    try:
+        __import__(module)
+    except ImportError:
+        return False
+    return True
+
+
+needs_crypto = pytest.mark.skipif(not has("cryptography"), reason="needs the extra crypto")
+
+
+class Tagged:
+    """Middleware both ways that stores a value beside a mark, and refuses what does not bear it."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def encode(self, value):
+        return [self.mark, value]
+
+    def decode(self, stored):
+        mark, value = stored
+        assert mark == self.mark
+        return value
+
+
+class Keeping:
+    """Middleware that stores a number, and keeps and hands out the very object that it was given."""
+
+    def __init__(self):
+        self.kept = []
+
+    def encode(self, value):
+        self.kept.append(value)
+        return len(self.kept) - 1
+
+    def decode(self, stored):
+        return self.kept[stored]
+
+
+class Untidy(Tagged):
+    """Middleware that spoils what it is given when it has been given the next, and what it was given to decode."""
+
+    given = None
+
+    def encode(self, value):
+        spoil(self.given)
+        self.given = value
+        return [self.mark, value]
+
+    def decode(self, stored):
+        value = copy.deepcopy(super().decode(stored))
+        spoil(stored)
+        return value
+
+
+class Switched:
+    """Middleware that does what another does, which can be exchanged."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def encode(self, value):
+        return self.inner.encode(value)
+
+    def decode(self, stored):
+        return self.inner.decode(stored)
+
+
+class Caching(alma.Compress):
+    """A Compress that hands out the same object for the same bytes."""
+
+    def __init__(self):
+        super().__init__()
+        self.cache = {}
+
+    def decode(self, stored):
+        if stored not in self.cache:
+            self.cache[stored] = super().decode(stored)
+        return self.cache[stored]
+
+
+CHAINS = {
+    "tagged twice": lambda: [Tagged("a"), Tagged("b")],
+    "keeping": lambda: [Keeping()],
+    "tagged and keeping": lambda: [Tagged("a"), Keeping()],
+    "untidy": lambda: [Untidy("a")],
+    "compress": lambda: [alma.Compress()],
+    "compress that caches": lambda: [Caching()],
+    "tagged and compress": lambda: [Tagged("a"), alma.Compress(9)],
+    "compress and tagged": lambda: [alma.Compress(), Tagged("a")],
+    "function of no effect": lambda: [lambda value: value],
+    "encrypt": lambda: [alma.Encrypt(alma.Encrypt.new_key())],
+    "compress and encrypt": lambda: [alma.Compress(), alma.Encrypt([alma.Encrypt.new_key()] * 2)],
+}
+each_chain = pytest.mark.parametrize(
+    "chain",
+    [pytest.param(chain, marks=[needs_crypto] * ("encrypt" in name), id=name) for name, chain in CHAINS.items()],
+)
+STANDARD_ONLY = {"compress", "compress that caches", "tagged and compress"}
+
+
+def kept_by(var):
+    """Return what a log keeps of its values, oldest first."""
+    return list(var._log.head[2].values)
+
+
+def merged(registry, var):
+    """Merge what a branch has changed."""
+    return var.merge(var.branch("other").set([8]))
+
+
+def in_a_transaction(registry, var):
+    """Change a variable in a transaction, part of which is taken back."""
+    with registry.transaction("all"):
+        var.set([6])
+        with contextlib.suppress(ZeroDivisionError), registry.transaction():
+            var.set([7])
+            raise ZeroDivisionError
+        var.update(lambda value: value * 2)
+
+
+def taken_back(registry, var):
+    """Undo and redo over the registry."""
+    var.set([5])
+    registry.undo()
+    registry.redo()
+
+
+def brought_back(registry, var):
+    """Restore a moment."""
+    before = registry.snapshot()
+    var.set([5])
+    registry.restore(before)
+
+
+DEEDS = {"merge": merged, "transaction": in_a_transaction, "registry undo": taken_back, "restore": brought_back}
+DEED_NAMES = [*DEEDS, "set", "update", "edit", "rollback", "reset", "undo", "redo", "restore given"]
+
+
+def deed_named(name):
+    return DEEDS.get(name) or VERBS[name.partition(" ")[0]][0]
+
+
+READ = {
+    "get": lambda registry, var: var.get(),
+    "history": lambda registry, var: [(record.index, record.value, record.label) for record in var.history()],
+    "iteration": lambda registry, var: [record.value for record in var],
+    "last change": lambda registry, var: var.last_change().value,
+    "at an index": lambda registry, var: var.at(1).value,
+    "at a label": lambda registry, var: var.at("initial").value,
+    "at a moment": lambda registry, var: var.at(timedelta(0)).value,
+    "snapshot": lambda registry, var: registry.snapshot(),
+    "snapshot of a moment": lambda registry, var: registry.snapshot(timedelta(0)),
+    "diff": lambda registry, var: [(each["from_value"], each["to_value"]) for each in var.diff()],
+    "compare": lambda registry, var: var.compare(0, 1),
+    "blame": lambda registry, var: {path: record.value for path, record in var.blame().items()},
+    "repr": lambda registry, var: repr(var),
+    "equal": lambda registry, var: (var == [1], var == [2], var == var.branch("equal")),
+    "branch": lambda registry, var: [record.value for record in var.branch("read")],
+    "branch of the past": lambda registry, var: var.branch("past", at=1).get(),
+    "pickled record": lambda registry, var: pickle.loads(pickle.dumps(var.last_change())).value,
+    "copied record": lambda registry, var: copy.deepcopy(var.last_change()).value,
+}
+
+
+@pytest.mark.parametrize("read", READ.values(), ids=READ.keys())
+@each_chain
+def test_every_way_out_shows_the_plain_value(chain, read):
+    (plain_registry, plain), (registry, var) = lively(), lively(middleware=chain())
+    assert read(registry, var) == read(plain_registry, plain)
+
+
+@pytest.mark.parametrize("name", DEED_NAMES)
+@each_chain
+def test_a_variable_with_middleware_does_what_one_without_does(chain, name):
+    seen = []
+    for options in {}, {"middleware": chain()}:
+        registry, var = lively(**options)
+        told_of, validated, given = [], [], []
+        var.add_listener(told(told_of)).add_validator(validated.append)
+        deed_named(name)(registry, var)
+        var.update(lambda value, given=given: given.append(value[:]) or value)
+        with var.edit() as draft:
+            given.append(draft[:])
+        records = [(record.index, record.value, record.label) for record in var.history()]
+        seen.append((records, told_of, validated, given, var.get()))
+    assert seen[0] == seen[1]
+
+
+def test_middleware_encodes_in_its_order_and_decodes_in_reverse():
+    var = AlmaVar("x", 1, middleware=[Tagged("a"), Tagged("b")]).set(2)
+    assert [alma._unpack(kept) for kept in kept_by(var)] == [["b", ["a", 1]], ["b", ["a", 2]]]
+    assert values(var) == [1, 2]
+
+
+@pytest.mark.parametrize("name", DEED_NAMES)
+def test_only_what_was_encoded_is_stored(name):
+    registry, var = lively(middleware=[Tagged("a")])
+    deed_named(name)(registry, var)
+    for line in (var, *var.branches().values()):
+        assert len(line) == len(kept_by(line))
+        for index in range(len(line)):
+            mark, value = alma._unpack(line._log.stored(line._head(), index))
+            assert (mark, value) == ("a", line.at(index).value)
+
+
+def test_validators_see_the_value_before_it_is_encoded_and_may_refuse_it():
+    encoded = []
+    var = AlmaVar("x", [1], validators=[lambda value: refuse() if value == [3] else None])
+    var = AlmaVar("x", [1], validators=var._validators, middleware=[lambda value: encoded.append(value) or value])
+    var.set([2])
+    with pytest.raises(Refused):
+        var.set([3])
+    assert encoded == [[1], [2]] and values(var) == [[1], [2]]
+
+
+# -- plain functions
+
+
+def test_a_plain_function_transforms_on_the_way_in_only():
+    var = AlmaVar("x", " a ", middleware=[str.strip, lambda value: value + "!"], validators=[len])
+    var.set(" b ").update(lambda value: f" {value} ")
+    assert values(var) == ["a!", "b!", "b!!"] == kept_by(var)
+
+
+@pytest.mark.parametrize("name", ["merge", "registry undo", "restore", "rollback", "reset", "undo", "redo"])
+@pytest.mark.parametrize("both_ways", [[], [Tagged("a")], [alma.Compress()]], ids=["alone", "tagged", "compress"])
+@pytest.mark.parametrize("first", [True, False], ids=["before", "behind"])
+def test_a_value_of_the_past_is_not_transformed_a_second_time(name, both_ways, first):
+    calls = []
+
+    def note(value):
+        calls.append(value)
+        return value
+
+    registry, var = lively(middleware=[note, *both_ways] if first else [*both_ways, note])
+    if name == "merge":
+        branch = var.branch("other").set([8])
+        calls.clear()
+        var.merge(branch)
+        assert calls == [] and var.get() == [8]
+        return
+    if name in ("restore", "registry undo"):
+        var.set([5])
+        calls.clear()
+        registry.restore({"x": [1]}) if name == "restore" else (registry.undo(), registry.redo())
+    else:
+        calls.clear()
+        deed_named(name)(registry, var)
+    assert calls == []
+
+
+def test_what_comes_back_is_exactly_what_was_there():
+    registry = AlmaRegistry()
+    var = registry.watch("x", 1, middleware=[lambda value: value + 1, Tagged("a")])
+    branch = var.branch("b").set(10)
+    assert (var.get(), branch.get()) == (2, 11)
+    assert var.merge(branch).get() == 11
+    assert [var.undo().get(), var.redo().get(), var.rollback(0).get(), var.reset().get()] == [2, 11, 2, 2]
+    before = registry.snapshot()
+    var.set(50)
+    registry.restore(before)
+    assert var.get() == 2
+
+
+def test_two_way_middleware_encodes_anew_what_comes_back():
+    var = AlmaVar("x", 1, middleware=[Keeping()]).set(2).rollback(0)
+    assert kept_by(var) == [0, 1, 2] and values(var) == [1, 2, 1]
+
+
+# -- what goes wrong
+
+
+@pytest.mark.parametrize("error", [LookupError, MemoryError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("name", DEED_NAMES)
+def test_what_encode_raises_reaches_the_caller_as_it_is_and_nothing_is_stored(name, error):
+    inner = Switched(Tagged("a"))
+    registry, var = lively(middleware=[inner, Tagged("b")])
+    heard = []
+    var.add_listener(told(heard))
+    broken = types.SimpleNamespace(encode=lambda value: (_ for _ in ()).throw(error()), decode=inner.inner.decode)
+    if name in ("restore", "registry undo"):
+        var.set([5])
+        heard.clear()
+        before = state(var)
+        inner.inner = broken
+        with pytest.raises(error):
+            registry.restore({"x": [1]}) if name == "restore" else registry.undo()
+    elif name == "merge":
+        branch, before = var.branch("other").set([8]), state(var)
+        inner.inner = broken
+        with pytest.raises(error):
+            var.merge(branch)
+    else:
+        before = state(var)
+        inner.inner = broken
+        with pytest.raises(error):
+            deed_named(name)(registry, var)
+    assert state(var) == before and heard == []
+    inner.inner = Tagged("a")
+    assert var.set([77]).get() == [77] and len(kept_by(var)) == len(var)
+
+
+WAYS_OUT = {
+    "get": (lambda var: var.get(), 2),
+    "history": (lambda var: var.history()[1].value, 1),
+    "last change": (lambda var: var.last_change().value, 2),
+    "at": (lambda var: var.at(0).value, 0),
+    "iteration": (lambda var: [record.value for record in var], 0),
+    "repr": (repr, 2),
+    "equal": (lambda var: var == 1, 2),
+    "diff": (lambda var: var.diff(), 0),
+    "compare": (lambda var: var.compare(1, 2), 1),
+    "update": (lambda var: var.update(int), 2),
+    "rollback": (lambda var: var.rollback(1), 1),
+    "reset": (lambda var: var.reset(), 0),
+    "undo": (lambda var: var.undo(), 1),
+    "edit": (lambda var: var.edit(), 2),
+}
+
+
+@pytest.mark.parametrize("way, index", WAYS_OUT.values(), ids=WAYS_OUT.keys())
+def test_what_decode_raises_is_reported_with_the_index_and_changes_nothing(way, index):
+    inner = Switched(Tagged("a"))
+    var = AlmaVar("x", [0], middleware=[inner]).set([1]).set([2])
+    inner.inner = Tagged("other")
+    with pytest.raises(MiddlewareError) as caught:
+        way(var)
+    assert (caught.value.name, caught.value.index) == ("x", index)
+    assert "AssertionError" in caught.value.reason and type(caught.value.__cause__) is AssertionError
+    inner.inner = Tagged("a")
+    assert values(var) == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize("blow", [KeyboardInterrupt, SystemExit])
+def test_what_is_no_fault_of_a_decoder_is_raised_as_it_is(blow):
+    inner = Switched(Tagged("a"))
+    var = AlmaVar("x", [0], middleware=[inner])
+    inner.inner = types.SimpleNamespace(decode=lambda stored: (_ for _ in ()).throw(blow()))
+    with pytest.raises(blow):
+        var.get()
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    ["compress", b"ab", 5, alma.Compress, alma.Compress(), [alma.Compress], ["zlib"], [None], [5], {"a": 1}, len],
+    ids=repr,
+)
+def test_what_cannot_transform_is_refused(nonsense):
+    registry = AlmaRegistry()
+    for make in (AlmaVar, registry.watch):
+        with pytest.raises(TypeError):
+            make("x", 1, middleware=nonsense)
+    with pytest.raises(TypeError):
+        registry.namespace("n", middleware=nonsense)
+    assert list(registry) == []
+
+
+def test_the_list_of_middleware_given_is_copied():
+    given = [Tagged("a")]
+    var = AlmaVar("x", 1, middleware=given)
+    given.clear()
+    assert var.set(2).get() == 2 and AlmaVar("x", 1, middleware=iter([Tagged("a")])).set(2).get() == 2
+
+
+# -- the past stays as it is
+
+
+@pytest.mark.parametrize("chain", [Keeping, lambda: Untidy("a"), Caching], ids=["keeping", "untidy", "caching"])
+def test_middleware_that_keeps_what_it_is_given_cannot_change_the_past(chain):
+    draw, looks = random.Random(14), 0
+    while looks < rounds(1_000, 20_000):
+        value = generated(draw)
+        try:
+            seen = shapes_seen(value, middleware=[chain()])
+        except TypeError:
+            assert chain is Caching
+            continue
+        assert len(set(seen)) == 1
+        looks += len(seen)
+
+
+def test_control_without_copies_of_what_is_decoded_the_past_could_be_changed():
+    var = AlmaVar("x", [[1]], middleware=[Keeping()])
+    var._chain.copies = False
+    var.get().clear()
+    assert var.get() == []
+
+
+def test_a_value_that_its_owner_shares_is_given_to_middleware_as_it_is():
+    value, keeping = [[1]], Keeping()
+    var = AlmaVar("x", 1, deep_copy=False, middleware=[keeping]).set(value)
+    assert keeping.kept[1] is value and var.get() is value and var.history()[1].value is value
+    with pytest.raises(TypeError):
+        var.edit()
+    assert AlmaVar("x", [1], deep_copy=False, middleware=[alma.Compress()]).set([2]).undo().get() == [1]
+
+
+def memory_of(var):
+    """Return the bytes that what a log keeps of its values takes."""
+    seen, found, waiting = set(), 0, kept_by(var)
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) not in seen and not isinstance(thing, (type, types.ModuleType)):
+            seen.add(id(thing))
+            found += sys.getsizeof(thing)
+            waiting += gc.get_referents(thing)
+    return found
+
+
+def test_what_middleware_encodes_to_containers_is_kept_as_deltas():
+    var = AlmaVar("x", {}, middleware=[Tagged("a")])
+    value = {f"field {number}": [number] for number in range(500)}
+    for number in range(100):
+        value["field 7"] = [number]
+        var.set(value)
+    whole = len(bytes_of(["a", value]))
+    assert memory_of(var) < 10 * whole
+    assert [record.value["field 7"] for record in var.history()[1:]] == [[number] for number in range(100)]
+    assert var.at(50).value["field 7"] == [49] and var.prune(keep_last=20) == 80
+    assert var.history()[1].value["field 7"] == [80]
+
+
+# -- Compress and Encrypt
+
+
+def speech(seed, words=20_000):
+    """Return a long text of many different words."""
+    draw = random.Random(seed)
+    lexicon = ["".join(draw.choices("etaoinshrdlu", k=draw.randrange(2, 9))) for _ in range(2_000)]
+    return " ".join(min(draw.choice(lexicon) for _ in range(2)) for _ in range(words))
+
+
+def test_a_large_text_takes_a_quarter_of_the_memory_at_most():
+    def kept(**options):
+        var = AlmaVar("log", "", **options)
+        for number in range(5):
+            var.set("\n".join(f"12:{number}{line:05} INFO all is well in room {line % 7}" for line in range(4_000)))
+        return memory_of(var)
+
+    assert 4 * kept(middleware=[alma.Compress()]) < kept()
+
+
+def test_the_level_says_how_hard_compress_tries():
+    sizes = [memory_of(AlmaVar("x", speech(15), middleware=[alma.Compress(level)])) for level in (0, 1, 6, 9)]
+    assert sizes[0] > 2 * sizes[1] and sizes[1] > 1.1 * sizes[2]
+    assert alma.Compress().level == 6 and alma.Compress(level=1).level == 1
+    assert repr(alma.Compress(3)) == "Compress(level=3)"
+
+
+@pytest.mark.parametrize("level, error", [(-1, ValueError), (10, ValueError), ("6", TypeError), (True, TypeError)])
+def test_a_level_is_a_number_from_0_to_9(level, error):
+    with pytest.raises(error):
+        alma.Compress(level)
+
+
+PACKINGS = {
+    "compress": alma.Compress,
+    "encrypt": lambda: alma.Encrypt(alma.Encrypt.new_key()),
+}
+each_packing = pytest.mark.parametrize(
+    "packing",
+    [pytest.param(make, marks=[needs_crypto] * (name == "encrypt"), id=name) for name, make in PACKINGS.items()],
+)
+
+
+@each_packing
+def test_every_standard_value_comes_back_exactly_and_foreign_ones_are_refused(packing):
+    draw, kept, refused = random.Random(16), 0, 0
+    var = AlmaVar("x", None, middleware=[packing()])
+    values_given = [[atom] for atom in ATOMS] + [make([1], "a") for make in CONTAINERS.values()]
+    for value in values_given + [generated(draw) for _ in range(rounds(300, 10_000))]:
+        count = len(var)
+        try:
+            var.set(value)
+        except TypeError as error:
+            assert not isinstance(error, SnapshotError) and type(error) is TypeError
+            assert len(var) == count
+            refused += 1
+            continue
+        assert shape(var.get()) == shape(value)
+        kept += 1
+    assert kept > 60 and refused > 60
+
+
+@each_packing
+def test_a_value_of_a_foreign_class_is_refused_by_name_and_nothing_is_stored(packing):
+    var = AlmaVar("x", [1], middleware=[packing()])
+    for value in (Point(1), [Point(1)], {"a": (Colour.RED,)}, Text("a"), lambda: 0):
+        with pytest.raises(TypeError, match=type(packing()).__name__):
+            var.set(value)
+    with pytest.raises(TypeError):
+        AlmaVar("y", Point(1), middleware=[packing()])
+    assert values(var) == [[1]]
+    converted = AlmaVar("x", Point(1), middleware=[vars, packing()])
+    assert converted.get() == {"x": 1, "y": 0}
+
+
+@each_packing
+def test_damaged_bytes_are_reported_and_run_nothing(packing):
+    step, draw = packing(), random.Random(17)
+    stored = step.encode({"a": [1, uuid.UUID(int=1)]})
+    for _ in range(rounds(200, 5_000)):
+        changed = bytearray(stored)
+        changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
+        with contextlib.suppress(Exception):
+            assert step.decode(bytes(changed)) == {"a": [1, uuid.UUID(int=1)]}
+    for attack in (stored[:-5], b"", b"plain"):
+        with pytest.raises(Exception, match=r".*"):
+            step.decode(attack)
+
+
+def test_compressed_bytes_of_a_stranger_name_standard_types_only():
+    import zlib
+
+    with pytest.raises(pickle.UnpicklingError):
+        alma.Compress().decode(zlib.compress(pickle.dumps(os.system)))
+
+
+def secret_text(seed):
+    """Return a text that stands nowhere in this program, made while it runs."""
+    draw = random.Random(f"secret {seed}")
+    return "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=40))
+
+
+def reachable(*roots):
+    """Return all objects that lead from some, but for classes, modules and functions, which lead everywhere."""
+    places = type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.FrameType, types.MethodType
+    found, waiting = {}, list(roots)
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) not in found and not isinstance(thing, places):
+            found[id(thing)] = thing
+            waiting += gc.get_referents(thing)
+    return list(found.values())
+
+
+def leaks(secret, *roots):
+    """Return what holds a secret in plain among all that leads from some objects."""
+    plain = secret.encode()
+    return [
+        type(thing).__name__
+        for thing in reachable(*roots)
+        if (isinstance(thing, str) and secret in thing)
+        or (isinstance(thing, (bytes, bytearray)) and plain in bytes(thing))
+    ]
+
+
+def live_through(registry, names, **options):
+    """Let a variable and its namespace have a past full of secrets; return them and how often guests were told."""
+    secret, heard = secret_text(1), []
+    var = registry.watch("x", secret, on_change=[lambda var, record: heard.append(len(record.value))], **options)
+    var.add_validator(lambda value: len(value))
+    var.set([secret]).set({secret: 1}).set({"deep": [{"deeper": (secret, {secret})}]}).set(secret.encode())
+    var.set([f"{number} {secret}" for number in range(50)]).update(lambda value: [*value, secret])
+    with var.edit() as draft:
+        draft.append(secret)
+    var.undo().redo().rollback(0).reset()
+    with pytest.raises(ZeroDivisionError), registry.transaction():
+        var.set([secret, "taken back"])
+        raise ZeroDivisionError
+    with registry.transaction("kept"):
+        var.set({"a": secret, "b": 1})
+    branch = var.branch("b").set({"a": secret, "b": 2})
+    var.set({"a": secret, "c": 3, "b": 1}).merge(branch)
+    registry.undo()
+    registry.restore(registry.snapshot())
+    var.set(secret)
+    registry.restore(timedelta(0))
+    with pytest.raises(StaleWriteError):
+        var.set(secret, expect=0)
+    var.freeze()
+    with pytest.raises(FrozenError):
+        var.set(secret)
+    var.thaw().prune(keep_last=8)
+    settings = registry.namespace("names", {"token": secret}, **options)
+    settings["token"] = [secret]
+    settings["other"] = secret
+    del settings["token"]
+    settings["token"] = secret
+    settings.rollback(timedelta(0))
+    registry.flush()
+    assert settings.snapshot()["token"] == secret and len(repr(var)) > 40 and heard
+    return var, branch, settings
+
+
+@needs_crypto
+@pytest.mark.parametrize("before", [[], [alma.Compress()], [Tagged("a")]], ids=["alone", "compress", "tagged"])
+def test_no_plain_text_of_an_encrypted_value_stays_in_memory(before):
+    registry = AlmaRegistry()
+    lives = live_through(registry, [], middleware=[*before, alma.Encrypt(alma.Encrypt.new_key())])
+    gc.collect()
+    assert leaks(secret_text(1), registry, *lives) == []
+    seen = set(map(id, reachable(registry)))
+    assert all(id(kept) in seen for var in lives[:2] for kept in kept_by(var))
+
+
+@pytest.mark.parametrize("middleware", [[], [Tagged("a")]], ids=["none", "tagged"])
+def test_control_without_encryption_the_plain_text_is_found(middleware):
+    registry = AlmaRegistry()
+    lives = live_through(registry, [], middleware=middleware)
+    assert {"str", "bytes"} < set(leaks(secret_text(1), registry, *lives))
+
+
+@needs_crypto
+def test_the_first_key_encrypts_and_all_decrypt():
+    old, new = alma.Encrypt.new_key(), alma.Encrypt.new_key()
+    before, rotated, later = alma.Encrypt(old), alma.Encrypt([new, old.decode()]), alma.Encrypt((new,))
+    assert type(new) is bytes and old != new
+    assert rotated.decode(before.encode([1])) == [1]
+    assert later.decode(rotated.encode([2])) == [2]
+    with pytest.raises(ValueError, match="key"):
+        later.decode(before.encode([1]))
+    with pytest.raises(ValueError, match="key"):
+        before.decode(rotated.encode([2]))
+
+
+@needs_crypto
+def test_a_wrong_key_is_reported_and_changes_nothing():
+    right, wrong = (alma.Encrypt(alma.Encrypt.new_key()) for _ in range(2))
+    step = Switched(right)
+    registry = AlmaRegistry()
+    var = registry.watch("x", [1], middleware=[step]).set([2])
+    before = kept_by(var)
+    step.inner = wrong
+    for act in (var.get, var.undo, var.reset, lambda: var.update(len), lambda: var.edit(), registry.undo):
+        with pytest.raises(MiddlewareError) as caught:
+            act()
+        assert type(caught.value.__cause__) is ValueError and "key" in caught.value.reason
+    with pytest.raises(MiddlewareError):
+        registry.restore({"x": [1]})
+    assert kept_by(var) == before and len(var) == 2
+    step.inner = right
+    assert values(var) == [[1], [2]]
+
+
+@needs_crypto
+def test_keys_are_never_shown():
+    import traceback
+
+    key = alma.Encrypt.new_key()
+    step = alma.Encrypt([key, alma.Encrypt.new_key()])
+    var = AlmaVar("x", 1, middleware=[step])
+    assert all(key.decode()[:12] not in shown for shown in (repr(step), str(step), repr([step]), repr(var)))
+    for bad in (key[:-4], key.decode()[:-8], [key, b"short"]):
+        with pytest.raises(ValueError, match="key") as caught:
+            alma.Encrypt(bad)
+        shown = "".join(traceback.format_exception(type(caught.value), caught.value, None))
+        assert key.decode()[:12] not in shown
+
+
+@needs_crypto
+@pytest.mark.parametrize("keys, error", [([], ValueError), ("", ValueError), ([5], ValueError), (5, TypeError)])
+def test_what_is_no_key_is_refused(keys, error):
+    with pytest.raises(error):
+        alma.Encrypt(keys)
+
+
+@needs_crypto
+def test_the_same_value_is_never_encrypted_to_the_same_bytes():
+    var = AlmaVar("x", 1, middleware=[alma.Encrypt(alma.Encrypt.new_key())]).set(1).set(1)
+    assert len(set(kept_by(var))) == 3
+
+
+def test_without_cryptography_encrypt_says_how_to_get_it(monkeypatch):
+    monkeypatch.delitem(sys.modules, "cryptography.fernet", raising=False)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    for act in (lambda: alma.Encrypt("k" * 44), alma.Encrypt.new_key):
+        with pytest.raises(MissingDependencyError) as caught:
+            act()
+        assert (caught.value.package, caught.value.extra) == ("cryptography", "crypto")
+
+
 # == Variables: the lock, the clock, the guests, the verbs ====================
 
 
