@@ -5388,6 +5388,805 @@ def test_flush_does_not_mind_variables_made_meanwhile(hurried):
     assert side_by_side(make, flush)
 
 
+# == Namespaces: a dict whose keys are variables ==============================
+
+
+def settled(initial=None, **options):
+    """Return a clock, its registry, and that one's namespace settings."""
+    clock = StillClock()
+    registry = AlmaRegistry(clock=clock)
+    return clock, registry, registry.namespace("settings", {"debug": True} if initial is None else initial, **options)
+
+
+def facts(*namespaces):
+    """Return all that readers can tell of namespaces."""
+    return [
+        (list(ns.items()), [(key, record) for key, record in ns.history()], ns.is_frozen, repr(ns)) for ns in namespaces
+    ]
+
+
+def test_a_namespace_is_a_dict_whose_keys_are_variables():
+    _, registry, ns = settled()
+    ns["level"] = 3
+    assert (ns["debug"], ns["level"], len(ns), list(ns), "level" in ns, "other" in ns) == (
+        True, 3, 2, ["debug", "level"], True, False,
+    )  # fmt: skip
+    assert ns == {"debug": True, "level": 3} == dict(ns) and ns != {} and ns.name == "settings"
+    assert registry.get_var("settings.level") is ns.var("level")
+    assert list(registry) == ["settings.debug", "settings.level"]
+    ns["level"] = 4
+    assert values(ns.var("level")) == [3, 4]
+    ns.var("level").set(5)
+    assert ns["level"] == 5 and ns.get("other", 0) == 0 and ns.get("level") == 5
+    assert repr(ns) == "AlmaNamespace('settings', {'debug': True, 'level': 5})"
+    assert isinstance(ns, collections.abc.MutableMapping) and type(ns) is alma.AlmaNamespace
+
+
+def test_a_deleted_key_keeps_its_past():
+    clock, _, ns = settled()
+    then = clock.go(1)
+    ns["debug"] = False
+    clock.go(1)
+    var = ns.var("debug")
+    del ns["debug"]
+    assert "debug" not in ns and list(ns) == [] and len(ns) == 0 and ns == {} and ns.get("debug") is None
+    for act in (lambda: ns["debug"], var.get, lambda: ns.pop("debug"), lambda: ns.__delitem__("debug")):
+        with pytest.raises(UnknownNameError):
+            act()
+    assert ns.var("debug") is var and values(var) == [True, False, alma.DELETED]
+    assert (var.at(then).value, var.at(1).value, var.last_change().value) == (False, False, alma.DELETED)
+    assert repr(alma.DELETED) == "<deleted>"
+    assert copy.deepcopy(alma.DELETED) is pickle.loads(pickle.dumps(alma.DELETED)) is alma.DELETED
+    var.rollback(0)
+    assert ns == {"debug": True} and len(var) == 4
+
+
+def test_verbs_that_need_a_value_refuse_a_deleted_key():
+    _, _, ns = settled()
+    del ns["debug"]
+    var, before = ns.var("debug"), facts(ns)
+    for act in (lambda: var.update(bool), var.edit, var.blame, var.get):
+        with pytest.raises(UnknownNameError):
+            act()
+    assert facts(ns) == before
+    assert var.set(1).get() == 1 and ns == {"debug": 1}
+
+
+@pytest.mark.parametrize("options", [{}, {"deep_copy": False}, {"middleware": [Tagged("a")]}], ids=str)
+def test_deletion_cannot_be_set(options):
+    _, _, ns = settled(**options)
+    for act in (lambda: ns.__setitem__("debug", alma.DELETED), lambda: ns.var("debug").set(alma.DELETED)):
+        with pytest.raises(SnapshotError):
+            act()
+    with pytest.raises(SnapshotError):
+        AlmaVar("x", alma.DELETED, **options)
+    assert ns == {"debug": True}
+
+
+def test_a_deletion_skips_the_guests_and_the_middleware():
+    seen, heard = [], []
+    _, _, ns = settled(
+        {"a": 1}, validators=[seen.append], middleware=[lambda value: seen.append(value) or value, Tagged("a")]
+    )
+    ns.add_listener(told(heard))
+    seen.clear()
+    del ns["a"]
+    ns.var("a").rollback(0)
+    ns.var("a").undo()
+    assert alma.DELETED not in seen and heard == [("settings.a", 1)]
+    assert kept_by(ns.var("a"))[1] is alma.DELETED and "a" not in ns
+
+
+# -- against a real dict
+
+
+KEYS = ["a", "b", "c", "d.e", "d", "self", "other", " ", "é"]
+
+
+class Aborted(Exception):
+    """Ends a transaction of these tests."""
+
+
+def random_change(draw, ns, oracle):
+    """Do one thing of a dict to both, and return what each said to it."""
+    key, value = draw.choice(KEYS), draw.choice([draw.randrange(9), [draw.randrange(9)], {"x": {"y": [1]}}, None])
+    pairs = {draw.choice(KEYS): draw.randrange(9) for _ in range(3)}
+    deeds = [
+        lambda it: it.__setitem__(key, value),
+        lambda it: it.__setitem__(key, value),
+        lambda it: it.__delitem__(key),
+        lambda it: it.pop(key),
+        lambda it: it.pop(key, "none"),
+        lambda it: it.popitem(),
+        lambda it: it.setdefault(key, value),
+        lambda it: it.update(pairs),
+        lambda it: it.update(list(pairs.items()), self=1),
+        lambda it: it.get(key),
+        lambda it: key in it,
+        lambda it: it.clear() if draw_clear else None,
+    ]
+    draw_clear, deed = draw.random() < 0.2, draw.choice(deeds)
+    said = []
+    for each in ns, oracle:
+        try:
+            said.append(deed(each))
+        except KeyError:
+            said.append(KeyError)
+    return said
+
+
+def random_transaction(draw, registry, ns, oracle, depth=0):
+    """Do several things in a transaction that may fail, and return what the real dict is after it."""
+    before = copy.deepcopy(oracle)
+    try:
+        with registry.transaction():
+            for _ in range(draw.randrange(5)):
+                if depth < 2 and draw.random() < 0.3:
+                    oracle = random_transaction(draw, registry, ns, oracle, depth + 1)
+                one, other = random_change(draw, ns, oracle)
+                assert one == other and list(ns.items()) == list(oracle.items())
+            if draw.random() < 0.5:
+                raise Aborted
+    except Aborted:
+        return before
+    return oracle
+
+
+@pytest.mark.parametrize("options", [{}, {"middleware": [Tagged("a")]}, {"keep_last": 5}], ids=str)
+def test_a_namespace_behaves_as_a_dict_and_remembers_what_it_was(options):
+    for seed in range(rounds(25, 1_000)):
+        draw, oracle = random.Random(seed), {"b": 1}
+        clock, registry, ns = settled(oracle, **options)
+        moments = [(clock.moment, dict(oracle))]
+        for _ in range(40):
+            clock.go(1)
+            doing = draw.random()
+            if doing < 0.2:
+                oracle = random_transaction(draw, registry, ns, oracle)
+            elif doing < 0.3 and not options.get("keep_last"):
+                moment, oracle = draw.choice(moments)
+                before = list(ns)
+                assert ns.rollback(moment) is ns
+                assert ns == oracle, seed
+                assert [key for key in ns if key in before] == [key for key in before if key in ns]
+                oracle = dict(ns)
+            else:
+                one, other = random_change(draw, ns, oracle)
+                assert one == other or list(one) == list(other), seed
+            assert list(ns.items()) == list(oracle.items()), seed
+            assert (ns == oracle, len(ns), list(ns), ns.snapshot()) == (True, len(oracle), list(oracle), oracle)
+            moments.append((clock.moment, copy.deepcopy(oracle)))
+        for moment, then in moments if not options.get("keep_last") else ():
+            assert ns.snapshot(moment) == then, seed
+
+
+def test_a_key_deleted_and_set_again_goes_to_the_end():
+    _, registry, ns = settled({"a": 1, "b": 2, "c": 3})
+    ns["b"] = 4
+    assert list(ns) == ["a", "b", "c"]
+    del ns["a"]
+    ns["a"] = 5
+    assert list(ns) == ["b", "c", "a"]
+    with pytest.raises(Aborted), registry.transaction():
+        del ns["b"]
+        ns["b"] = 1
+        assert list(ns) == ["c", "a", "b"]
+        raise Aborted
+    assert list(ns) == ["b", "c", "a"]
+    assert ns.popitem() == ("a", 5)
+
+
+def test_a_nested_dict_is_a_plain_value_and_the_callers_own():
+    given = {"inner": {"deep": [1]}}
+    _, registry, ns = settled({"a": given})
+    given["inner"]["deep"].append(2)
+    ns["a"]["inner"]["deep"].append(3)
+    ns.snapshot()["a"].clear()
+    ns.history()[0][1].value.clear()
+    dict(ns)["a"].clear()
+    assert ns["a"] == {"inner": {"deep": [1]}} and list(registry) == ["settings.a"]
+
+
+def test_update_is_one_transaction():
+    heard = []
+    _, _, ns = settled({"a": 1}, validators=[lambda value: refuse() if value == "bad" else None])
+    ns.add_listener(lambda var, record: heard.append((var.name, ns.snapshot())))
+    ns.update({"a": 2, "b": 3}, c=4)
+    times = {record._time for _, record in ns.history() if record.index or _ != "a"}
+    assert len(times) == 1 and heard == [(f"settings.{key}", {"a": 2, "b": 3, "c": 4}) for key in "abc"]
+    before = facts(ns)
+    for bad in ({"a": 9, "new": 1, "b": "bad"}, [("a", 9), ("new", 1), ("", 1)], [("a", 9), 5], {"a": 9, "n@": 1}):
+        with pytest.raises((Refused, ValueError, TypeError)):
+            ns.update(bad)
+        assert facts(ns) == before and "new" not in ns
+    assert len(heard) == 3
+    with pytest.raises(UnknownNameError):
+        ns.var("new")
+    ns.update()
+    ns.update(ns)
+    assert ns.snapshot() == {"a": 2, "b": 3, "c": 4}
+
+
+@pytest.mark.parametrize("act", [lambda ns: ns.clear(), lambda ns: ns.popitem(), lambda ns: ns.pop("b")])
+def test_what_deletes_is_refused_whole_where_a_key_is_frozen(act):
+    _, _, ns = settled({"a": 1, "b": 2})
+    ns.var("b").freeze()
+    before = facts(ns)
+    with pytest.raises(FrozenError):
+        act(ns)
+    assert facts(ns) == before
+
+
+# -- its past
+
+
+def test_the_history_of_a_namespace_is_one_trail_in_the_order_of_time():
+    clock, _, ns = settled({"a": 1})
+    for key, value in [("b", 2), ("a", 3), ("b", 4)]:
+        clock.go(1)
+        ns[key] = value
+    clock.go(1)
+    del ns["a"]
+    assert [(key, record.index, record.value) for key, record in ns.history()] == [
+        ("a", 0, 1), ("b", 0, 2), ("a", 1, 3), ("b", 1, 4), ("a", 2, alma.DELETED),
+    ]  # fmt: skip
+    assert [record for key, record in ns.history() if key == "a"] == ns.var("a").history()
+
+
+def test_a_snapshot_of_a_moment_knows_neither_the_deleted_nor_what_is_younger():
+    clock, _, ns = settled({"a": 1})
+    first = clock.moment
+    clock.go(1)
+    ns["b"] = 2
+    second = clock.moment
+    clock.go(1)
+    del ns["a"]
+    assert [ns.snapshot(first), ns.snapshot(second), ns.snapshot()] == [{"a": 1}, {"a": 1, "b": 2}, {"b": 2}]
+    assert ns.snapshot(timedelta(seconds=1)) == {"a": 1, "b": 2} and ns.snapshot(timedelta(days=1)) == {}
+    for bad, error in ((first.replace(tzinfo=None), ValueError), (0, TypeError), (timedelta(-1), ValueError)):
+        with pytest.raises(error):
+            ns.snapshot(bad)
+        with pytest.raises(error):
+            ns.rollback(bad)
+
+
+def test_a_rollback_brings_the_whole_namespace_back():
+    heard = []
+    clock, registry, ns = settled({"a": 1, "b": [2], "same": 0})
+    then = clock.moment
+    clock.go(1)
+    ns.update(a=5, new=6)
+    del ns["b"]
+    ns.add_listener(told(heard))
+    clock.go(1)
+    assert ns.rollback(then, label="back") is ns
+    assert ns.snapshot() == {"a": 1, "b": [2], "same": 0} and "new" not in ns
+    newest = [ns.var(key).last_change() for key in ("a", "b", "new")]
+    assert {record.label for record in newest} == {"back"} and len({record._time for record in newest}) == 1
+    assert len(ns.var("same")) == 1 and heard == [("settings.a", 1), ("settings.b", [2])]
+    registry.undo()
+    assert ns.snapshot() == {"a": 5, "same": 0, "new": 6}
+    assert str(then) in ns.rollback(then).var("a").last_change().label
+    assert ns.rollback(timedelta(days=1)) == {}
+
+
+def test_a_rollback_that_is_refused_changes_nothing():
+    clock, _, ns = settled({"a": 1, "b": 2})
+    then = clock.moment
+    clock.go(1)
+    ns.update(a=3, b=4, c=5)
+    ns.var("b").freeze()
+    before = facts(ns)
+    with pytest.raises(FrozenError):
+        ns.rollback(then)
+    assert facts(ns) == before
+    ns.var("b").thaw()
+    for value in (5, 6, 7):
+        clock.go(1)
+        ns.var("b").set(value)
+    ns.var("b").prune(keep_last=1)
+    before = facts(ns)
+    with pytest.raises(PrunedError):
+        ns.rollback(timedelta(seconds=1))
+    with pytest.raises(PrunedError):
+        ns.snapshot(timedelta(seconds=1))
+    assert facts(ns) == before
+
+
+# -- guests and freezing
+
+
+def test_a_listener_hears_of_present_and_of_new_keys_until_it_is_removed():
+    heard = []
+    listener = told(heard)
+    _, _, ns = settled({"a": 1})
+    assert ns.add_listener(listener) is ns
+    ns["a"] = 2
+    ns["new"] = 3
+    ns["new"] = 4
+    del ns["new"]
+    ns["new"] = 5
+    assert heard == [("settings.a", 2), ("settings.new", 3), ("settings.new", 4), ("settings.new", 5)]
+    assert ns.remove_listener(listener) is ns
+    ns["a"] = ns["new"] = ns["other"] = 6
+    assert len(heard) == 4
+    with pytest.raises(ValueError, match="not among"):
+        ns.remove_listener(listener)
+    with pytest.raises(TypeError):
+        ns.add_listener("print")
+
+
+def test_a_validator_of_a_namespace_guards_present_and_new_keys():
+    _, registry, ns = settled({"a": 1}, validators=[lambda value: refuse() if value == 0 else None])
+    for key in ("a", "new"):
+        with pytest.raises(Refused):
+            ns[key] = 0
+    assert ns == {"a": 1} and list(registry) == ["settings.a"]
+    with pytest.raises(UnknownNameError):
+        ns.var("new")
+    registry.watch("settings.new", 5)
+    assert "new" not in ns  # a change that was refused has claimed nothing
+    with pytest.raises(Refused):
+        registry.namespace("other", {"x": 1, "y": 0}, validators=[lambda value: refuse() if value == 0 else None])
+    assert "other.x" not in registry and registry.namespace("other") == {}
+
+
+def test_a_frozen_namespace_takes_neither_changes_nor_new_keys():
+    _, registry, ns = settled({"a": 1, "gone": 2})
+    del ns["gone"]
+    assert ns.freeze() is ns and ns.is_frozen and ns.var("a").is_frozen
+    before = facts(ns)
+    acts = [
+        lambda: ns.__setitem__("a", 2), lambda: ns.__setitem__("new", 2), lambda: ns.__setitem__("gone", 2),
+        lambda: ns.__delitem__("a"), lambda: ns.update(a=2), lambda: ns.update(new=2), lambda: ns.clear(),
+        lambda: ns.pop("a"), lambda: ns.popitem(), lambda: ns.setdefault("new", 2), lambda: ns.var("gone").rollback(0),
+        lambda: ns.rollback(timedelta(days=1)),
+    ]  # fmt: skip
+    for act in acts:
+        with pytest.raises(FrozenError):
+            act()
+    assert facts(ns) == before and list(registry) == ["settings.a", "settings.gone"]
+    assert ns.setdefault("a", 5) == 1 and ns.thaw() is ns and not ns.is_frozen
+    ns["a"] = ns["new"] = ns["gone"] = 3
+    assert ns == {"a": 3, "new": 3, "gone": 3}
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_transaction_undoes_freezing_a_namespace(fails):
+    _, registry, ns = settled({"a": 1})
+    with contextlib.suppress(Aborted), registry.transaction():
+        ns.freeze()
+        with pytest.raises(FrozenError):
+            ns["new"] = 1
+        if fails:
+            raise Aborted
+    assert ns.is_frozen == ns.var("a").is_frozen == (not fails)
+
+
+def test_a_listener_may_set_present_and_new_keys():
+    _, _, ns = settled({"a": 1, "total": 1})
+
+    def add_up(var, record):
+        if var.name in ("settings.a", "settings.b"):
+            ns["total"] = ns.get("a", 0) + ns.get("b", 0)
+            ns.setdefault(f"first {var.name[-1]}", record.value)
+
+    ns.add_listener(add_up)
+    ns["a"] = 5
+    ns["b"] = 7
+    assert ns == {"a": 5, "total": 12, "first a": 5, "b": 7, "first b": 7}
+
+
+def test_a_validator_and_an_update_function_may_set_keys_which_happens_right_after():
+    _, _, ns = settled({"a": 1})
+    mutable = [1]
+
+    def busy(value):
+        if value == 5:
+            ns["seen"] = mutable
+            ns["a"] = 6
+            mutable.append(2)
+            with pytest.raises(ValueError, match="at least one character"):
+                ns[""] = 1
+            with pytest.raises(SnapshotError):
+                ns["lock"] = threading.Lock()
+
+    ns.var("a").add_validator(busy)
+    ns["a"] = 5
+    assert ns == {"a": 6, "seen": [1]} and values(ns.var("a")) == [1, 5, 6]
+
+    def set_others(value):
+        ns["a"] = 8
+        ns["newer"] = 9
+        del ns["seen"]
+        return 7
+
+    ns.var("a").update(set_others)
+    assert ns == {"a": 8, "newer": 9} and values(ns.var("a"))[-2:] == [7, 8]
+    with pytest.raises(RuntimeError):
+        ns.var("a").update(lambda value: ns.update(b=1))
+
+
+# -- names
+
+
+def test_watch_takes_the_variable_of_a_key_once():
+    heard, seen = [], []
+    _, registry, ns = settled({"debug": True}, validators=[lambda value: seen.append("ns")])
+    guests = {"validators": [lambda value: seen.append("own")], "on_change": [told(heard)]}
+    var = registry.watch("settings.debug", "ignored", **guests)
+    assert var is ns.var("debug") and values(var) == [True]
+    seen.clear()
+    ns["debug"] = False
+    assert seen == ["ns", "own"] and heard == [("settings.debug", False)]
+    for _ in range(2):
+        with pytest.raises(DuplicateNameError):
+            registry.watch("settings.debug", 1)
+    assert registry.watch("settings.debug", 1, exist_ok=True) is var
+    ns["new"] = 1
+    assert registry.watch("settings.new", 2, exist_ok=True) is ns.var("new")
+    assert registry.watch("settings.new", 2, keep_last=1, trace=True) is ns.var("new")
+    ns["new"] = 3
+    ns["new"] = 4
+    assert len(ns.var("new")) == 2
+    with pytest.raises(DuplicateNameError):
+        registry.watch("settings.new", 2)
+
+
+def test_watch_of_a_key_with_middleware_is_refused():
+    _, registry, ns = settled()
+    with pytest.raises(ValueError, match="middleware"):
+        registry.watch("settings.debug", 1, middleware=[Tagged("a")])
+    assert registry.watch("settings.debug", 1) is ns.var("debug")
+
+
+def test_a_variable_that_was_there_is_no_key_of_a_namespace():
+    _, registry, ns = settled({})
+    var = registry.watch("settings.mine", 1)
+    assert "mine" not in ns and ns == {}
+    with pytest.raises(DuplicateNameError):
+        ns["mine"] = 2
+    with pytest.raises(DuplicateNameError):
+        ns.update(other=1, mine=2)
+    assert var.get() == 1 and ns == {} and len(var) == 1
+    registry.unregister("settings.mine")
+    ns["mine"] = 3
+    assert ns == {"mine": 3} and var.get() == 1
+
+
+def test_a_key_whose_variable_is_unregistered_is_gone_and_may_be_set_anew():
+    _, registry, ns = settled({"a": 1, "b": 2})
+    old = ns.var("a")
+    registry.unregister("settings.a")
+    assert ns == {"b": 2} and "a" not in ns and len(ns) == 1
+    for act in (lambda: ns["a"], lambda: ns.var("a"), lambda: ns.__delitem__("a")):
+        with pytest.raises(UnknownNameError):
+            act()
+    ns["a"] = 3
+    assert list(ns.items()) == [("b", 2), ("a", 3)]
+    assert ns.var("a") is not old and values(ns.var("a")) == [3] and values(old) == [1]
+
+
+def test_a_key_whose_variable_is_overwritten_shows_the_new_one():
+    _, registry, ns = settled({"a": 1})
+    old, new = ns.var("a"), registry.watch("settings.a", 9, overwrite=True)
+    assert ns["a"] == 9 and ns.var("a") is new is not old
+    ns["a"] = 10
+    assert values(new) == [9, 10] and values(old) == [1]
+
+
+def test_dots_in_names_lead_to_one_variable_for_one_full_name():
+    _, registry, _ = settled()
+    one, other, deep = registry.namespace("a"), registry.namespace("a.b"), registry.namespace("a.b.c")
+    one["b.x"] = 1
+    other["x"] = 2
+    deep["y"] = 3
+    assert (one == {"b.x": 2}, other == {"x": 2}, deep == {"y": 3}) == (True, True, True)
+    assert one.var("b.x") is other.var("x") is registry.get_var("a.b.x")
+    del one["b.x"]
+    assert one == {} == other and "x" not in other
+    assert "y" not in other and "b.c.y" not in one
+
+
+@pytest.mark.parametrize(
+    "key, error", [("", ValueError), ("@", ValueError), ("a@b", ValueError), (5, TypeError), (None, TypeError)]
+)
+def test_what_is_no_name_of_a_key_is_refused(key, error):
+    _, registry, ns = settled()
+    for act in (
+        lambda: ns.__setitem__(key, 1), lambda: ns.update({"new": 1, key: 2}), lambda: ns.setdefault(key, 1),
+        lambda: registry.namespace("other", {key: 1}),
+    ):  # fmt: skip
+        with pytest.raises(error):
+            act()
+    assert ns == {"debug": True} and key not in ns and ns.get(key) is None
+    for act in (lambda: ns[key], lambda: ns.__delitem__(key), lambda: ns.var(key)):
+        with pytest.raises(UnknownNameError):
+            act()
+    assert list(registry) == ["settings.debug"]
+
+
+def test_an_unknown_key_is_answered_with_the_nearest():
+    _, _, ns = settled({"debug": True})
+    with pytest.raises(UnknownNameError) as caught:
+        ns["debgu"]
+    assert caught.value.name == "settings.debgu" and "settings.debug" in str(caught.value)
+
+
+def test_the_name_of_a_namespace_is_taken_once():
+    _, registry, ns = settled()
+    with pytest.raises(DuplicateNameError):
+        registry.namespace("settings")
+    with pytest.raises(DuplicateNameError):
+        registry.namespace("settings", {"new": 1})
+    assert registry.namespace("settings", {"new": 1}, exist_ok=True) is ns and "new" not in ns
+    assert AlmaRegistry().namespace("settings") == {}
+    for name, error in (("", ValueError), ("a@b", ValueError), (5, TypeError)):
+        with pytest.raises(error):
+            registry.namespace(name)
+    for initial in (5, [("a", 1)], "ab"):
+        with pytest.raises(TypeError):
+            registry.namespace("other", initial)
+
+
+def test_a_namespace_that_is_refused_was_never_made():
+    _, registry, _ = settled()
+    registry.watch("other.b", 1)
+    with pytest.raises(DuplicateNameError):
+        registry.namespace("other", {"a": 1, "b": 2})
+    assert "other.a" not in registry
+    with pytest.raises(Aborted), registry.transaction():
+        registry.namespace("third", {"a": 1})
+        raise Aborted
+    assert "third.a" not in registry and registry.namespace("third") == {}
+
+
+def test_alma_namespace_belongs_to_the_default_registry(empty_default_registry):
+    ns = alma.namespace("settings of a test", {"a": 1})
+    assert alma.get_var("settings of a test.a") is ns.var("a") and alma.snapshot() == {"settings of a test.a": 1}
+    assert alma.namespace("settings of a test", exist_ok=True) is ns
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_copying_a_namespace_is_refused_and_says_what_is_possible(duplicate):
+    with pytest.raises(TypeError, match="snapshot"):
+        duplicate(settled()[2])
+
+
+def test_a_namespace_is_unhashable():
+    with pytest.raises(TypeError):
+        hash(settled()[2])
+
+
+# -- with its registry
+
+
+def test_the_registry_leaves_deleted_keys_out_and_brings_them_back():
+    clock, registry, ns = settled({"a": 1, "b": 2})
+    then, taken_then = clock.moment, registry.snapshot()
+    clock.go(1)
+    del ns["a"]
+    assert registry.snapshot() == {"settings.b": 2} == {f"settings.{key}": value for key, value in ns.items()}
+    assert registry.snapshot(then) == taken_then
+    clock.go(1)
+    registry.restore(taken_then)
+    assert ns == {"a": 1, "b": 2}
+    registry.undo()
+    assert ns == {"b": 2}
+    registry.undo()
+    assert ns == {"a": 1, "b": 2}
+    registry.redo(2)
+    assert ns == {"a": 1, "b": 2}
+    del ns["a"]
+    when_deleted = clock.go(1)
+    ns["a"] = 7
+    clock.go(1)
+    registry.restore(when_deleted - timedelta(seconds=0.5))
+    assert "a" not in ns and ns.var("a").last_change().label == "restore"
+    clock.go(1)
+    registry.restore(then)
+    assert ns == {"a": 1, "b": 2}
+
+
+def test_a_transaction_undoes_deletions_and_new_keys():
+    _, registry, ns = settled({"a": 1, "b": 2})
+    before = facts(ns)
+    with pytest.raises(Aborted), registry.transaction():
+        del ns["a"]
+        ns["new"] = 1
+        ns["a"] = 5
+        del ns["b"]
+        assert list(ns.items()) == [("new", 1), ("a", 5)]
+        assert elsewhere(lambda: (list(ns.items()), "new" in ns, "settings.new" in registry)) == (
+            [("a", 1), ("b", 2)], False, False,
+        )  # fmt: skip
+        raise Aborted
+    assert facts(ns) == before and list(registry) == ["settings.a", "settings.b"]
+    with registry.transaction("all"):
+        del ns["a"]
+        ns["new"] = 1
+        with contextlib.suppress(Aborted), registry.transaction():
+            ns["newer"] = 1
+            del ns["new"]
+            raise Aborted
+    assert list(ns.items()) == [("b", 2), ("new", 1)]
+    assert ns.var("a").last_change().label == "all"
+
+
+def test_a_closed_registry_lets_its_namespaces_be_read_only():
+    _, registry, ns = settled({"a": 1, "gone": 2})
+    del ns["gone"]
+    registry.close()
+    before = facts(ns)
+    for act in (
+        lambda: ns.__setitem__("a", 2), lambda: ns.__setitem__("new", 2), lambda: ns.__setitem__("gone", 2),
+        lambda: ns.__delitem__("a"), lambda: ns.update(a=1), ns.freeze, ns.thaw, lambda: registry.namespace("other"),
+    ):  # fmt: skip
+        with pytest.raises(FrozenError):
+            act()
+    assert facts(ns) == before and ns["a"] == 1 and ns.snapshot() == {"a": 1}
+
+
+def test_a_traced_namespace_names_the_line_of_the_caller():
+    _, registry, ns = settled({"a": 1}, trace=True)
+    ns["b"] = 0
+    here = sys._getframe().f_lineno
+    ns["a"] = 2
+    ns.update(a=3)
+    ns.update({"b": 4})
+    del ns["a"]
+    ns["a"] = 5
+    ns.pop("a")
+    with registry.transaction("mine"):
+        ns["b"] = 6
+    labels = [record.label for record in (*ns.var("a").history()[1:], *ns.var("b").history()[1:])]
+    place = f"{Path(__file__).name}:{{}} in {sys._getframe().f_code.co_name}"
+    assert labels == [place.format(here + line) for line in (1, 2, 4, 5, 6, 3)] + ["mine"]
+
+
+def test_a_set_of_a_key_costs_little_more_than_a_set():
+    _, _, ns = settled({"a": 1})
+    plain = AlmaVar("x", 1)
+
+    def cost(act):
+        opcodes(act)
+        return opcodes(lambda: [act() for _ in range(64)])
+
+    for value in (2, "text", {"a": 1}):
+        assert cost(lambda value=value: ns.__setitem__("a", value)) <= 1.5 * cost(lambda value=value: plain.set(value))
+
+
+# -- threads and interrupts
+
+
+def test_threads_may_change_keys_of_their_own_and_the_same_key(hurried):
+    registry, each, heard = AlmaRegistry(), rounds(300, 5_000), collections.Counter()
+    ns = registry.namespace("n", {"shared": 0}, on_change=[lambda var, record: heard.update([var.name])])
+
+    def work(number):
+        for turn in range(each):
+            ns[f"own {number}"] = turn
+            ns["shared"] = number
+            ns[f"new {number} {turn % 5}"] = turn
+            if turn % 3 == 0:
+                del ns[f"own {number}"]
+            if turn % 7 == 0:
+                ns.update({f"own {number}": turn, "both": number})
+            list(ns), ns.snapshot()
+
+    assert side_by_side(*[lambda number=number: work(number) for number in range(8)])
+    registry.flush()
+    assert values(ns.var("shared"))[0] == 0 and len(ns.var("shared")) == 1 + 8 * each
+    for number in range(8):
+        assert [ns[f"new {number} {turn}"] for turn in range(5)] == [each - 5 + turn for turn in range(5)]
+    for key in {key for key, _ in ns.history()}:
+        records = ns.var(key).history()
+        assert [record.index for record in records] == list(range(len(records)))
+        deletions = sum(record.value is alma.DELETED for record in records)
+        assert heard[f"n.{key}"] == len(records) - deletions
+    assert len(set(ns)) == len(list(ns)) == len(ns)
+
+
+def test_threads_that_make_the_same_key_make_one_variable(hurried):
+    for _ in range(rounds(30, 500)):
+        ns = AlmaRegistry().namespace("n")
+        assert side_by_side(*[lambda number=number, ns=ns: ns.__setitem__("k", number) for number in range(8)])
+        assert sorted(values(ns.var("k"))) == list(range(8)) and list(ns) == ["k"]
+
+
+def struck_at(number, act, codes):
+    """Call act, raise KeyboardInterrupt before that instruction of some functions, and tell whether it came so far."""
+    left, outside = number, sys.gettrace()
+
+    def trace(frame, event, arg):
+        nonlocal left
+        frame.f_trace_opcodes = frame.f_code in codes
+        if event == "opcode" and frame.f_code in codes:
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        act()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(outside)
+    return False
+
+
+STRIKES = {
+    "a new key": lambda ns: ns.__setitem__("new", 1),
+    "a deleted key": lambda ns: ns.__setitem__("gone", 1),
+    "a present key of a transaction": lambda ns: ns.__setitem__("a", 1),
+}
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "in a transaction"])
+@pytest.mark.parametrize("act", STRIKES.values(), ids=STRIKES.keys())
+def test_an_interrupt_leaves_a_key_set_or_not(act, inside):
+    functions = alma.AlmaNamespace._put, AlmaRegistry._watch, alma.AlmaNamespace._delete
+    codes = {function.__code__ for function in functions}
+    for number in itertools.count(1):
+        _, registry, ns = settled({"gone": 0, "a": 0, "b": 0})
+        del ns["gone"]
+        registry.watch("settings.gone", 0)
+        before = list(ns.items())
+
+        def change(registry=registry, ns=ns):
+            if not inside:
+                return act(ns)
+            with registry.transaction():
+                ns["a"] = 7
+                act(ns)
+
+        struck = struck_at(number, change, codes)
+        now = list(ns.items())
+        if inside and struck:
+            assert now == before, number
+        assert [key for key, _ in now if key in "ab"] == ["a", "b"], number
+        for key in ("new", "gone", "a"):
+            ns[key] = 2
+            assert ns[key] == 2 and registry.get_var(f"settings.{key}") is ns.var(key)
+        assert sorted(ns) == ["a", "b", "gone", "new"]
+        assert registry.watch("settings.new", 0) is ns.var("new"), number  # still to be had by a first watch
+        if not struck:
+            break
+    assert number >= 1 + 30 * (inside or act is not STRIKES["a present key of a transaction"])
+
+
+@needs_timer
+def test_a_signal_handler_that_sets_keys_tears_and_loses_nothing():
+    _, _, ns = settled({"a": 0})
+    counts = collections.Counter()
+
+    def handler(*_):
+        counts["calls"] = call = counts["calls"] + 1  # a handler may be interrupted by itself
+        ns[f"signal {call % 3}"] = call
+        if call % 5 == 0:
+            with contextlib.suppress(UnknownNameError):
+                del ns[f"signal {call % 3}"]
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+        while counts["calls"] < rounds(500, 20_000):
+            counts["own"] += 1
+            ns["a"] = counts["own"]
+            ns[f"own {counts['own'] % 4}"] = counts["own"]
+            if counts["own"] % 3 == 0:
+                del ns[f"own {counts['own'] % 4}"]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert values(ns.var("a")) == list(range(counts["own"] + 1))
+    by_signal = [record.value for key, record in ns.history() if key.startswith("signal")]
+    assert {value for value in by_signal if value is not alma.DELETED} == set(range(1, counts["calls"] + 1))
+    assert len(list(ns)) == len(set(ns)) == len(ns)
+
+
 # == Defaults: the default registry and the module-level functions ============
 
 
