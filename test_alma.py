@@ -938,7 +938,8 @@ NO_VALUES = """
     builtins.print builtins.map builtins.super builtins.property builtins.memoryview builtins.NotImplementedError
     builtins.nothing builtins.str.format builtins.dict.fromkeys builtins.__dict__ builtins.object.__subclasses__
     collections.abc collections.namedtuple collections.ChainMap collections.UserDict collections.OrderedDict.fromkeys
-    collections.Counter.update collections.Counter.__base__ collections._sys datetime.sys datetime.tzinfo datetime.datetime.now decimal.Context
+    collections.Counter.update collections.Counter.__base__
+    collections._sys datetime.sys datetime.tzinfo datetime.datetime.now decimal.Context
     decimal.getcontext decimal.localcontext fractions.operator fractions.re uuid.uuid4 uuid.os uuid.Enum pathlib.Path
     pathlib.os pathlib._local.os ipaddress.functools ipaddress.ip_address ipaddress.IPv4Network
     functools.partial operator.attrgetter copyreg._reconstructor pickle.loads alma.AlmaVar enum.Enum types.FunctionType
