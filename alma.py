@@ -413,6 +413,7 @@ def _of_extra(extra: str, module: str) -> Any:
 
     package = module.partition(".")[0]
     try:
+        import_module(package)  # first: where it is barred, Python would name the module and not the package
         return import_module(module)
     except ModuleNotFoundError as error:
         if error.name != package:
@@ -586,13 +587,34 @@ class _Packer(pickle.Pickler):
 class _Unpacker(pickle.Unpickler):
     """Unpickles what a _Packer has written, and refuses to name anything else: bytes may come from a stranger."""
 
+    def __init__(self, packed: bytes) -> None:
+        super().__init__(io.BytesIO(packed))
+        self._packed, self._checked = packed, False
+
     def find_class(self, module: str, name: str) -> Any:
         """Return a standard type; UnpicklingError for what is none."""
         known = {"builtins", "collections", "datetime", "pathlib._local", *_STANDARD}  # 3.13 has moved its paths
-        thing = super().find_class(module, name) if module in known and "." not in name else None
+        try:
+            thing = super().find_class(module, name) if module in known and "." not in name else None
+        except (AttributeError, ImportError):
+            thing = None
         if thing is ... or (isinstance(thing, type) and (thing in _PICKLED or _is_standard(thing))):
+            self._require_plain_states()
             return thing
         raise pickle.UnpicklingError(f"{module}.{name} is no standard value type")
+
+    def _require_plain_states(self) -> None:
+        """Raise UnpicklingError where BUILD could set attributes of a class: it does from a tuple, not from a dict."""
+        if self._checked or b"b" not in self._packed:
+            return
+        import pickletools
+
+        before = ""
+        for operation, _, _ in pickletools.genops(self._packed):
+            if operation.name == "BUILD" and not before.startswith("SETITEM"):  # behind which a dict is on the stack
+                raise pickle.UnpicklingError("these bytes would change a class; no value needs that")
+            before = operation.name
+        self._checked = True
 
 
 class _Chunks(io.BytesIO):
@@ -654,6 +676,8 @@ def _pack(value: Any) -> Any:
 
 def _share(value: Any) -> Any:
     """Return the stored form of a value whose owner says that it is fine to share."""
+    if value is DELETED:
+        return _pack(value)  # which refuses it
     return value if _is_atom(value) else _Shared(value)
 
 
@@ -1987,7 +2011,8 @@ class _Chain:
         two_way = [step for step in steps if _is_two_way(step)]
         self.encoders = [(step.encode, True) if _is_two_way(step) else (step, False) for step in steps]
         self.decoders = [step.decode for step in reversed(two_way)]
-        self.copies = not isinstance(two_way[0] if two_way else None, _Packing)  # whose values are made of bytes
+        last = type(two_way[0]) if two_way else None
+        self.copies = last not in (Compress, Encrypt)  # whose values are made of bytes; a subclass may keep them
 
     def encode(self, value: Any, again: bool = False) -> Any:
         """Return what is stored instead of *value*; *again* leaves out what it has been through when it first came."""
@@ -2042,7 +2067,7 @@ class _Packing:
         return packed.getvalue()
 
     def _unpacked(self, packed: bytes) -> Any:
-        return _Unpacker(io.BytesIO(packed)).load()
+        return _Unpacker(packed).load()
 
 
 class Compress(_Packing):
@@ -3477,6 +3502,7 @@ class AlmaRegistry:
             _, stored, layout, _ = var._log.head
             notice = monitor.depth() + 1, layout.times[0], var, 0, stored, "initial", listeners, iter(listeners)
             monitor.notices.append(notice)
+        var._resumed = heard  # a namespace's variable is taken by the first watch() of its name
         names[name] = var
         return var
 
@@ -3517,7 +3543,7 @@ class AlmaRegistry:
         """Return the variable of that name; UnknownNameError if there is none."""
         names: Dict[str, AlmaVar[Any]] = self._vars.current()
         try:
-            return names[name]
+            return names[name]  # type: ignore[no-any-return]
         except KeyError:
             raise UnknownNameError(name, names.copy()) from None
 
@@ -3749,6 +3775,15 @@ def _savepoint(transaction: _Transaction, label: Optional[str]) -> Generator[Non
 # the order of their insertion. A deleted key is a variable whose newest value is DELETED, so its past stays.
 
 
+def _checked_key(key: Any) -> str:
+    """Return a key of a namespace; TypeError or ValueError for what can't be one."""
+    if not isinstance(key, str):
+        raise TypeError(f"a key is a str, not {key!r}")
+    if not key or "@" in key:
+        raise ValueError(f"a key has at least one character, and no '@', which is kept for branches: {key!r}")
+    return key
+
+
 class AlmaNamespace(MutableMapping[str, Any]):
     """A dict whose keys are variables: key 'debug' of the namespace 'settings' is the variable 'settings.debug'.
 
@@ -3762,13 +3797,17 @@ class AlmaNamespace(MutableMapping[str, Any]):
     ({'level': 3}, True)
     """
 
-    __slots__ = ("__weakref__", "_flags", "_keys", "_listeners", "_monitor", "_name", "_options", "_registry", "_vars")
+    __slots__ = (
+        "__weakref__", "_flags", "_keys", "_listeners", "_monitor", "_name", "_options", "_pack", "_registry", "_vars",
+    )  # fmt: skip
 
     def __init__(self, registry: AlmaRegistry, name: str, options: _Options) -> None:
         self._registry, self._name, self._options = registry, name, options
         self._monitor, self._vars = registry._monitor, registry._vars
         self._listeners = options.listeners
+        self._pack: Callable[[Any], Any] = _pack if options.deep_copy else _share
         self._keys, self._flags = _Table(self._monitor), _Table(self._monitor)  # full names by key; "frozen"
+        self._keys.entries = OrderedDict()  # whose move_to_end can't be interrupted halfway
 
     @property
     def name(self) -> str:
@@ -3813,54 +3852,57 @@ class AlmaNamespace(MutableMapping[str, Any]):
         return len(self._present())
 
     def __setitem__(self, key: str, value: Any) -> None:
-        var: Optional[AlmaVar[Any]] = None
-        if self._monitor.idle is None:  # no transaction: 1.25 x a plain set, where current() makes it 1.4
+        if self._monitor.idle is None:  # without current(): a set of a key costs 1.2 times a plain one instead of 1.55
             var = self._vars.entries.get(self._keys.entries.get(key, ""))
-        if var is None or var._log.head[1] is DELETED or var._transaction is not None:
-            self._monitor.run(self._put, key, value, _label_text(_checked_label(None, self._options.traced)))
-        elif var._traced:
-            var.set(value, label=_label_text(_checked_label(None, True)))
-        else:
-            var.set(value)
+            if var is not None and var._log.head[1] is not DELETED and not var._traced:
+                var.set(value)
+                return
+        var = self._vars.current().get(self._keys.current().get(key, ""))
+        packed = (self._pack if var is None else var._pack)(value)  # now: the change may have to wait
+        self._monitor.run(self._put, _checked_key(key), packed, self._place(var))
 
-    def _put(self, key: str, value: Any, label: Optional[str]) -> None:
+    def _put(self, key: str, packed: Any, label: _Label) -> None:
         """Set a key that may be new or deleted, which takes it to the end."""
-        if not isinstance(key, str):
-            raise TypeError(f"a key is a str, not {key!r}")
-        if not key or "@" in key:
-            raise ValueError(f"a key has at least one character, and no '@', which is kept for branches: {key!r}")
-        keys, full = self._keys.changeable(), f"{self._name}.{key}"
+        keys: Any = self._keys.changeable()
+        full, known = f"{self._name}.{key}", key in keys
         var = self._vars.current().get(full)
-        if self.is_frozen:
-            raise FrozenError(full)
-        if var is None:
-            self._new(key, full, value)
-        elif key in keys or var._resumed:
-            moves = key not in keys or var._head()[1] is DELETED
-            var._set(var._pack(value), label, None)
-            if moves:
-                keys.pop(key, None)
-                keys[key] = full
-        else:
+        if var is not None and not known and not var._resumed:
             raise DuplicateNameError(full, "it is no key of this namespace: unregister it, or choose another key")
+        if not known or var is None or var._head()[1] is DELETED:
+            if self.is_frozen:
+                raise FrozenError(full)
+            keys.setdefault(key, full)  # before the change: an interrupt must leave no variable without its key
+            keys.move_to_end(key)
+        try:
+            if var is None:
+                options = self._options._replace(listeners=self._listeners)
+                self._registry._watch(full, _unpack(packed), options, heard=True)
+            else:
+                var._set(packed, label, None)
+        except BaseException:
+            if not known and full not in self._vars.current():
+                keys.pop(key, None)
+            raise
 
-    def _new(self, key: str, full: str, value: Any) -> None:
-        registry, keys = self._registry, self._keys.changeable()
-        var = registry._watch(full, value, self._options._replace(listeners=self._listeners), heard=True)
-        var._resumed = True  # the first watch() of its name takes it
-        keys.pop(key, None)
-        keys[key] = full
+    def _place(self, var: Optional[AlmaVar[Any]]) -> _Label:
+        """Return where a traced change was made: the nearest place outside this file and the mixins of dicts."""
+        if not (self._options.traced if var is None else var._traced):
+            return None
+        frame = sys._getframe(2)
+        while frame.f_back is not None and frame.f_globals.get("__name__") in (__name__, "collections.abc"):
+            frame = frame.f_back
+        return frame.f_code, frame.f_lineno
 
     def __delitem__(self, key: str) -> None:
-        self._monitor.run(self._delete, key)
+        self._monitor.run(self._delete, key, self._place(self.var(key)))
 
-    def _delete(self, key: str) -> None:
+    def _delete(self, key: str, label: _Label) -> None:
         var = self.var(key)
         head = var._writable()
         var._value(head)  # raises if it is deleted already
-        var._append(head, DELETED, None)
+        var._append(head, DELETED, label)
 
-    def update(self, *args: Any, **kwargs: Any) -> None:
+    def update(self, /, *args: Any, **kwargs: Any) -> None:
         """Set all keys of a mapping or of pairs, and of keyword arguments, in one transaction: all or nothing."""
         with self._registry.transaction():
             super().update(*args, **kwargs)
