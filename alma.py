@@ -831,6 +831,7 @@ _Head = Tuple[int, Any, _Layout, bool]
 
 
 _Line = object  # what one log, branches apart, is known by in others
+_ANY_INDEX = float("inf")  # no record has it
 _Opener = Callable[[int, Any], Any]  # an index and what is stored there to the value
 
 
@@ -841,6 +842,15 @@ class _Facts(NamedTuple):
     stands_for: int
     undone: Tuple[Any, ...] = ()
     merged: Optional[Tuple[_Line, int, Any]] = None
+
+
+class _Base(NamedTuple):
+    """What a merge took in: when and in which record it was, and index and stored value of the other's record."""
+
+    time: int
+    noted: int
+    taken: int
+    stored: Any
 
 
 _LONGEST_CHAIN = 128  # deltas in a row, for a large value; the splices to read the worst one stay below its unpickling
@@ -859,7 +869,7 @@ class _Log:
         self.atoms = _ATOMS if opener is None else frozenset()  # the types that stand for themselves
         self.line: _Line = object()
         self.facts: Dict[int, _Facts] = {}
-        self.bases: Dict[_Line, Tuple[int, int, Any]] = {}  # what merges took in whose records have been pruned
+        self.bases: Dict[_Line, _Base] = {}  # what merges took in whose records have been pruned
         self.chain = 0  # splices since the last value kept whole
         self.failures = self.skip = 0  # deltas that did not pay in a row; records to wait before the next attempt
         newest = layout.values[-1]
@@ -1001,21 +1011,26 @@ class _Log:
         """Return for which record a record stands, and what a redo from there would bring back."""
         return self.facts.get(index) or _Facts(index)
 
-    def last_merged(self, head: _Head, line: _Line, before: Optional[int] = None) -> Optional[Tuple[int, int, Any]]:
-        """Return when another line was last merged into this one, and index and stored value of what was taken in.
+    def last_merged(
+        self, head: _Head, lines: Mapping[_Line, float], after: int = 0, before: Optional[int] = None
+    ) -> Optional[_Base]:
+        """Return the newest record of another variable that was merged into this one; None if none was.
 
-        None if it never was. Of merges in records *before* an index only, if given; what has been undone does not
-        count. O(facts).
+        *lines* says to which index that one has the records of which lines; those up to *after* don't count. Of merges
+        in records *before* an index only, if given; what has been undone does not count. O(facts).
         """
         count, _, layout, _ = head
         index = count - 1
+        found = [base for line, base in self.bases.items() if after < base.taken <= lines.get(line, -1)]
         for noted, facts in reversed(list(self.facts.copy().items())):
             if noted > index:
                 continue
             index = facts.stands_for
-            if facts.merged and facts.merged[0] is line and (before is None or noted < before):
-                return (layout.times[noted - layout.shift], *facts.merged[1:])
-        return self.bases.get(line)
+            if facts.merged and (before is None or noted < before):
+                line, taken, stored = facts.merged
+                if after < taken <= lines.get(line, -1):
+                    found.append(_Base(layout.times[noted - layout.shift], noted, taken, stored))
+        return max(found, key=lambda base: (base.taken, base.noted), default=None)
 
     def prune(self, head: _Head, first: int) -> None:
         """Forget the records from 1 to before *first*. Amortised O(1) a record: columns are renewed when half empty."""
@@ -1036,7 +1051,7 @@ class _Log:
     def _keep_bases(self, head: _Head, first: int) -> None:
         indices = range(head[2].first, first)
         for line in {facts.merged[0] for index, facts in self.facts.items() if facts.merged and index in indices}:
-            base = self.last_merged(head, line, first)
+            base = self.last_merged(head, {line: _ANY_INDEX}, -1, first)
             if base is not None:
                 self.bases[line] = base
 
@@ -1820,8 +1835,12 @@ def _options(
 
 
 class _Fork(NamedTuple):
-    """Where a line left another: the last record they share, as stored. Two lines are akin if they share the first."""
+    """Where a line left another: that one, and the last record they share, as stored; first of all, where it began.
 
+    Two lines are akin if they share the first fork.
+    """
+
+    line: _Line
     at: int
     stored: Any
 
@@ -1893,7 +1912,7 @@ class AlmaVar(Generic[_T]):
         stored = self._admitted(self._pack(initial_value))
         layout = _Layout([stored], array("q", [monitor.now()]))
         self._log = _Log(name, layout, {0: "initial"}, self._opener())
-        self._forks: Tuple[_Fork, ...] = (_Fork(0, stored),)
+        self._forks: Tuple[_Fork, ...] = (_Fork(None, 0, stored),)
         self._be_careful()
 
     def _own(self, monitor: _Monitor, name: str, options: _Options) -> None:
@@ -2452,7 +2471,7 @@ class AlmaVar(Generic[_T]):
         guests = self._validators, (), middleware
         branch._own(self._monitor, full, _Options(self._pack is _pack, *guests, self._keep, self._traced))
         branch._log = self._log.fork(full, head, index, branch._opener())
-        branch._forks = (*self._forks, _Fork(index, branch._log.head[1]))
+        branch._forks = (*self._forks, _Fork(self._log.line, index, branch._log.head[1]))
         branch._be_careful()
         if transaction is not None:
             transaction.bear(branch, transaction.first_change(self._log))
@@ -2525,12 +2544,23 @@ class AlmaVar(Generic[_T]):
 
     def _base(self, head: _Head, other: "AlmaVar[_T]", theirs: _Head) -> Tuple[int, Any]:
         """Return index and stored value of the last record that both sides have seen."""
-        merges = self._log.last_merged(head, other._log.line), other._log.last_merged(theirs, self._log.line)
-        last = max(filter(None, merges), key=lambda merge: merge[0], default=None)
-        if last is not None:
-            return last[1:]
-        parted = [pair for pair in zip_longest(self._forks, other._forks) if pair[0] is not pair[1]]
-        return min((fork for pair in parted for fork in pair if fork is not None), key=lambda fork: fork.at)
+        apart = [fork for pair in zip_longest(self._forks, other._forks) if pair[0] is not pair[1] for fork in pair]
+        parted = min(filter(None, apart), key=lambda fork: fork.at)
+        mine = self._log.last_merged(head, other._lineage(), parted.at)
+        its = other._log.last_merged(theirs, self._lineage(), parted.at)
+        if mine is None or its is None:
+            last = mine or its
+        else:  # of two merges in one transaction, the later took in the record of the earlier
+            last = its if (its.time, its.taken >= mine.noted) > (mine.time, False) else mine
+        return parted[1:] if last is None else last[2:]
+
+    def _lineage(self) -> Dict[_Line, float]:
+        """Return to which index this variable has the records of which lines: its own, and those it comes from."""
+        lines, last = {self._log.line: _ANY_INDEX}, _ANY_INDEX
+        for fork in reversed(self._forks[1:]):
+            last = min(last, fork.at)
+            lines[fork.line] = last
+        return lines
 
     # -- the owner's functions
 
