@@ -2366,13 +2366,17 @@ class AlmaVar(Generic[_T]):
             steps, index = steps + 1, log.standing(index - 1).stands_for
         return steps
 
-    def _time_of_change(self) -> int:
-        """Return when the newest record was made that is neither the initial one nor an undo or redo; 0 if none was."""
+    def _undone_since(self) -> int:
+        """Return the earliest time of an undo or redo that came after the newest change of another kind; 0 for any.
+
+        One in the same transaction counts where it was of this variable. Where the change still stands, whatever was
+        undone at its time was so before it: together with it, registry.undo() would have undone it too.
+        """
         head, log = self._head(), self._log
         index = head[0] - 1
         while index >= head[2].first and log.standing(index).stands_for != index:
             index -= 1
-        return log.time(head, index) if index >= head[2].first else 0
+        return log.time(head, index) + (index == head[0] - 1) if index >= head[2].first else 0
 
     def _times_to_redo(self, since: int) -> List[int]:
         """Return when the changes were made that redo would bring back, next first, if undone not before *since*."""
@@ -2976,7 +2980,7 @@ class AlmaRegistry:
         with self.transaction():
             for _ in range(_whole("steps", steps, 1)):
                 lines = list(self._lines())
-                since = max(var._time_of_change() for var in lines) if lines else 0
+                since = max(var._undone_since() for var in lines) if lines else 0
                 times = [(var, var._times_to_redo(since)) for var in lines]
                 first = min((undone[0] for _, undone in times if undone), default=None)
                 if first is None:
