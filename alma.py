@@ -869,7 +869,8 @@ class _Log:
         self.atoms = _ATOMS if opener is None else frozenset()  # the types that stand for themselves
         self.line: _Line = object()
         self.facts: Dict[int, _Facts] = {}
-        self.bases: Dict[_Line, _Base] = {}  # what merges took in whose records have been pruned
+        # what merges took in whose records have been pruned, by the record in the gap from which they are looked for
+        self.bases: Dict[Tuple[int, _Line], _Base] = {}
         self.chain = 0  # splices since the last value kept whole
         self.failures = self.skip = 0  # deltas that did not pay in a row; records to wait before the next attempt
         newest = layout.values[-1]
@@ -1011,36 +1012,34 @@ class _Log:
         """Return for which record a record stands, and what a redo from there would bring back."""
         return self.facts.get(index) or _Facts(index)
 
-    def last_merged(
-        self, head: _Head, lines: Mapping[_Line, float], after: int = 0, before: Optional[int] = None
-    ) -> Optional[_Base]:
-        """Return the newest record of another variable that was merged into this one; None if none was.
+    def last_merged(self, head: _Head, index: int, lines: Mapping[_Line, float], after: int = 0) -> Optional[_Base]:
+        """Return the newest record of another variable that had been merged into this one by record *index*, or None.
 
-        *lines* says to which index that one has the records of which lines; those up to *after* don't count. Of merges
-        in records *before* an index only, if given; what has been undone does not count. O(facts).
+        *lines* says to which index that one has the records of which lines; those up to *after* don't count, nor does
+        a merge that had been undone. O(facts).
         """
-        count, _, layout, _ = head
-        index = count - 1
-        found = [base for line, base in self.bases.items() if after < base.taken <= lines.get(line, -1)]
+        layout, found = head[2], []
         for noted, facts in reversed(list(self.facts.copy().items())):
             if noted > index:
                 continue
             index = facts.stands_for
-            if facts.merged and (before is None or noted < before):
-                line, taken, stored = facts.merged
-                if after < taken <= lines.get(line, -1):
-                    found.append(_Base(layout.times[noted - layout.shift], noted, taken, stored))
-        return max(found, key=lambda base: (base.taken, base.noted), default=None)
+            if facts.merged:
+                found.append((facts.merged[0], _Base(layout.times[noted - layout.shift], noted, *facts.merged[1:])))
+        entry = min(index, layout.first - 1)  # into the gap
+        found += [(line, base) for (begin, line), base in self.bases.copy().items() if begin == entry]
+        bases = [base for line, base in found if after < base.taken <= lines.get(line, -1)]
+        return max(bases, key=lambda base: (base.taken, base.noted), default=None)
 
     def prune(self, head: _Head, first: int) -> None:
         """Forget the records from 1 to before *first*. Amortised O(1) a record: columns are renewed when half empty."""
         self.trim(head)
         count, newest, layout, atom = head
-        if self.facts:
-            self._keep_bases(head, first)
+        bases = self._bases(head, first) if self.facts or self.bases else {}
+        self.bases = {**self.bases, **bases}  # both, until the head says which holds
         gone = layout.first - layout.shift
         since = layout.since if layout.first > 1 else layout.times[1]
         self.head = count, newest, layout.but(first=first, since=since), atom
+        self.bases = bases
         for position in range(gone, first - layout.shift):
             layout.values[position] = _GONE
             self.labels.pop(position + layout.shift, None)
@@ -1048,12 +1047,16 @@ class _Log:
         if 2 * (first - layout.shift) > len(layout.values) and first - layout.shift > 32:
             self._renew()
 
-    def _keep_bases(self, head: _Head, first: int) -> None:
-        indices = range(head[2].first, first)
-        for line in {facts.merged[0] for index, facts in self.facts.items() if facts.merged and index in indices}:
-            base = self.last_merged(head, {line: _ANY_INDEX}, -1, first)
-            if base is not None:
-                self.bases[line] = base
+    def _bases(self, head: _Head, first: int) -> Dict[Tuple[int, _Line], _Base]:
+        """Return what has to be known of the merges before *first*, from wherever undo, redo and forks may ask."""
+        lines = {facts.merged[0] for index, facts in self.facts.items() if facts.merged and index < first}
+        lines.update(line for _, line in self.bases)
+        if not lines:
+            return {}
+        entries = {min(facts.stands_for, first - 1) for index, facts in self.facts.items() if index >= first}
+        known = [(entry, line) for entry in {first - 1, *entries} for line in lines]
+        bases = [(key, self.last_merged(head, key[0], {key[1]: _ANY_INDEX}, -1)) for key in known]
+        return {key: base for key, base in bases if base is not None}
 
     def _renew(self) -> None:
         count, newest, layout, atom = self.head
@@ -2550,8 +2553,8 @@ class AlmaVar(Generic[_T]):
         """Return index and stored value of the last record that both sides have seen."""
         apart = [fork for pair in zip_longest(self._forks, other._forks) if pair[0] is not pair[1] for fork in pair]
         parted = min(filter(None, apart), key=lambda fork: fork.at)
-        mine = self._log.last_merged(head, other._lineage(), parted.at)
-        its = other._log.last_merged(theirs, self._lineage(), parted.at)
+        mine = self._log.last_merged(head, head[0] - 1, other._lineage(), parted.at)
+        its = other._log.last_merged(theirs, theirs[0] - 1, self._lineage(), parted.at)
         if mine is None or its is None:
             last = mine or its
         else:  # of two merges in one transaction, the later took in the record of the earlier
