@@ -3962,7 +3962,7 @@ class Twig(Walk):
             if error:
                 raise error
         self.labels.pop()
-        self.grove.commits = True
+        self.grove.commits = not error
         if error:
             self.grove.take_back(before)
 
@@ -4096,7 +4096,8 @@ def test_a_merge_combines_what_both_sides_changed(base, ours, theirs, merged):
     record = x.last_change()
     assert (record.index, record.label) == (2, "merge x@exp")
     assert exp.get() == theirs
-    assert shape(at_odds(base, theirs, ours)[0].merge(at_odds(base, theirs, ours)[1]).get()) if False else True
+    x, exp = at_odds(base, theirs, ours)
+    assert shape(x.merge(exp).get()) == shape(merged)
 
 
 @pytest.mark.parametrize(("base", "ours", "theirs", "conflicts"), AT_ODDS.values(), ids=AT_ODDS)
@@ -4111,7 +4112,7 @@ def test_what_both_changed_is_a_conflict_and_changes_nothing(base, ours, theirs,
     asked = []
     x.merge(exp, resolve=lambda *conflict: asked.append(conflict) or conflict[3])
     assert sorted(asked, key=repr) == conflicts
-    assert x.get() == theirs if len(conflicts) == 2 or "b" not in base else True
+    assert x.get() == three_way((), base, ours, theirs, alma.theirs)
 
 
 def test_ready_made_resolvers_keep_ours_or_take_theirs():
@@ -4689,7 +4690,7 @@ def test_what_was_brought_back_is_blamed_on_what_brought_it_back():
     x = AlmaVar("x", {"a": 1, "b": 1}).set({"a": 2, "b": 1}).rollback(0)
     assert blamed(x) == {("a",): 2, ("b",): 0}
     assert blamed(x.undo()) == {("a",): 3, ("b",): 0}
-    assert blamed(x.redo().redo() if False else x.set({"a": 2, "b": 1})) == {("a",): 3, ("b",): 0}
+    assert blamed(x.set({"a": 2, "b": 1})) == {("a",): 3, ("b",): 0}
 
 
 def test_blame_tells_types_apart():
@@ -4739,11 +4740,16 @@ def test_blame_belongs_to_the_caller_follows_cycles_once_and_sees_drafts():
 
 def leaf_paths(value, path=()):
     """Yield the path of each leaf of a value: the yardstick."""
-    parts = value.items() if type(value) is dict else enumerate(value) if type(value) in (list, tuple) else None
-    parts = [(member, member) for member in value] if type(value) is set else parts
-    if not parts or not list(parts):
+    parts = []
+    if type(value) is dict:
+        parts = list(value.items())
+    elif type(value) in (list, tuple):
+        parts = list(enumerate(value))
+    elif type(value) is set:
+        parts = [(member, member) for member in value]
+    if not parts:
         yield path
-    for step, part in dict(parts or ()).items():
+    for step, part in parts:
         yield from leaf_paths(part, (*path, step))
 
 
