@@ -2546,7 +2546,7 @@ class AlmaVar(Generic[_T]):
         sides = self._log.open(head[0] - 1, head[1]), other._log.open(theirs[0] - 1, theirs[1])
         merged = _merged(self._name, base, *sides, resolve)
         packed = merged if merged is DELETED and (sides[0] is DELETED or sides[1] is DELETED) else self._pack(merged)
-        facts = _Facts(head[0], (), (other._log.line, theirs[0] - 1, theirs[1]))
+        facts = _Facts(head[0], (), (other._home(theirs[0] - 1), theirs[0] - 1, theirs[1]))
         self._append(head, self._admitted(packed, again=True), label, facts)
 
     def _base(self, head: _Head, other: "AlmaVar[_T]", theirs: _Head) -> Tuple[int, Any]:
@@ -2562,12 +2562,16 @@ class AlmaVar(Generic[_T]):
         return parted[1:] if last is None else last[2:]
 
     def _lineage(self) -> Dict[_Line, float]:
-        """Return to which index this variable has the records of which lines: its own, and those it comes from."""
+        """Return to which index this variable has the records of which lines: its own, then those it comes from."""
         lines, last = {self._log.line: _ANY_INDEX}, _ANY_INDEX
         for fork in reversed(self._forks[1:]):
             last = min(last, fork.at)
             lines[fork.line] = last
         return lines
+
+    def _home(self, index: int) -> _Line:
+        """Return the line in which a record was made, by which all that share it know it."""
+        return [line for line, last in self._lineage().items() if index <= last][-1]
 
     # -- the owner's functions
 
