@@ -4097,7 +4097,7 @@ def test_a_merge_combines_what_both_sides_changed(base, ours, theirs, merged):
     assert (record.index, record.label) == (2, "merge x@exp")
     assert exp.get() == theirs
     x, exp = at_odds(base, theirs, ours)
-    assert shape(x.merge(exp).get()) == shape(merged)
+    assert canonical(x.merge(exp).get()) == canonical(merged)
 
 
 @pytest.mark.parametrize(("base", "ours", "theirs", "conflicts"), AT_ODDS.values(), ids=AT_ODDS)
@@ -5702,6 +5702,465 @@ def test_flush_does_not_mind_variables_made_meanwhile(hurried):
             done.set()
 
     assert side_by_side(make, flush)
+
+
+# -- undo and redo over all variables
+
+
+def test_undo_takes_the_last_transaction_back_over_all_variables_as_one():
+    _, registry, x, y = pair()
+    z = registry.watch("z", 0)
+    x.set(1)
+    with registry.transaction("both"):
+        x.set(2).set(3)
+        y.set(2)
+    registry.undo()
+    assert registry.snapshot() == {"x": 1, "y": 0, "z": 0}
+    assert values(z) == [0]
+    assert x.last_change().timestamp == y.last_change().timestamp
+    assert (x.last_change().label, y.last_change().label) == ("undo to index 1", "undo to index 0")
+    registry.undo()
+    assert registry.snapshot() == {"x": 0, "y": 0, "z": 0}
+    registry.redo()
+    registry.redo()
+    assert registry.snapshot() == {"x": 3, "y": 2, "z": 0}
+    assert (len(y), y.last_change().label) == (4, "redo to index 1")
+
+
+def test_undo_goes_back_in_the_order_of_the_changes_whichever_variable_they_were_of():
+    _, registry, x, y = pair()
+    x.set(1)
+    y.set(1)
+    x.set(2)
+    seen = []
+    for deed in [registry.undo] * 3 + [registry.redo] * 3:
+        deed()
+        seen.append(tuple(registry.snapshot().values()))
+    assert seen == [(1, 1), (1, 0), (0, 0), (1, 0), (1, 1), (2, 1)]
+
+
+def test_several_steps_are_one_change():
+    _, registry, x, y = pair()
+    for number in (1, 2, 3):
+        x.set(number)
+        y.set(number)
+    heard = []
+    x.add_listener(lambda var, record: heard.append((record.value, y.get())))
+    registry.undo(4)
+    assert (x.get(), y.get(), heard) == (1, 1, [(2, 1), (1, 1)])
+    assert len({record.timestamp for record in [*x.history()[4:], *y.history()[4:]]}) == 1
+    registry.redo(3)
+    assert (x.get(), y.get()) == (3, 2)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.0, True, None])
+def test_steps_over_a_registry_are_a_whole_number_from_one(steps):
+    _, registry, x, _ = pair()
+    x.set(1)
+    for verb in (registry.undo, registry.redo):
+        with pytest.raises((TypeError, ValueError)):
+            verb(steps)
+    assert values(x) == [0, 1]
+
+
+def test_where_a_registry_has_nothing_left_nothing_is_changed():
+    _, registry, x, y = pair()
+    for verb in (registry.undo, registry.redo, AlmaRegistry().undo, AlmaRegistry().redo):
+        with pytest.raises(RollbackError):
+            verb()
+    x.set(1)
+    y.set(1)
+    before = state(x, y)
+    with pytest.raises(RollbackError):
+        registry.undo(3)
+    assert state(x, y) == before
+    registry.undo(2)
+    before = state(x, y)
+    for deed in (registry.undo, lambda: registry.redo(3)):
+        with pytest.raises(RollbackError):
+            deed()
+    assert state(x, y) == before
+
+
+def test_a_new_change_of_any_variable_ends_redo_and_loses_nothing():
+    _, registry, x, y = pair()
+    x.set(1)
+    registry.undo()
+    y.set(5)
+    before = state(x, y)
+    with pytest.raises(RollbackError):
+        registry.redo()
+    assert state(x, y) == before
+    assert x.at(1).value == 1
+    registry.undo()
+    assert registry.snapshot() == {"x": 0, "y": 0}
+    registry.redo()
+    assert registry.snapshot() == {"x": 0, "y": 5}
+    with pytest.raises(RollbackError):
+        registry.redo()
+
+
+def test_a_change_after_an_undo_in_one_transaction_ends_redo():
+    _, registry, x, y = pair()
+    with registry.transaction():
+        x.set(1)
+        registry.undo()
+        y.set(2)
+        with pytest.raises(RollbackError):
+            registry.redo()
+    with pytest.raises(RollbackError):
+        registry.redo()
+    assert registry.snapshot() == {"x": 0, "y": 2}
+
+
+def test_a_variable_that_is_watched_after_an_undo_does_not_end_redo():
+    _, registry, x, _ = pair()
+    x.set(1)
+    registry.undo()
+    registry.watch("z", 0)
+    registry.redo()
+    assert x.get() == 1
+
+
+@pytest.mark.parametrize("verb", ["undo", "redo"])
+@pytest.mark.parametrize("stop", ["frozen", "validator", "branch"])
+def test_one_member_that_refuses_stops_undo_and_redo_of_all(verb, stop):
+    _, registry, x, y = pair()
+    exp = y.branch("exp")
+    with registry.transaction():
+        x.set(1)
+        y.set(1)
+        exp.set(1)
+    if verb == "redo":
+        registry.undo()
+    if stop == "validator":
+        y.add_validator(refuse)
+    else:
+        (exp if stop == "branch" else y).freeze()
+    before = state(x, y, exp)
+    with pytest.raises(Refused if stop == "validator" else FrozenError):
+        getattr(registry, verb)()
+    assert state(x, y, exp) == before
+
+
+def test_a_frozen_variable_that_had_no_part_in_it_stops_nothing():
+    _, registry, x, y = pair()
+    y.freeze()
+    x.set(1)
+    registry.undo()
+    assert x.get() == 0
+
+
+def test_branches_take_part_in_undo_and_redo_over_a_registry():
+    _, registry, x, y = pair()
+    exp = x.branch("exp")
+    deep = exp.branch("deep")
+    with registry.transaction():
+        exp.set(1)
+        deep.set(1)
+        y.set(1)
+    deep.set(2)
+    registry.undo()
+    assert (x.get(), exp.get(), deep.get(), y.get()) == (0, 1, 1, 1)
+    registry.undo()
+    assert (x.get(), exp.get(), deep.get(), y.get()) == (0, 0, 0, 0)
+    registry.redo(2)
+    assert (x.get(), exp.get(), deep.get(), y.get()) == (0, 1, 2, 1)
+    assert values(x) == [0]
+
+
+def test_a_merge_a_rollback_and_a_restore_are_changes_to_undo():
+    _, registry, x, y = pair({"a": 0})
+    exp = x.branch("exp").set({"a": 1})
+    x.merge(exp)
+    registry.undo()
+    assert (x.get(), exp.get()) == ({"a": 0}, {"a": 1})
+    assert x.merge(exp).get() == {"a": 1}
+    x.rollback(0)
+    registry.restore({"x": {"a": 7}, "y": 7})
+    registry.undo()
+    assert registry.snapshot() == {"x": {"a": 0}, "y": 0}
+    registry.undo()
+    assert registry.snapshot() == {"x": {"a": 1}, "y": 0}
+    registry.redo(2)
+    assert registry.snapshot() == {"x": {"a": 7}, "y": 7}
+
+
+def test_savepoints_belong_to_the_transaction_that_is_undone():
+    _, registry, x, y = pair()
+    with registry.transaction():
+        x.set(1)
+        with registry.transaction():
+            y.set(1)
+        with pytest.raises(Refused), registry.transaction():
+            x.set(9)
+            y.set(9)
+            raise Refused
+        x.set(2)
+    registry.undo()
+    assert registry.snapshot() == {"x": 0, "y": 0}
+    registry.redo()
+    assert registry.snapshot() == {"x": 2, "y": 1}
+
+
+def test_undo_inside_a_transaction_begins_with_what_that_has_done():
+    _, registry, x, y = pair()
+    x.set(1)
+    with pytest.raises(Refused), registry.transaction():
+        x.set(2)
+        y.set(2)
+        registry.undo()
+        assert registry.snapshot() == {"x": 1, "y": 0}
+        registry.undo()
+        assert registry.snapshot() == {"x": 0, "y": 0}
+        assert elsewhere(x.get) == 1
+        registry.redo(2)
+        assert registry.snapshot() == {"x": 2, "y": 2}
+        with pytest.raises(RollbackError):
+            registry.undo(3)
+        assert registry.snapshot() == {"x": 2, "y": 2}
+        raise Refused
+    assert (values(x), values(y)) == ([0, 1], [0])
+
+
+def test_undo_where_what_was_before_is_pruned_changes_nothing():
+    _, registry, x, y = pair()
+    with registry.transaction():
+        x.set(1)
+        y.set(1)
+    with registry.transaction():
+        x.set(2)
+        y.set(2)
+    y.prune(keep_last=0)
+    before = state(x, y)
+    with pytest.raises(PrunedError):
+        registry.undo()
+    assert state(x, y) == before
+
+
+def test_a_closed_registry_undoes_and_redoes_nothing():
+    _, registry, x, _ = pair()
+    x.set(1)
+    registry.close()
+    for verb in (registry.undo, registry.redo):
+        with pytest.raises(FrozenError) as caught:
+            verb()
+        assert caught.value.closed
+    assert values(x) == [0, 1]
+
+
+def test_listeners_hear_of_undo_and_redo_over_a_registry_after_all_is_done():
+    heard, others = [], []
+    _, registry, x, y = pair(on_change=[lambda var, record: heard.append((record.value, others[0].get()))])
+    others.append(y)
+    with registry.transaction():
+        x.set(1)
+        y.set(1)
+    registry.undo()
+    registry.redo()
+    assert heard == [(1, 1)] * 2 + [(0, 0)] * 2 + [(1, 1)] * 2
+
+
+class Desk:
+    """A registry of three variables and two branches, and a model: the states between which undo and redo move."""
+
+    def __init__(self, seed):
+        self.draw, self.clock = random.Random(seed), Clock()
+        self.registry = AlmaRegistry(clock=self.clock)
+        self.vars = [self.registry.watch(name, 0) for name in "abc"]
+        self.vars += [self.vars[0].branch("b"), self.vars[1].branch("b")]
+        self.pasts = [[0] for _ in self.vars]  # all values of each
+        self.states, self.cursor, self.number = [([0] * 5, [])], 0, 0  # with those that the change was of
+        self.met = collections.Counter()
+
+    def now(self):
+        return [past[-1] for past in self.pasts]
+
+    def step(self):
+        self.clock.now += self.draw.choice([0, 1, 1_000, -500])
+        self.lengths = list(map(len, self.pasts))
+        deed = self.draw.choice(
+            ["set", "set", "transaction", "undo", "undo", "redo", "redo", "rollback", "restore", "merge"]
+        )
+        getattr(self, deed)()
+        self.met[deed] += 1
+        assert [var.get() for var in self.vars] == self.now()
+        assert [len(var) for var in self.vars] == list(map(len, self.pasts))
+
+    def changed(self):
+        """Note a change: it cuts off what could be redone."""
+        self.cursor += 1
+        places = [place for place, past in enumerate(self.pasts) if len(past) > self.lengths[place]]
+        self.states[self.cursor :] = [(self.now(), places)]
+
+    def write(self, place):
+        self.number += 1
+        self.vars[place].set(self.number)
+        self.pasts[place].append(self.number)
+
+    def set(self):
+        self.write(self.draw.randrange(5))
+        self.changed()
+
+    def rollback(self):
+        place = self.draw.randrange(5)
+        index = self.draw.randrange(len(self.pasts[place]))
+        self.vars[place].rollback(index)
+        self.pasts[place].append(self.pasts[place][index])
+        self.changed()
+
+    def merge(self):
+        self.vars[0].merge(self.vars[3], resolve=lambda *_: -1)
+        self.pasts[0].append(self.vars[0].get())
+        self.changed()
+
+    def restore(self):
+        earlier = self.draw.choice(self.states)[0][:3]
+        self.registry.restore(dict(zip("abc", earlier)))
+        different = [place for place in range(3) if self.pasts[place][-1] != earlier[place]]
+        for place in different:
+            self.pasts[place].append(earlier[place])
+        if different:
+            self.changed()
+
+    def transaction(self):
+        error, before = self.draw.choice([None, None, Refused]), [past[:] for past in self.pasts]
+        with pytest.raises(error) if error else contextlib.nullcontext(), self.registry.transaction():
+            for _ in range(self.draw.randrange(1, 6)):
+                self.write(self.draw.randrange(5))
+                saved = [past[:] for past in self.pasts]
+                if self.draw.random() < 0.3:
+                    with pytest.raises(Refused), self.registry.transaction():
+                        self.write(self.draw.randrange(5))
+                        raise Refused
+                    self.pasts = saved
+            if error:
+                raise error
+        if error:
+            self.pasts = before
+        else:
+            self.changed()
+
+    def go(self, verb, direction):
+        steps = self.draw.choice([1, 1, 1, 2, 3])
+        if not 0 <= self.cursor + direction * steps < len(self.states):
+            with pytest.raises(RollbackError):
+                verb(steps)
+            return
+        verb(steps)
+        for _ in range(steps):
+            _, places = self.states[max(self.cursor, self.cursor + direction)]
+            self.cursor += direction
+            for place in places:
+                self.pasts[place].append(self.states[self.cursor][0][place])
+
+    def undo(self):
+        self.go(self.registry.undo, -1)
+
+    def redo(self):
+        self.go(self.registry.redo, 1)
+
+
+def test_undo_and_redo_over_a_registry_are_what_a_stack_of_states_gives():
+    met = collections.Counter()
+    for seed in range(rounds(60, 2_000)):
+        desk = Desk(seed)
+        for _ in range(60):
+            desk.step()
+        met += desk.met
+    assert min(met.values()) > 100
+
+
+# -- restoring
+
+
+def test_restore_changes_only_what_differs_in_one_transaction():
+    clock, registry, x, y = pair([1], [1])
+    snapshot = registry.snapshot()
+    snapshot["x"].append("mine")
+    registry.restore(snapshot)
+    assert (values(x), values(y)) == ([[1], [1, "mine"]], [[1]])
+    snapshot["x"].append("spoilt")
+    assert x.get() == [1, "mine"]
+    registry.restore({"x": [1], "y": [True]}, label="again")
+    assert [var.last_change().label for var in (x, y)] == ["again", "again"]
+    assert x.last_change().timestamp == y.last_change().timestamp
+    assert type(y.get()[0]) is bool
+
+
+def test_restore_to_a_moment_leaves_what_is_younger_and_its_branches():
+    clock, registry, x, y = pair()
+    exp = x.branch("exp").set(5)
+    moment = clock.go(1)
+    clock.go(1)
+    x.set(1)
+    z = registry.watch("z", 0).set(1)
+    registry.restore(moment)
+    assert registry.snapshot() == {"x": 0, "y": 0, "z": 1}
+    assert (values(y), values(z), values(exp), x.last_change().label) == ([0], [0, 1], [0, 5], "restore")
+
+
+@pytest.mark.parametrize("stop", ["unknown", "frozen", "validator", "value", "pruned"])
+def test_a_restore_that_is_refused_changes_nothing(stop):
+    clock, registry, x, y = pair()
+    for number in (1, 2):
+        clock.go(1)
+        x.set(number)
+        y.set(number)
+    given, error = {"x": 9, "y": 9}, Refused
+    if stop == "unknown":
+        given, error = {"x": 9, "nobody": 1}, UnknownNameError
+    elif stop == "frozen":
+        y.freeze()
+        error = FrozenError
+    elif stop == "validator":
+        y.add_validator(refuse)
+    elif stop == "value":
+        given, error = {"x": 9, "y": (number for number in ())}, SnapshotError
+    else:
+        y.prune(keep_last=0)
+        given, error = x.at(1).timestamp, PrunedError
+    before = state(x, y)
+    with pytest.raises(error):
+        registry.restore(given)
+    assert state(x, y) == before
+
+
+# -- transactions that change what is there
+
+
+def test_an_aborted_transaction_takes_names_branches_and_namespaces_back():
+    _, registry, x, y = pair()
+    settings = registry.namespace("s", {"a": 1})
+    exp = x.branch("exp")
+    before = state(x, y, exp, settings.var("a"))
+    with pytest.raises(KeyboardInterrupt), registry.transaction():
+        registry.watch("z", 0).branch("lost")
+        registry.watch("x", 1, overwrite=True).branch("exp")
+        registry.unregister("y")
+        settings["b"] = 2
+        del settings["a"]
+        registry.namespace("t", {"k": 1})
+        x.drop_branch("exp").branch("new")
+        raise KeyboardInterrupt
+    assert [*registry] == ["x", "y", "s.a"]
+    assert registry.get_var("x") is x
+    assert list(map(id, x.branches().values())) == [id(exp)]
+    assert dict(settings) == {"a": 1}
+    assert state(x, y, exp, settings.var("a")) == before
+    assert dict(registry.namespace("t")) == {}
+
+
+def test_a_branch_dropped_and_made_anew_in_a_transaction_is_another():
+    _, registry, x = owned()
+    old = x.branch("exp").set(1)
+    with registry.transaction():
+        x.drop_branch("exp")
+        new = x.branch("exp").set(2)
+        assert x.branches()["exp"] is new
+        assert elsewhere(x.branches)["exp"] is old
+    assert x.branches()["exp"] is new
+    assert (old.get(), new.get()) == (1, 2)
 
 
 # == Defaults: the default registry and the module-level functions ============
