@@ -2384,8 +2384,13 @@ class AlmaVar(Generic[_T]):
     def _times_to_redo(self, since: int) -> List[int]:
         """Return when the changes were made that redo would bring back, next first, if undone not before *since*."""
         head, log = self._head(), self._log
-        undone, times = log.standing(head[0] - 1).undone, []
-        while undone and log.time(head, head[0] - 1) >= since:
+        index = head[0] - 1
+        newest, undone, _ = log.standing(index)
+        while index and index >= head[2].first and log.time(head, index) >= since:
+            index -= 1
+            newest = max(newest, log.standing(index).stands_for)  # what stood then, or was brought back later
+        times = []
+        while undone and undone[0] <= newest:  # those after it had been undone when another change was made
             times.append(log.time(head, undone[0]))
             undone = undone[1]
         return times
