@@ -5800,6 +5800,19 @@ def test_a_new_change_of_any_variable_ends_redo_and_loses_nothing():
         registry.redo()
 
 
+def test_redo_brings_back_only_what_was_undone_after_the_newest_change():
+    _, registry, x, y = pair()
+    x.set(1).set(2)
+    registry.undo()
+    y.set(5)
+    registry.undo(2)
+    assert registry.snapshot() == {"x": 0, "y": 0}
+    registry.redo(2)
+    assert registry.snapshot() == {"x": 1, "y": 5}
+    with pytest.raises(RollbackError):
+        registry.redo()
+
+
 def test_a_change_after_an_undo_in_one_transaction_ends_redo():
     _, registry, x, y = pair()
     with registry.transaction():
