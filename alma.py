@@ -857,6 +857,7 @@ _Head = Tuple[int, Any, _Layout, bool]
 
 
 _Line = object  # what one log, branches apart, is known by in others
+_ANY_INDEX = float("inf")  # no record has it
 _Opener = Callable[[int, Any], Any]  # an index and what is stored there to the value
 
 
@@ -867,6 +868,15 @@ class _Facts(NamedTuple):
     stands_for: int
     undone: Tuple[Any, ...] = ()
     merged: Optional[Tuple[_Line, int, Any]] = None
+
+
+class _Base(NamedTuple):
+    """What a merge took in: when and in which record it was, and index and stored value of the other's record."""
+
+    time: int
+    noted: int
+    taken: int
+    stored: Any
 
 
 _LONGEST_CHAIN = 128  # deltas in a row, for a large value; the splices to read the worst one stay below its unpickling
@@ -885,7 +895,8 @@ class _Log:
         self.atoms = _ATOMS if opener is None else frozenset()  # the types that stand for themselves
         self.line: _Line = object()
         self.facts: Dict[int, _Facts] = {}
-        self.bases: Dict[_Line, Tuple[int, int, Any]] = {}  # what merges took in whose records have been pruned
+        # what merges took in whose records have been pruned, by the record in the gap from which they are looked for
+        self.bases: Dict[Tuple[int, _Line], _Base] = {}
         self.chain = 0  # splices since the last value kept whole
         self.failures = self.skip = 0  # deltas that did not pay in a row; records to wait before the next attempt
         newest = layout.values[-1]
@@ -1027,31 +1038,34 @@ class _Log:
         """Return for which record a record stands, and what a redo from there would bring back."""
         return self.facts.get(index) or _Facts(index)
 
-    def last_merged(self, head: _Head, line: _Line, before: Optional[int] = None) -> Optional[Tuple[int, int, Any]]:
-        """Return when another line was last merged into this one, and index and stored value of what was taken in.
+    def last_merged(self, head: _Head, index: int, lines: Mapping[_Line, float], after: int = 0) -> Optional[_Base]:
+        """Return the newest record of another variable that had been merged into this one by record *index*, or None.
 
-        None if it never was. Of merges in records *before* an index only, if given; what has been undone does not
-        count. O(facts).
+        *lines* says to which index that one has the records of which lines; those up to *after* don't count, nor does
+        a merge that had been undone. O(facts).
         """
-        count, _, layout, _ = head
-        index = count - 1
+        layout, found = head[2], []
         for noted, facts in reversed(list(self.facts.copy().items())):
             if noted > index:
                 continue
             index = facts.stands_for
-            if facts.merged and facts.merged[0] is line and (before is None or noted < before):
-                return (layout.times[noted - layout.shift], *facts.merged[1:])
-        return self.bases.get(line)
+            if facts.merged:
+                found.append((facts.merged[0], _Base(layout.times[noted - layout.shift], noted, *facts.merged[1:])))
+        entry = min(index, layout.first - 1)  # into the gap
+        found += [(line, base) for (begin, line), base in self.bases.copy().items() if begin == entry]
+        bases = [base for line, base in found if after < base.taken <= lines.get(line, -1)]
+        return max(bases, key=lambda base: (base.taken, base.noted), default=None)
 
     def prune(self, head: _Head, first: int) -> None:
         """Forget the records from 1 to before *first*. Amortised O(1) a record: columns are renewed when half empty."""
         self.trim(head)
         count, newest, layout, atom = head
-        if self.facts:
-            self._keep_bases(head, first)
+        bases = self._bases(head, first) if self.facts or self.bases else {}
+        self.bases = {**self.bases, **bases}  # both, until the head says which holds
         gone = layout.first - layout.shift
         since = layout.since if layout.first > 1 else layout.times[1]
         self.head = count, newest, layout.but(first=first, since=since), atom
+        self.bases = bases
         for position in range(gone, first - layout.shift):
             layout.values[position] = _GONE
             self.labels.pop(position + layout.shift, None)
@@ -1059,12 +1073,16 @@ class _Log:
         if 2 * (first - layout.shift) > len(layout.values) and first - layout.shift > 32:
             self._renew()
 
-    def _keep_bases(self, head: _Head, first: int) -> None:
-        indices = range(head[2].first, first)
-        for line in {facts.merged[0] for index, facts in self.facts.items() if facts.merged and index in indices}:
-            base = self.last_merged(head, line, first)
-            if base is not None:
-                self.bases[line] = base
+    def _bases(self, head: _Head, first: int) -> Dict[Tuple[int, _Line], _Base]:
+        """Return what has to be known of the merges before *first*, from wherever undo, redo and forks may ask."""
+        lines = {facts.merged[0] for index, facts in self.facts.items() if facts.merged and index < first}
+        lines.update(line for _, line in self.bases)
+        if not lines:
+            return {}
+        entries = {min(facts.stands_for, first - 1) for index, facts in self.facts.items() if index >= first}
+        known = [(entry, line) for entry in {first - 1, *entries} for line in lines]
+        bases = [(key, self.last_merged(head, key[0], {key[1]: _ANY_INDEX}, -1)) for key in known]
+        return {key: base for key, base in bases if base is not None}
 
     def _renew(self) -> None:
         count, newest, layout, atom = self.head
@@ -2510,8 +2528,12 @@ def _options(
 
 
 class _Fork(NamedTuple):
-    """Where a line left another: the last record they share, as stored. Two lines are akin if they share the first."""
+    """Where a line left another: that one, and the last record they share, as stored; first of all, where it began.
 
+    Two lines are akin if they share the first fork.
+    """
+
+    line: _Line
     at: int
     stored: Any
 
@@ -2583,7 +2605,7 @@ class AlmaVar(Generic[_T]):
         stored = self._admitted(self._pack(initial_value))
         layout = _Layout([stored], array("q", [monitor.now()]))
         self._log = _Log(name, layout, {0: "initial"}, self._opener())
-        self._forks: Tuple[_Fork, ...] = (_Fork(0, stored),)
+        self._forks: Tuple[_Fork, ...] = (_Fork(None, 0, stored),)
         self._be_careful()
 
     def _own(self, monitor: _Monitor, name: str, options: _Options) -> None:
@@ -3042,19 +3064,28 @@ class AlmaVar(Generic[_T]):
             steps, index = steps + 1, log.standing(index - 1).stands_for
         return steps
 
-    def _time_of_change(self) -> int:
-        """Return when the newest record was made that is neither the initial one nor an undo or redo; 0 if none was."""
+    def _undone_since(self) -> int:
+        """Return the earliest time of an undo or redo that came after the newest change of another kind; 0 for any.
+
+        One in the same transaction counts where it was of this variable. Where the change still stands, whatever was
+        undone at its time was so before it: together with it, registry.undo() would have undone it too.
+        """
         head, log = self._head(), self._log
         index = head[0] - 1
         while index >= head[2].first and log.standing(index).stands_for != index:
             index -= 1
-        return log.time(head, index) if index >= head[2].first else 0
+        return log.time(head, index) + (index == head[0] - 1) if index >= head[2].first else 0
 
     def _times_to_redo(self, since: int) -> List[int]:
         """Return when the changes were made that redo would bring back, next first, if undone not before *since*."""
         head, log = self._head(), self._log
-        undone, times = log.standing(head[0] - 1).undone, []
-        while undone and log.time(head, head[0] - 1) >= since:
+        index = head[0] - 1
+        newest, undone, _ = log.standing(index)
+        while index and index >= head[2].first and log.time(head, index) >= since:
+            index -= 1
+            newest = max(newest, log.standing(index).stands_for)  # what stood then, or was brought back later
+        times = []
+        while undone and undone[0] <= newest:  # those after it had been undone when another change was made
             times.append(log.time(head, undone[0]))
             undone = undone[1]
         return times
@@ -3147,7 +3178,7 @@ class AlmaVar(Generic[_T]):
         guests = self._validators, (), middleware
         branch._own(self._monitor, full, _Options(self._pack is _pack, *guests, self._keep, self._traced))
         branch._log = self._log.fork(full, head, index, branch._opener())
-        branch._forks = (*self._forks, _Fork(index, branch._log.head[1]))
+        branch._forks = (*self._forks, _Fork(self._log.line, index, branch._log.head[1]))
         branch._be_careful()
         if transaction is not None:
             transaction.bear(branch, transaction.first_change(self._log))
@@ -3215,17 +3246,32 @@ class AlmaVar(Generic[_T]):
         sides = self._log.open(head[0] - 1, head[1]), other._log.open(theirs[0] - 1, theirs[1])
         merged = _merged(self._name, base, *sides, resolve)
         packed = merged if merged is DELETED and (sides[0] is DELETED or sides[1] is DELETED) else self._pack(merged)
-        facts = _Facts(head[0], (), (other._log.line, theirs[0] - 1, theirs[1]))
+        facts = _Facts(head[0], (), (other._home(theirs[0] - 1), theirs[0] - 1, theirs[1]))
         self._append(head, self._admitted(packed, again=True), label, facts)
 
     def _base(self, head: _Head, other: "AlmaVar[_T]", theirs: _Head) -> Tuple[int, Any]:
         """Return index and stored value of the last record that both sides have seen."""
-        merges = self._log.last_merged(head, other._log.line), other._log.last_merged(theirs, self._log.line)
-        last = max(filter(None, merges), key=lambda merge: merge[0], default=None)
-        if last is not None:
-            return last[1:]
-        parted = [pair for pair in zip_longest(self._forks, other._forks) if pair[0] is not pair[1]]
-        return min((fork for pair in parted for fork in pair if fork is not None), key=lambda fork: fork.at)
+        apart = [fork for pair in zip_longest(self._forks, other._forks) if pair[0] is not pair[1] for fork in pair]
+        parted = min(filter(None, apart), key=lambda fork: fork.at)
+        mine = self._log.last_merged(head, head[0] - 1, other._lineage(), parted.at)
+        its = other._log.last_merged(theirs, theirs[0] - 1, self._lineage(), parted.at)
+        if mine is None or its is None:
+            last = mine or its
+        else:  # of two merges in one transaction, the later took in the record of the earlier
+            last = its if (its.time, its.taken >= mine.noted) > (mine.time, False) else mine
+        return parted[1:] if last is None else last[2:]
+
+    def _lineage(self) -> Dict[_Line, float]:
+        """Return to which index this variable has the records of which lines: its own, then those it comes from."""
+        lines, last = {self._log.line: _ANY_INDEX}, _ANY_INDEX
+        for fork in reversed(self._forks[1:]):
+            last = min(last, fork.at)
+            lines[fork.line] = last
+        return lines
+
+    def _home(self, index: int) -> _Line:
+        """Return the line in which a record was made, by which all that share it know it."""
+        return [line for line, last in self._lineage().items() if index <= last][-1]
 
     # -- the owner's functions
 
@@ -3543,7 +3589,7 @@ class AlmaRegistry:
         """Return the variable of that name; UnknownNameError if there is none."""
         names: Dict[str, AlmaVar[Any]] = self._vars.current()
         try:
-            return names[name]  # type: ignore[no-any-return]
+            return names[name]
         except KeyError:
             raise UnknownNameError(name, names.copy()) from None
 
@@ -3642,7 +3688,7 @@ class AlmaRegistry:
         with self.transaction():
             for _ in range(_whole("steps", steps, 1)):
                 lines = list(self._lines())
-                since = max(var._time_of_change() for var in lines) if lines else 0
+                since = max(var._undone_since() for var in lines) if lines else 0
                 times = [(var, var._times_to_redo(since)) for var in lines]
                 first = min((undone[0] for _, undone in times if undone), default=None)
                 if first is None:

@@ -5033,6 +5033,1142 @@ def test_control_a_record_counted_before_it_is_there_leaves_a_trace():
     assert apart(starved, True)["traces"] > 0
 
 
+# -- branches
+
+
+def branched(**options):
+    """Return a clock, the variable x with records 0 to 5, and its branch exp that left at 3."""
+    clock, _, x = owned(0, **options)
+    for number in range(1, 6):
+        clock.go(1)
+        x.set(number, label=f"n{number}")
+    return clock, x, x.branch("exp", at=3)
+
+
+def test_a_branch_shares_the_past_and_goes_its_own_way():
+    _, x, exp = branched()
+    assert (exp.name, repr(exp)) == ("x@exp", "AlmaVar(name='x@exp', value=3, history_len=4)")
+    assert exp.history() == x.history()[:4]
+    exp.set("own", label="mine")
+    x.set(6)
+    assert [(record.index, record.value) for record in exp][3:] == [(3, 3), (4, "own")]
+    assert values(x) == [0, 1, 2, 3, 4, 5, 6]
+    assert exp.at("mine").index == 4
+    for label in ("n4", "n5"):
+        with pytest.raises(RollbackError):
+            exp.at(label)
+
+
+@pytest.mark.parametrize("at", [None, 0, 2, timedelta(seconds=2), "n3", "moment"], ids=str)
+def test_a_branch_leaves_where_at_would_look(at):
+    clock, x, _ = branched()
+    at = clock.moment - timedelta(seconds=1) if at == "moment" else at
+    branch = x.branch("b", at)
+    assert branch.history() == x.history()[: len(x) if at is None else x.at(at).index + 1]
+
+
+@pytest.mark.parametrize("at", [-1, 6, "never", timedelta(days=1), datetime(2000, 1, 1, tzinfo=UTC)], ids=str)
+def test_a_branch_from_what_never_was_is_refused(at):
+    _, x, _ = branched()
+    with pytest.raises(RollbackError):
+        x.branch("b", at=at)
+    assert list(x.branches()) == ["exp"]
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "error"),
+    [("", None, ValueError), ("a@b", None, ValueError), (5, None, TypeError), ("b", True, TypeError)],
+)
+def test_what_is_no_name_or_no_place_for_a_branch_is_refused(name, at, error):
+    _, x, _ = branched()
+    with pytest.raises(error):
+        x.branch(name, at=at)
+    assert list(x.branches()) == ["exp"]
+
+
+def test_branches_lists_nested_ones_and_a_taken_name_is_refused():
+    _, x, exp = branched()
+    deep = exp.branch("deep")
+    assert deep.name == "x@exp@deep"
+    other = x.branch("deep")
+    found = x.branches()
+    assert list(found) == ["exp", "exp@deep", "deep"]
+    assert [id(branch) for branch in found.values()] == [id(exp), id(deep), id(other)]
+    assert exp.branches()["deep"] is deep
+    for parent, name in ((x, "exp"), (exp, "deep")):
+        with pytest.raises(DuplicateNameError) as caught:
+            parent.branch(name)
+        assert caught.value.name == f"{parent.name}@{name}"
+    found.clear()
+    assert len(x.branches()) == 3
+
+
+def test_a_dropped_branch_lives_on_without_a_name_and_its_name_is_free():
+    _, x, exp = branched()
+    deep = exp.branch("deep").set("deep")
+    assert x.drop_branch("exp@deep") is x
+    assert list(x.branches()) == ["exp"]
+    assert deep.set("on").get() == "on"
+    with pytest.raises(UnknownNameError):
+        x.drop_branch("exp@deep")
+    x.drop_branch("exp")
+    assert x.branches() == {}
+    assert exp.set(9).get() == 9
+    assert x.branch("exp").get() == 5
+
+
+def test_a_branch_is_no_name_of_the_registry():
+    _, registry, x = owned()
+    exp = x.branch("exp").set(1)
+    assert [*registry] == ["x"]
+    assert registry.snapshot() == {"x": 0}
+    assert "x@exp" not in registry
+    registry.freeze()
+    assert not exp.is_frozen
+
+
+def test_a_branch_takes_its_guests_along_but_neither_listeners_nor_freezing():
+    seen, heard = [], []
+    _, _, x = owned(1, validators=[seen.append], on_change=[told(heard)], keep_last=3, trace=True)
+    x.set(2).freeze()
+    exp = x.branch("exp")
+    assert not exp.is_frozen
+    seen.clear()
+    for number in range(3, 8):
+        exp.set(number)
+    assert seen == [3, 4, 5, 6, 7]
+    assert heard == [("x", 2)]
+    assert [record.index for record in exp] == [0, 4, 5, 6]
+    assert Path(__file__).name in exp.last_change().label
+    exp.add_validator(refuse)
+    assert x.thaw().set(9).get() == 9
+
+
+def test_a_branch_takes_middleware_along():
+    class Text:
+        def encode(self, value):
+            return str(value)
+
+        def decode(self, stored):
+            return int(stored)
+
+    _, _, x = owned(1, middleware=[Text()])
+    exp = x.set(2).branch("exp").set(3)
+    assert values(exp) == [1, 2, 3]
+    assert exp._log.head[1] == "3"
+    x.set(4)
+    with pytest.raises(MergeConflict):
+        x.merge(exp)
+    assert x.merge(exp, resolve=alma.theirs).get() == 3
+
+
+def test_a_branch_shares_what_its_trunk_shares_with_its_owner():
+    thing = [1]
+    x = AlmaVar("x", thing, deep_copy=False)
+    other = [2]
+    assert x.branch("exp").get() is thing
+    assert x.branch("b").set(other).get() is other
+
+
+def test_a_branch_shares_the_lock():
+    _, _, x = owned()
+    exp = x.branch("exp")
+    assert exp._monitor is x._monitor
+    with x._monitor.lock, pytest.raises(queue.Empty):
+        answer = queue.Queue()
+        threading.Thread(target=lambda: answer.put(exp.set(1)), daemon=True).start()
+        answer.get(timeout=0.05)
+    alone = AlmaVar("alone", 0)
+    assert alone.branch("b")._monitor is alone._monitor
+
+
+def test_values_of_a_branch_are_isolated_from_the_trunk():
+    x = AlmaVar("x", {"a": [1]}).set({"a": [1, 2], "b": Box([3])})
+    exp = x.branch("exp")
+    for var in (x, exp):
+        var.get()["a"].append("spoilt")
+        var.history()[1].value["b"].clear()
+        var.at(0).value["a"].clear()
+    with exp.edit() as draft:
+        draft["a"].append(3)
+    assert values(x) == [{"a": [1]}, {"a": [1, 2], "b": Box([3])}]
+    assert values(exp) == [*values(x), {"a": [1, 2, 3], "b": Box([3])}]
+
+
+def test_a_branch_of_packed_values_is_whole_whatever_deltas_the_trunk_keeps():
+    x = AlmaVar("x", whole_tree(200))
+    draw = random.Random(5)
+    for _ in range(300):
+        x.set(one_field_changed(draw, x.get()))
+    before = values(x)
+    for at in (0, 1, 127, 128, 129, 299, 300):
+        branch = x.branch(f"b{at}", at=at)
+        assert values(branch) == before[: at + 1]
+        for _ in range(3):
+            branch.set(one_field_changed(draw, branch.get()))
+        branch.prune(keep_last=2)
+        branch.reset()
+        assert branch.get() == before[0]
+    assert values(x) == before
+
+
+def test_a_branch_of_a_pruned_trunk_shares_the_gap():
+    _, x, exp = branched()
+    x.prune(keep_last=2)
+    assert [record.index for record in exp] == [0, 1, 2, 3]
+    for at in (1, 3):
+        with pytest.raises(PrunedError):
+            x.branch("b", at=at)
+    with pytest.raises(PrunedError):
+        x.branch("b", at=timedelta(seconds=3))
+    late = x.branch("late", at=4)
+    assert [record.index for record in late] == [0, 4]
+    with pytest.raises(PrunedError):
+        late.undo()
+    assert [record.index for record in x.branch("new", at=0).set(7)] == [0, 1]
+
+
+def test_undo_and_redo_cross_the_fork():
+    x = AlmaVar("x", 0).set(1).set(2).undo()
+    exp = x.branch("exp")
+    assert (exp.redo().get(), exp.undo(2).get()) == (2, 0)
+    assert values(x) == [0, 1, 2, 1]
+
+
+def test_a_branch_belongs_to_its_transaction():
+    _, registry, x = owned()
+    with registry.transaction("t"):
+        x.set(1)
+        exp = x.branch("exp").set(2)
+        with pytest.raises(Refused), registry.transaction():
+            exp.branch("lost")
+            x.drop_branch("exp")
+            raise Refused
+        assert list(x.branches()) == ["exp"]
+        assert elsewhere(x.branches) == {}
+    assert [(record.value, record.label) for record in exp] == [(0, "initial"), (1, "t"), (2, "t")]
+    assert {record.timestamp for record in exp.history()[1:]} == {x.last_change().timestamp}
+    before = state(x, exp)
+    with pytest.raises(KeyboardInterrupt), registry.transaction():
+        x.branch("lost")
+        exp.set(3)
+        x.drop_branch("exp")
+        raise KeyboardInterrupt
+    assert list(x.branches()) == ["exp"]
+    assert state(x, exp) == before
+    assert x.branch("lost").get() == 1
+
+
+def test_after_close_no_branch_is_made_or_dropped_and_all_can_be_read():
+    _, registry, x = owned()
+    exp = x.branch("exp").set(1)
+    registry.close()
+    deeds = (lambda: x.branch("b"), lambda: x.drop_branch("exp"), lambda: exp.set(2), lambda: x.merge(exp))
+    for deed in deeds:
+        with pytest.raises(FrozenError) as caught:
+            deed()
+        assert caught.value.closed
+    assert values(x.branches()["exp"]) == [0, 1]
+
+
+class Past(Oracle):
+    """An oracle that knows for every record what undo and redo could reach from it, and so can be forked."""
+
+    def __init__(self, value, time):
+        super().__init__(value, time)
+        self.states = [([0], 0)]
+
+    def copy(self):
+        twin = super().copy()
+        twin.states = self.states[:]
+        return twin
+
+    def fork(self, at):
+        twin = self.copy()
+        for column in (twin.values, twin.labels, twin.times, twin.states):
+            del column[at + 1 :]
+        twin.line, twin.cursor = twin.states[at][0][:], twin.states[at][1]
+        twin.first, twin.frozen = self.first if at else 1, False
+        return twin
+
+    def change(self, value, label, expect=None):
+        super().change(value, label, expect)
+        self.states.append((self.line[:], self.cursor))
+
+    def undo(self, steps):
+        super().undo(steps)
+        self.states.append((self.line[:], self.cursor))
+
+    def redo(self, steps):
+        super().redo(steps)
+        self.states.append((self.line[:], self.cursor))
+
+
+class Twig(Walk):
+    """A walk over one of the branches of a variable; transactions are of all of them."""
+
+    def __init__(self, grove, var, oracle):
+        self.grove, self.var, self.oracle, self.keep = grove, var, oracle, {}
+        self.draw, self.next_value, self.clock = grove.draw, grove.next_value, grove.clock
+        self.registry, self.labels = grove.registry, grove.labels
+
+    def commit(self):
+        self.grove.commit()
+
+    def transaction(self):
+        label, seen = self.label()
+        error, before = self.draw.choice([None, None, ZeroDivisionError, KeyboardInterrupt]), self.grove.copies()
+        self.labels.append(seen)
+        with pytest.raises(error) if error else contextlib.nullcontext(), self.registry.transaction(label):
+            for _ in range(self.draw.randrange(4)):
+                self.draw.choice(self.grove.twigs).step()
+            if error:
+                raise error
+        self.labels.pop()
+        self.grove.commits = not error
+        if error:
+            self.grove.take_back(before)
+
+
+class Grove:
+    """Walks of every verb over a variable and its branches, in turns, each with an oracle of its own."""
+
+    def __init__(self, seed, next_value):
+        self.draw, self.next_value, self.clock, self.labels = random.Random(seed), next_value, Clock(), []
+        self.registry, self.last, self.commits = AlmaRegistry(clock=self.clock), self.clock.now, False
+        initial = next_value(self.draw, None)
+        self.twigs = [Twig(self, self.registry.watch("x", initial), Past(copy.deepcopy(initial), self.last))]
+
+    def commit(self):
+        """Give all new records the time of the change; even an empty transaction takes one."""
+        new = [len(twig.oracle.values) - len(twig.oracle.times) for twig in self.twigs]
+        if any(new) or self.commits:
+            self.last = max(self.clock.now, self.last + 1)
+        for twig, count in zip(self.twigs, new):
+            twig.oracle.times += [self.last] * count
+        self.commits = False
+
+    def copies(self):
+        return [(twig, twig.oracle.copy()) for twig in self.twigs]
+
+    def take_back(self, before):
+        self.twigs[:] = [twig for twig, _ in before]
+        for twig, oracle in before:
+            twig.oracle = oracle
+
+    def grow(self):
+        """Let a branch leave one of those there are, at a record that is kept."""
+        parent = self.draw.choice(self.twigs)
+        at = self.draw.choice(parent.oracle.indices())
+        branch = parent.var.branch(f"b{len(self.twigs)}", at=at)
+        self.twigs.append(Twig(self, branch, parent.oracle.fork(at)))
+
+
+@pytest.mark.parametrize("kind", [number, flat, tree, mixed])
+def test_branches_of_branches_are_what_full_copies_would_be_whatever_is_done_to_the_others(kind):
+    for seed in range(rounds(3, 60)):
+        grove = Grove(seed, kind)
+        for count in range(250):
+            if count % 30 == 9 and len(grove.twigs) < 5:
+                grove.grow()
+            grove.draw.choice(grove.twigs).step()
+            for twig in grove.twigs:
+                twig.check_head()
+            if count % (50 if kind in (tree, mixed) else 10) == 0:
+                for twig in grove.twigs:
+                    twig.check()
+        for twig in grove.twigs:
+            twig.check()
+        assert len(grove.twigs) == 5
+
+
+# -- merging
+
+
+DELETED = alma.DELETED
+
+# base, ours, theirs, and what they make together
+TOGETHER = {
+    "neither changed": ({"a": 1}, {"a": 1}, {"a": 1}, {"a": 1}),
+    "theirs alone": ({"a": 1}, {"a": 1}, {"a": 2}, {"a": 2}),
+    "ours alone": ({"a": 1}, {"a": 2}, {"a": 1}, {"a": 2}),
+    "both the same": ({"a": 1}, {"a": 2}, {"a": 2}, {"a": 2}),
+    "disjoint keys": ({"a": 1, "b": 1}, {"a": 2, "b": 1}, {"a": 1, "b": 2}, {"a": 2, "b": 2}),
+    "new keys": ({}, {"a": 1}, {"b": 2}, {"a": 1, "b": 2}),
+    "deep": ({"a": {"b": 1, "c": 1}}, {"a": {"b": 2, "c": 1}}, {"a": {"b": 1, "c": 2}}, {"a": {"b": 2, "c": 2}}),
+    "deleted by theirs": ({"a": 1, "b": 1}, {"a": 1, "b": 2}, {"b": 1}, {"b": 2}),
+    "deleted by ours": ({"a": 1, "b": 1}, {"b": 1}, {"a": 1, "b": 2}, {"b": 2}),
+    "deleted by both": ({"a": 1, "b": 1}, {"b": 1}, {"b": 1}, {"b": 1}),
+    "an atom": (1, 1, 2, 2),
+    "a list by theirs": ([1, 2], [1, 2], [2], [2]),
+    "a list by both the same": ([1], [1, 2], [1, 2], [1, 2]),
+    "None is a value": ({"a": None, "b": 0}, {"a": None, "b": 1}, {"a": 0, "b": 0}, {"a": 0, "b": 1}),
+    "the type alone": ({"a": 1, "b": 0}, {"a": 1, "b": 1}, {"a": True, "b": 0}, {"a": True, "b": 1}),
+    "keys that are tuples": ({(1, 2): 0, 3: 0}, {(1, 2): 1, 3: 0}, {(1, 2): 0, 3: 1}, {(1, 2): 1, 3: 1}),
+    "members": ({1, 2, 3}, {1, 2, 4}, {2, 3, 5}, {2, 4, 5}),
+    "members of a frozenset": (frozenset({1, 2}), frozenset({2}), frozenset({1, 2, 3}), frozenset({2, 3})),
+    "members deep": ({"a": {1}}, {"a": {1, 2}}, {"a": set()}, {"a": {2}}),
+    "a counter": (
+        collections.Counter(a=1, b=1),
+        collections.Counter(a=2, b=1),
+        collections.Counter(a=1, b=3),
+        collections.Counter(a=2, b=3),
+    ),
+    "a defaultdict": (
+        collections.defaultdict(int, a=1),
+        collections.defaultdict(int, a=1, b=2),
+        collections.defaultdict(int, a=3),
+        collections.defaultdict(int, a=3, b=2),
+    ),
+    "another kind": ({"a": {"b": 1}, "c": 0}, {"a": {"b": 1}, "c": 1}, {"a": [1], "c": 0}, {"a": [1], "c": 1}),
+}  # fmt: skip
+
+# base, ours, theirs, and where they are at odds
+AT_ODDS = {
+    "an atom": (1, 2, 3, [((), 1, 2, 3)]),
+    "a key": ({"a": 1, "b": 1}, {"a": 2, "b": 2}, {"a": 3, "b": 1}, [(("a",), 1, 2, 3)]),
+    "every path": (
+        {"a": {"b": 1}, "c": 1},
+        {"a": {"b": 2}, "c": 2},
+        {"a": {"b": 3}, "c": 3},
+        [(("a", "b"), 1, 2, 3), (("c",), 1, 2, 3)],
+    ),
+    "both new": ({}, {"a": 1}, {"a": 2}, [(("a",), DELETED, 1, 2)]),
+    "changed and deleted": ({"a": 1}, {"a": 2}, {}, [(("a",), 1, 2, DELETED)]),
+    "deleted and changed": ({"a": 1}, {}, {"a": 2}, [(("a",), 1, DELETED, 2)]),
+    "deleted and changed within": ({"a": {"b": 1}}, {}, {"a": {"b": 2}}, [(("a",), {"b": 1}, DELETED, {"b": 2})]),
+    "a list is one": ({"a": [1, 2]}, {"a": [0, 2]}, {"a": [1, 3]}, [(("a",), [1, 2], [0, 2], [1, 3])]),
+    "a tuple is one": ((1, 2), (0, 2), (1, 3), [((), (1, 2), (0, 2), (1, 3))]),
+    "other kinds": ({"a": {"b": 1}}, {"a": 1}, {"a": {"b": 2}}, [(("a",), {"b": 1}, 1, {"b": 2})]),
+    "new dicts on both sides": ({}, {"a": {"b": 1}}, {"a": {"c": 1}}, [(("a",), DELETED, {"b": 1}, {"c": 1})]),
+}
+
+
+def at_odds(base, ours, theirs):
+    """Return a variable and its branch that have parted from a base."""
+    x = AlmaVar("x", base)
+    exp = x.branch("exp").set(theirs)
+    return x.set(ours), exp
+
+
+@pytest.mark.parametrize(("base", "ours", "theirs", "merged"), TOGETHER.values(), ids=TOGETHER)
+def test_a_merge_combines_what_both_sides_changed(base, ours, theirs, merged):
+    x, exp = at_odds(base, ours, theirs)
+    assert x.merge(exp, resolve=refuse) is x
+    assert shape(x.get()) == shape(merged)
+    record = x.last_change()
+    assert (record.index, record.label) == (2, "merge x@exp")
+    assert exp.get() == theirs
+    x, exp = at_odds(base, theirs, ours)
+    assert canonical(x.merge(exp).get()) == canonical(merged)
+
+
+@pytest.mark.parametrize(("base", "ours", "theirs", "conflicts"), AT_ODDS.values(), ids=AT_ODDS)
+def test_what_both_changed_is_a_conflict_and_changes_nothing(base, ours, theirs, conflicts):
+    x, exp = at_odds(base, ours, theirs)
+    before = state(x, exp)
+    with pytest.raises(MergeConflict) as caught:
+        x.merge(exp)
+    assert sorted(caught.value.conflicts, key=repr) == conflicts
+    assert caught.value.name == "x"
+    assert state(x, exp) == before
+    asked = []
+    x.merge(exp, resolve=lambda *conflict: asked.append(conflict) or conflict[3])
+    assert sorted(asked, key=repr) == conflicts
+    assert x.get() == three_way((), base, ours, theirs, alma.theirs)
+
+
+def test_ready_made_resolvers_keep_ours_or_take_theirs():
+    base, ours, theirs = {"a": 1, "b": 1, "c": 1}, {"a": 2, "c": 2}, {"a": 3, "b": 2, "d": 4}
+    x, exp = at_odds(base, ours, theirs)
+    assert x.merge(exp, resolve=alma.ours).get() == {"a": 2, "c": 2, "d": 4}
+    x, exp = at_odds(base, ours, theirs)
+    assert x.merge(exp, resolve=alma.theirs).get() == {"a": 3, "b": 2, "d": 4}
+
+
+def test_a_resolver_may_make_something_of_both_or_nothing_stand_there():
+    x, exp = at_odds({"a": [1], "b": 1}, {"a": [1, 2], "b": 2}, {"a": [1, 3], "b": 3})
+    both = lambda path, base, ours, theirs: DELETED if path == ("b",) else ours + theirs[1:]  # noqa: E731
+    assert x.merge(exp, resolve=both, label="by hand").get() == {"a": [1, 2, 3]}
+    assert x.last_change().label == "by hand"
+
+
+def test_nothing_that_a_resolver_or_a_conflict_gets_reaches_the_past():
+    x, exp = at_odds({"a": [1]}, {"a": [2]}, {"a": [3]})
+    kept = []
+
+    def spoil_all(path, base, ours, theirs):
+        kept.extend([base, ours, theirs])
+        for part in (base, theirs):
+            part.append("spoilt")
+        return ours
+
+    with pytest.raises(MergeConflict) as caught:
+        x.merge(exp)
+    for part in caught.value.conflicts[0][1:]:
+        part.append("spoilt")
+    x.merge(exp, resolve=spoil_all)
+    kept[1].append("spoilt")
+    assert (values(x), values(exp)) == ([{"a": [1]}, {"a": [2]}, {"a": [2]}], [{"a": [1]}, {"a": [3]}])
+
+
+@pytest.mark.parametrize("stop", ["resolver", "validator", "frozen"])
+def test_a_merge_that_is_refused_changes_nothing(stop):
+    x, exp = at_odds(1, 2, 3)
+    heard = []
+    x.add_listener(told(heard))
+    if stop == "validator":
+        x.add_validator(refuse)
+    if stop == "frozen":
+        x.freeze()
+    before = state(x, exp)
+    with pytest.raises(FrozenError if stop == "frozen" else Refused):
+        x.merge(exp, resolve=refuse if stop == "resolver" else alma.theirs)
+    assert state(x, exp) == before
+    assert heard == []
+    for guests in (x._validators, x._listeners):
+        assert len(guests) <= 1
+
+
+def test_a_frozen_variable_can_be_merged_into_another_and_listeners_hear_of_it():
+    x, exp = at_odds({"a": 1}, {"a": 1, "b": 2}, {"a": 3})
+    exp.freeze()
+    heard = []
+    x.add_listener(told(heard))
+    x.merge(exp)
+    assert heard == [("x", {"a": 3, "b": 2})]
+
+
+def test_what_shares_no_past_is_not_merged():
+    _, _, x, y = pair()
+    exp = x.branch("exp")
+    for other in (y, x, AlmaVar("x", 0), y.branch("exp")):
+        with pytest.raises(ValueError):
+            x.merge(other)
+        with pytest.raises(ValueError):
+            x.merge(other, resolve=alma.ours)
+    for other in ("exp", None, exp.history()):
+        with pytest.raises(TypeError):
+            x.merge(other)
+    with pytest.raises(TypeError):
+        x.merge(exp, resolve="ours")
+    assert values(x) == [0]
+
+
+def test_a_decision_is_not_reverted_by_the_next_merge_in_either_direction():
+    x, exp = at_odds({"a": 1, "b": 0}, {"a": 2, "b": 0}, {"a": 3, "b": 0})
+    x.merge(exp, resolve=alma.ours)
+    assert x.merge(exp).get() == {"a": 2, "b": 0}
+    exp.set({"a": 3, "b": 1})
+    assert x.merge(exp).get() == {"a": 2, "b": 1}
+    assert exp.merge(x).get() == {"a": 2, "b": 1}
+    x.set({"a": 5, "b": 1})
+    exp.set({"a": 2, "b": 6})
+    assert (x.merge(exp).get(), exp.merge(x).get()) == ({"a": 5, "b": 6}, {"a": 5, "b": 6})
+
+
+def test_siblings_and_branches_of_branches_merge_from_where_they_parted():
+    x = AlmaVar("x", {"n": 0}).set({"n": 1})
+    left, right = x.branch("left"), x.branch("right", at=0)
+    deep = left.set({"n": 1, "left": 1}).branch("deep", at=1).set({"n": 1, "deep": 1})
+    right.set({"n": 0, "right": 1})
+    assert left.merge(right).get() == {"n": 1, "left": 1, "right": 1}
+    assert right.merge(deep).get() == {"n": 1, "deep": 1, "right": 1}
+    assert x.merge(deep).get() == {"n": 1, "deep": 1}
+    assert deep.merge(left).get() == {"n": 1, "left": 1, "right": 1, "deep": 1}
+
+
+def test_a_record_merged_before_a_branch_left_it_is_the_base_for_that_branch():
+    x = AlmaVar("x", {"a": 0, "b": 0})
+    exp = x.branch("exp").set({"a": 1, "b": 0})
+    x.merge(exp).set({"a": 2, "b": 0})
+    deep = exp.branch("deep").set({"a": 1, "b": 5})
+    assert x.merge(deep).get() == {"a": 2, "b": 5}
+    early = exp.branch("early", at=0).set({"a": 7, "b": 0})
+    with pytest.raises(MergeConflict) as caught:
+        x.merge(early)
+    assert caught.value.conflicts == [(("a",), 0, 2, 7)]
+
+
+def test_of_two_merges_in_one_transaction_the_later_is_the_base():
+    _, registry, x = owned({"a": 0})
+    exp = x.branch("exp").set({"a": 1})
+    with registry.transaction():
+        x.merge(exp).set({"a": 2})
+        exp.merge(x)
+    exp.set({"a": 3})
+    assert x.merge(exp).get() == {"a": 3}
+    with registry.transaction():
+        exp.set({"a": 4}).merge(x)
+        x.merge(exp)
+        exp.set({"a": 5}).merge(x)
+        assert x.merge(exp).get() == {"a": 5}
+
+
+def test_an_undone_merge_can_be_merged_again_and_a_redone_one_counts():
+    x, exp = at_odds({"a": 1, "b": 1}, {"a": 2, "b": 1}, {"a": 1, "b": 2})
+    assert x.merge(exp).undo().get() == {"a": 2, "b": 1}
+    assert x.merge(exp).get() == {"a": 2, "b": 2}
+    x.undo().redo().set({"a": 2, "b": 7})
+    assert x.merge(exp).get() == {"a": 2, "b": 7}
+    x.undo(3).set({"a": 2, "b": 8})
+    with pytest.raises(MergeConflict):
+        x.merge(exp)
+
+
+def test_a_merge_that_was_rolled_back_still_counts():
+    x, exp = at_odds({"a": 1}, {"a": 1}, {"a": 2})
+    x.merge(exp).rollback(0)
+    assert x.merge(exp).get() == {"a": 1}
+
+
+@pytest.mark.parametrize("pruned", ["ours", "theirs", "both"])
+def test_pruning_takes_no_base_away(pruned):
+    start = {"a": 0, "b": 0, "big": whole_tree(20)}
+    x, exp = at_odds(start, {**start, "a": 1}, {**start, "b": 1})
+    x.set({**start, "a": 2})
+
+    def prune():
+        for var in {"ours": [x], "theirs": [exp], "both": [x, exp]}[pruned]:
+            var.prune(keep_last=0)
+
+    prune()
+    assert x.merge(exp).get() == {**start, "a": 2, "b": 1}
+    x.set({**start, "a": 3, "b": 9})
+    prune()
+    assert x.merge(exp).get() == {**start, "a": 3, "b": 9}
+    assert exp.merge(x).get() == {**start, "a": 3, "b": 9}
+    exp.set({**start, "a": 4, "b": 9})
+    prune()
+    assert x.merge(exp).get() == {**start, "a": 4, "b": 9}
+
+
+def test_a_redo_across_a_merge_that_was_undone_when_it_was_pruned_knows_of_it():
+    x, exp = at_odds({"a": 0}, {"a": 0}, {"a": 1})
+    x.merge(exp).set({"a": 2}).undo(2).prune(keep_last=2)
+    assert x.redo(2).get() == {"a": 2}
+    assert x.merge(exp).get() == {"a": 2}
+
+
+def test_a_branch_from_before_the_undo_of_a_pruned_merge_knows_of_it():
+    x, exp = at_odds({"a": 0}, {"a": 0}, {"a": 1})
+    x.merge(exp).set({"a": 2}).undo(2).prune(keep_last=2)
+    old = x.branch("old", at=3)
+    assert old.merge(exp).get() == {"a": 2}
+    assert x.merge(exp).get() == {"a": 1}
+
+
+def test_a_pruned_merge_that_had_been_undone_does_not_count():
+    x, exp = at_odds({"a": 0}, {"a": 0}, {"a": 1})
+    x.merge(exp).undo().set({"a": 0}).prune(keep_last=0)
+    assert x.merge(exp).get() == {"a": 1}
+
+
+def test_a_merge_belongs_to_its_transaction():
+    _, registry, x = owned({"a": 0})
+    exp = x.branch("exp").set({"a": 1})
+    before = state(x, exp)
+    with pytest.raises(Refused), registry.transaction():
+        assert x.merge(exp).get() == {"a": 1}
+        raise Refused
+    assert state(x, exp) == before
+    assert x.set({"a": 0}).merge(exp).get() == {"a": 1}
+    assert x.last_change().label == "merge x@exp"
+
+
+def test_deleted_keys_of_namespaces_merge_as_nothing():
+    settings = AlmaRegistry().namespace("s", {"a": 1})
+    var = settings.var("a")
+    exp = var.branch("exp")
+    del settings["a"]
+    exp.merge(var)
+    with pytest.raises(UnknownNameError):
+        exp.get()
+    exp.set(5)
+    assert var.merge(exp).get() == 5
+    del settings["a"]
+    exp.set(6)
+    with pytest.raises(MergeConflict) as caught:
+        exp.merge(var)
+    assert caught.value.conflicts == [((), 5, 6, DELETED)]
+
+
+def test_a_resolver_that_says_nothing_of_a_whole_value_is_refused():
+    x, exp = at_odds(1, 2, 3)
+    with pytest.raises(SnapshotError):
+        x.merge(exp, resolve=lambda *_: DELETED)
+    assert values(x) == [1, 2]
+
+
+def three_way(path, base, ours, theirs, decide):
+    """Merge nested dicts, key by key: the yardstick."""
+    sides = [canonical(side) for side in (base, ours, theirs)]
+    if sides[1] == sides[2] or sides[0] == sides[2]:
+        return ours
+    if sides[0] == sides[1]:
+        return theirs
+    if all(type(side) is set for side in (base, ours, theirs)):
+        universe = base | ours | theirs
+        return {m for m in universe if ((m in ours) if (m in base) == (m in theirs) else (m in theirs))}
+    if not all(type(side) is dict for side in (base, ours, theirs)):
+        return decide(path, base, ours, theirs)
+    parts = {
+        key: three_way((*path, key), *[side.get(key, DELETED) for side in (base, ours, theirs)], decide)
+        for key in {*base, *ours, *theirs}
+    }
+    return {key: part for key, part in parts.items() if part is not DELETED}
+
+
+def canonical(value):
+    """Return what two values share if and only if they are alike in every part and its type."""
+    if isinstance(value, dict):
+        return type(value), frozenset((canonical(key), canonical(part)) for key, part in value.items())
+    if isinstance(value, (set, frozenset)):
+        return type(value), frozenset(map(canonical, value))
+    return type(value), tuple(map(canonical, value)) if isinstance(value, (list, tuple)) else value
+
+
+def any_value(draw, depth=3):
+    """Return a small nested value of few different parts, so that two of them often agree in some."""
+    kind = draw.choice(["atom", "atom", "dict", "dict", "list", "set", "tuple"]) if depth else "atom"
+    if kind == "atom":
+        return draw.choice([0, 1, True, None, "s", 1.0])
+    parts = [any_value(draw, depth - 1) for _ in range(draw.randrange(4))]
+    if kind == "dict":
+        return dict(zip(draw.sample(["a", "b", "c", 1], len(parts)), parts))
+    return (
+        set(draw.sample(["a", "b", 2, (3, 4)], len(parts)))
+        if kind == "set"
+        else {"list": list, "tuple": tuple}[kind](parts)
+    )
+
+
+def touched(draw, value, depth=3):
+    """Return a value with something changed in it."""
+    if type(value) is dict and draw.random() < 0.8:
+        key = draw.choice(["a", "b", "c", 1])
+        new = {**value, key: touched(draw, value.get(key, 0), depth - 1)}
+        if draw.random() < 0.2:
+            del new[key]
+        return new
+    if type(value) is list and value and draw.random() < 0.7:
+        place = draw.randrange(len(value))
+        return [*value[:place], touched(draw, value[place], depth - 1), *value[place + draw.randrange(2) + 0 :]]
+    if type(value) is set and draw.random() < 0.8:
+        return value ^ {draw.choice(["a", "b", 2, (3, 4)])}
+    return any_value(draw, max(depth, 0))
+
+
+def deciding(merge, *sides):
+    """Merge, and decide on every conflict; return the result, and how often each conflict was asked about."""
+    asked = collections.Counter()
+
+    def decide(*conflict):
+        asked[canonical(conflict)] += 1
+        return conflict[0], "decided"
+
+    return merge((), *sides, decide), asked
+
+
+def test_merging_parts_is_what_comparing_them_key_by_key_gives():
+    draw, met = random.Random(7), collections.Counter()
+    for _ in range(rounds(3_000, 60_000)):
+        base = any_value(draw)
+        sides = base, touched(draw, base), touched(draw, base)
+        (merged, asked), (twin, expected) = deciding(alma._merge_at, *sides), deciding(three_way, *sides)
+        assert canonical(merged) == canonical(twin)
+        assert asked == expected
+        met["conflicts" if asked else "whole"] += 1
+    assert min(met.values()) > 300
+
+
+class Kin:
+    """A variable and a model of it: all values, what each record is called everywhere, and what merges took in."""
+
+    names = itertools.count()
+
+    def __init__(self, var, value):
+        self.var, self.values, self.ids, self.merges, self.line, self.cursor = (
+            var,
+            [value],
+            [next(self.names)],
+            {},
+            [0],
+            0,
+        )
+        self.states, self.first = [([0], 0)], 1
+
+    def copy(self):
+        twin = copy.copy(self)
+        for column in ("values", "ids", "line", "states"):
+            setattr(twin, column, getattr(self, column)[:])
+        twin.merges = dict(self.merges)
+        return twin
+
+    def fork(self, name, at):
+        twin = self.copy()
+        twin.var = self.var.branch(name, at=at)
+        for column in (twin.values, twin.ids, twin.states):
+            del column[at + 1 :]
+        twin.merges = {index: merge for index, merge in self.merges.items() if index <= at}
+        twin.line, twin.cursor = twin.states[at][0][:], twin.states[at][1]
+        twin.first = self.first if at else 1
+        return twin
+
+    def append(self, value):
+        self.values.append(value)
+        self.ids.append(next(self.names))
+        self.states.append((self.line[:], self.cursor))
+
+    def change(self, value):
+        self.cursor += 1
+        self.line[self.cursor :] = [len(self.values)]
+        self.append(value)
+
+    def move(self, cursor, source):
+        self.cursor = cursor
+        self.append(self.values[source])
+
+    def taken(self, other, parted):
+        """Yield where in the other's past, and when, each merge that still holds took a record of it in."""
+        for index in self.line[: self.cursor + 1]:
+            number, name, value = self.merges.get(index, (0, None, None))
+            if name in other.ids[parted + 1 :]:
+                yield other.ids.index(name), number, value
+
+    def base(self, other):
+        parted = sum(mine == theirs for mine, theirs in zip(self.ids, other.ids)) - 1
+        newest = [
+            max(pair[0].taken(pair[1], parted), default=None, key=lambda found: found[:2])
+            for pair in ((self, other), (other, self))
+        ]
+        newest = [found for found in newest if found]
+        return max(newest, key=lambda found: found[1])[2] if newest else self.values[parted]
+
+
+class Kinship:
+    """A walk of sets, merges in all directions, undo and the rest over a variable, its branches and theirs."""
+
+    def __init__(self, seed, prunes):
+        self.draw, self.prunes, self.merged = random.Random(seed), prunes, 0
+        self.registry = AlmaRegistry()
+        start = {"a": {"x": 0, "y": {1}}, "b": 0, "c": [0], 1: 0}
+        self.kin = [Kin(self.registry.watch("x", start), start)]
+        if prunes:
+            self.kin[0].var.set(start)
+            self.kin[0].change(start)
+            for parent, name, at in ((0, "p", 1), (0, "q", 0), (1, "r", 1)):
+                self.kin.append(self.kin[parent].fork(name, at))
+
+    def step(self, inside=False):
+        often = [self.set, self.set, self.set, self.merge, self.merge, self.merge, self.undo, self.redo, self.rollback]
+        rare = [self.transaction, self.branch] if not self.prunes else [self.transaction, self.prune, self.prune]
+        self.draw.choice(often * 2 + ([] if inside else rare))()
+        for one in self.kin:
+            assert canonical(one.var.get()) == canonical(one.values[-1])
+
+    def set(self):
+        one = self.draw.choice(self.kin)
+        value = touched(self.draw, one.values[-1])
+        value = value if type(value) is dict else {"a": value}
+        one.var.set(value)
+        one.change(value)
+
+    def undo(self):
+        one, steps = self.draw.choice(self.kin), self.draw.choice([1, 1, 2, 3])
+        if outcome(one.var.undo, steps) is one.var:
+            one.move(one.cursor - steps, one.line[one.cursor - steps + 1] - 1)
+
+    def redo(self):
+        one, steps = self.draw.choice(self.kin), self.draw.choice([1, 1, 2, 3])
+        if outcome(one.var.redo, steps) is one.var:
+            one.move(one.cursor + steps, one.line[one.cursor + steps])
+
+    def rollback(self):
+        one = self.draw.choice(self.kin)
+        index = self.draw.randrange(len(one.values))
+        if outcome(one.var.rollback, index) is one.var:
+            one.change(one.values[index])
+
+    def prune(self):
+        one, keep = self.draw.choice(self.kin), self.draw.randrange(1, 6)
+        one.var.prune(keep_last=keep)
+        one.first = max(one.first, min(len(one.values) - keep, len(one.values) - 1))
+
+    def branch(self):
+        parent = self.draw.choice(self.kin)
+        if len(self.kin) < 4:
+            at = self.draw.choice([0, *range(parent.first, len(parent.values))])
+            self.kin.append(parent.fork(f"b{next(Kin.names)}", at))
+
+    def merge(self):
+        if len(self.kin) < 2:
+            return
+        one, other = self.draw.sample(self.kin, 2)
+        base, ours, theirs, conflicts = one.base(other), one.values[-1], other.values[-1], []
+        resolve = self.draw.choice([None, alma.ours, alma.theirs, lambda *asked: repr(asked[0])])
+        decide = resolve or (lambda *asked: conflicts.append(asked))
+        merged, before = three_way((), base, ours, theirs, decide), len(one.var)
+        if conflicts:
+            with pytest.raises(MergeConflict) as caught:
+                one.var.merge(other.var)
+            assert collections.Counter(map(canonical, caught.value.conflicts)) == collections.Counter(
+                map(canonical, conflicts)
+            )
+            assert len(one.var) == before
+            return
+        one.var.merge(other.var, resolve=resolve)
+        one.merges[len(one.values)] = next(Kin.names), other.ids[-1], theirs
+        one.change(merged)
+        self.merged += 1
+
+    def transaction(self):
+        error, before = self.draw.choice([None, Refused]), [one.copy() for one in self.kin]
+        with pytest.raises(error) if error else contextlib.nullcontext(), self.registry.transaction():
+            for _ in range(self.draw.randrange(2, 9)):
+                self.step(inside=True)
+            if error:
+                raise error
+        if error:
+            self.kin = before
+
+
+@pytest.mark.parametrize("prunes", [False, True], ids=["branching", "pruning"])
+def test_merges_in_all_directions_are_what_a_model_of_bases_gives(prunes):
+    merged = 0
+    for seed in range(rounds(60, 2_000)):
+        walk = Kinship(seed, prunes)
+        for _ in range(80):
+            walk.step()
+        merged += walk.merged
+    assert merged > 500
+
+
+# -- comparing and blaming
+
+
+def test_compare_names_records_as_at_does():
+    clock, _, x = owned({"a": 1, "b": 1})
+    clock.go(1)
+    x.set({"a": 2, "b": 1}, label="two")
+    moment = clock.moment
+    clock.go(1)
+    x.set({"a": 2, "b": 3})
+    wanted = alma.compare_values({"a": 1, "b": 1}, {"a": 2, "b": 3})
+    assert wanted
+    assert x.compare(0, 2) == wanted
+    assert x.compare("initial", timedelta(0)) == wanted
+    assert x.compare("two", 1) == x.compare(moment, "two") == []
+    assert x.compare(2, 0) == alma.compare_values({"a": 2, "b": 3}, {"a": 1, "b": 1})
+    x.prune(keep_last=1)
+    for pair_, error in (
+        ((0, 9), RollbackError),
+        ((-1, 0), RollbackError),
+        ((1, 2), PrunedError),
+        ((0, 1.5), TypeError),
+    ):
+        with pytest.raises(error):
+            x.compare(*pair_)
+
+
+def hide_deepdiff(monkeypatch, how):
+    """Make deepdiff a package that is not there."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "deepdiff"]:
+        monkeypatch.delitem(sys.modules, name)
+    if how == "barred":
+        monkeypatch.setitem(sys.modules, "deepdiff", None)
+        return
+
+    class Nowhere:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] == "deepdiff":
+                raise ModuleNotFoundError(f"No module named {name!r}", name="deepdiff")
+
+    monkeypatch.setattr(sys, "meta_path", [Nowhere(), *sys.meta_path])
+
+
+@pytest.mark.parametrize("how", ["barred", "not found"])
+def test_a_deep_diff_without_deepdiff_says_which_extra_it_needs(monkeypatch, how):
+    hide_deepdiff(monkeypatch, how)
+    x = AlmaVar("x", {"a": 1}).set({"a": 2})
+    with pytest.raises(MissingDependencyError) as caught:
+        x.diff(deep=True)
+    assert (caught.value.package, caught.value.extra) == ("deepdiff", "diff")
+    assert isinstance(caught.value, ImportError)
+    assert "changes" not in x.diff()[0]
+
+
+def needs_extra(extra, package):
+    """Return the package, or skip the test and say for which extra."""
+    return pytest.importorskip(package, reason=f"needs the extra {extra}")
+
+
+def test_a_deep_diff_adds_what_deepdiff_says_of_each_change():
+    deepdiff = needs_extra("diff", "deepdiff")
+    x = AlmaVar("x", {"a": [1, 2]}).set({"a": [1, 3]}).set({"a": [1, 3]})
+    plain, deep = x.diff(), x.diff(deep=True)
+    assert [change.pop("changes") for change in deep] == [
+        {"values_changed": {"root['a'][1]": {"new_value": 3, "old_value": 2}}},
+        {},
+    ]
+    assert deep == plain
+    assert type(x.diff(deep=True)[0]["changes"]) is deepdiff.DeepDiff
+
+
+def test_a_deep_diff_pairs_nothing_across_a_gap_and_reaches_no_past():
+    needs_extra("diff", "deepdiff")
+    x = AlmaVar("x", [[0]]).set([[1]]).set([[2]]).set([[3]])
+    x.prune(keep_last=2)
+    (change,) = x.diff(deep=True)
+    assert (change["from_index"], change["to_index"]) == (2, 3)
+    change["changes"].t1[0].append("spoilt")
+    change["changes"].t2[0].append("spoilt")
+    assert (change["from_value"], change["to_value"]) == ([[2]], [[3]])
+    assert values(x) == [[[0]], [[2]], [[3]]]
+
+
+def blamed(var, path=()):
+    """Return what blame() says, with records by their index."""
+    found = var.blame(path)
+    return {path: record.index for path, record in found.items()} if type(found) is dict else found.index
+
+
+def test_blame_finds_the_record_that_last_changed_a_path():
+    x = AlmaVar("x", {"a": {"b": 1, "c": [1, 2]}, "d": 0})
+    x.set({"a": {"b": 2, "c": [1, 2]}, "d": 0}, label="b").set({"a": {"b": 2, "c": [1, 3]}, "d": 0})
+    assert x.blame(("a", "b")) == x.at("b")
+    assert blamed(x) == {("a", "b"): 1, ("a", "c", 0): 0, ("a", "c", 1): 2, ("d",): 0}
+    assert blamed(x, ("a", "c")) == blamed(x, ["a", "c"]) == {("a", "c", 0): 0, ("a", "c", 1): 2}
+    assert list(x.blame()) == [("a", "b"), ("a", "c", 0), ("a", "c", 1), ("d",)]
+
+
+def test_blame_of_an_atom_is_a_record_and_of_a_container_a_dict():
+    assert blamed(AlmaVar("x", 1).set(2).set(2)) == 1
+    assert blamed(AlmaVar("x", []).set([])) == {(): 0}
+    assert blamed(AlmaVar("x", {"a": {}, "b": set()}).set({"a": {1: 2}, "b": set()}).set({"a": {}, "b": set()})) == {
+        ("a",): 2,
+        ("b",): 0,
+    }
+    assert blamed(AlmaVar("x", {"s": {1, 2}}).set({"s": {1, 3}})) == {("s", 1): 0, ("s", 3): 1}
+
+
+def test_a_path_of_blame_is_literal():
+    x = AlmaVar("x", [1, 2, 3]).set([0, 1, 2, 3])
+    assert blamed(x) == {(0,): 1, (1,): 1, (2,): 1, (3,): 1}
+    assert blamed(x.set([0, 1, 2, 3, 4])) == {(0,): 1, (1,): 1, (2,): 1, (3,): 1, (4,): 2}
+
+
+def test_what_was_brought_back_is_blamed_on_what_brought_it_back():
+    x = AlmaVar("x", {"a": 1, "b": 1}).set({"a": 2, "b": 1}).rollback(0)
+    assert blamed(x) == {("a",): 2, ("b",): 0}
+    assert blamed(x.undo()) == {("a",): 3, ("b",): 0}
+    assert blamed(x.set({"a": 2, "b": 1})) == {("a",): 3, ("b",): 0}
+
+
+def test_blame_tells_types_apart():
+    assert blamed(AlmaVar("x", {"a": 1, "b": 0.0, "c": 1}).set({"a": True, "b": -0.0, "c": 1})) == {
+        ("a",): 1,
+        ("b",): 1,
+        ("c",): 0,
+    }
+
+
+def test_what_is_older_than_a_gap_is_blamed_on_the_first_record_after_it():
+    x = AlmaVar("x", {"a": 0, "b": 0})
+    for number in range(1, 6):
+        x.set({"a": 0, "b": number if number < 3 else 3})
+    x.prune(keep_last=2)
+    assert blamed(x) == {("a",): 4, ("b",): 4}
+    x.set({"a": 0, "b": 9}).prune(keep_last=1)
+    assert blamed(x) == {("a",): 6, ("b",): 6}
+
+
+@pytest.mark.parametrize("path", [("z",), ("a", 5), ("a", -1), ("a", "0"), ("a", True), ([],), ("a", 0, 0), ("s", [])])
+def test_where_nothing_stands_nobody_is_to_blame(path):
+    x = AlmaVar("x", {"a": [1], "s": {1}})
+    with pytest.raises(RollbackError):
+        x.blame(path)
+    assert isinstance(RollbackError("x", path, ""), IndexError)
+
+
+@pytest.mark.parametrize("path", ["a", 0, None, {"a"}])
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises(TypeError):
+        AlmaVar("x", {"a": 1, 0: 1}).blame(path)
+
+
+def test_blame_belongs_to_the_caller_follows_cycles_once_and_sees_drafts():
+    _, registry, x = owned([[1]])
+    x.blame()[0, 0].value[0].append("spoilt")
+    assert x.get() == [[1]]
+    ring = [1]
+    ring.append(ring)
+    assert blamed(x.set(ring)) == {(0,): 1, (1,): 1}
+    with pytest.raises(Refused), registry.transaction():
+        assert blamed(x.set(5)) == 2
+        raise Refused
+    assert blamed(x.branch("b").set(7)) == 2
+
+
+def leaf_paths(value, path=()):
+    """Yield the path of each leaf of a value: the yardstick."""
+    parts = []
+    if type(value) is dict:
+        parts = list(value.items())
+    elif type(value) in (list, tuple):
+        parts = list(enumerate(value))
+    elif type(value) is set:
+        parts = [(member, member) for member in value]
+    if not parts:
+        yield path
+    for step, part in parts:
+        yield from leaf_paths(part, (*path, step))
+
+
+def standing_at(value, path):
+    """Return what stands at a path, in a list; an empty one if nothing does."""
+    for step in path:
+        steps = dict(enumerate(value)) if type(value) in (list, tuple) else value
+        steps = {member: member for member in value} if type(value) is set else steps
+        if type(steps) is not dict or step not in steps:
+            return []
+        value = steps[step]
+    return [canonical(value)]
+
+
+def culprit(kept, path):
+    """Return the index of the record that last changed a path, asking each pair of neighbours from the newest on."""
+    for (before, older), (after, newer) in reversed(list(zip(kept, kept[1:]))):
+        if before + 1 != after or standing_at(older, path) != standing_at(newer, path):
+            return after
+    return 0
+
+
+def test_blame_is_what_asking_every_pair_of_neighbours_gives():
+    for seed in range(rounds(40, 1_500)):
+        draw, x = random.Random(seed), AlmaVar("x", {"a": [1, {2}], "b": {"c": 0}})
+        for _ in range(40):
+            deed = draw.choice(["set", "set", "set", "rollback", "undo", "redo", "prune"])
+            if deed == "set":
+                x.set(touched(draw, x.get()))
+            elif deed == "rollback":
+                x.rollback(draw.choice(x.history()).index)
+            elif deed == "prune" and draw.random() < 0.3:
+                x.prune(keep_last=draw.randrange(1, 12))
+            elif deed in ("undo", "redo"):
+                outcome(getattr(x, deed))
+            kept = [(record.index, record.value) for record in x.history()]
+            wanted = {path: culprit(kept, path) for path in leaf_paths(x.get())}
+            found = x.blame()
+            if type(found) is not dict:
+                found = {(): found}
+            assert {path: record.index for path, record in found.items()} == wanted
+            path = draw.choice(list(wanted))
+            part = path[: draw.randrange(len(path) + 1)]
+            below = {leaf: index for leaf, index in wanted.items() if leaf[: len(part)] == part}
+            assert blamed(x, part) in (below, below.get(part))
+
+
 # == Registries: variables by name, transactions, consistent cuts =============
 
 
@@ -5935,6 +7071,478 @@ def test_flush_does_not_mind_variables_made_meanwhile(hurried):
             done.set()
 
     assert side_by_side(make, flush)
+
+
+# -- undo and redo over all variables
+
+
+def test_undo_takes_the_last_transaction_back_over_all_variables_as_one():
+    _, registry, x, y = pair()
+    z = registry.watch("z", 0)
+    x.set(1)
+    with registry.transaction("both"):
+        x.set(2).set(3)
+        y.set(2)
+    registry.undo()
+    assert registry.snapshot() == {"x": 1, "y": 0, "z": 0}
+    assert values(z) == [0]
+    assert x.last_change().timestamp == y.last_change().timestamp
+    assert (x.last_change().label, y.last_change().label) == ("undo to index 1", "undo to index 0")
+    registry.undo()
+    assert registry.snapshot() == {"x": 0, "y": 0, "z": 0}
+    registry.redo()
+    registry.redo()
+    assert registry.snapshot() == {"x": 3, "y": 2, "z": 0}
+    assert (len(y), y.last_change().label) == (4, "redo to index 1")
+
+
+def test_undo_goes_back_in_the_order_of_the_changes_whichever_variable_they_were_of():
+    _, registry, x, y = pair()
+    x.set(1)
+    y.set(1)
+    x.set(2)
+    seen = []
+    for deed in [registry.undo] * 3 + [registry.redo] * 3:
+        deed()
+        seen.append(tuple(registry.snapshot().values()))
+    assert seen == [(1, 1), (1, 0), (0, 0), (1, 0), (1, 1), (2, 1)]
+
+
+def test_several_steps_are_one_change():
+    _, registry, x, y = pair()
+    for number in (1, 2, 3):
+        x.set(number)
+        y.set(number)
+    heard = []
+    x.add_listener(lambda var, record: heard.append((record.value, y.get())))
+    registry.undo(4)
+    assert (x.get(), y.get(), heard) == (1, 1, [(2, 1), (1, 1)])
+    assert len({record.timestamp for record in [*x.history()[4:], *y.history()[4:]]}) == 1
+    registry.redo(3)
+    assert (x.get(), y.get()) == (3, 2)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.0, True, None])
+def test_steps_over_a_registry_are_a_whole_number_from_one(steps):
+    _, registry, x, _ = pair()
+    x.set(1)
+    for verb in (registry.undo, registry.redo):
+        with pytest.raises((TypeError, ValueError)):
+            verb(steps)
+    assert values(x) == [0, 1]
+
+
+def test_where_a_registry_has_nothing_left_nothing_is_changed():
+    _, registry, x, y = pair()
+    for verb in (registry.undo, registry.redo, AlmaRegistry().undo, AlmaRegistry().redo):
+        with pytest.raises(RollbackError):
+            verb()
+    x.set(1)
+    y.set(1)
+    before = state(x, y)
+    with pytest.raises(RollbackError):
+        registry.undo(3)
+    assert state(x, y) == before
+    registry.undo(2)
+    before = state(x, y)
+    for deed in (registry.undo, lambda: registry.redo(3)):
+        with pytest.raises(RollbackError):
+            deed()
+    assert state(x, y) == before
+
+
+def test_a_new_change_of_any_variable_ends_redo_and_loses_nothing():
+    _, registry, x, y = pair()
+    x.set(1)
+    registry.undo()
+    y.set(5)
+    before = state(x, y)
+    with pytest.raises(RollbackError):
+        registry.redo()
+    assert state(x, y) == before
+    assert x.at(1).value == 1
+    registry.undo()
+    assert registry.snapshot() == {"x": 0, "y": 0}
+    registry.redo()
+    assert registry.snapshot() == {"x": 0, "y": 5}
+    with pytest.raises(RollbackError):
+        registry.redo()
+
+
+def test_redo_brings_back_only_what_was_undone_after_the_newest_change():
+    _, registry, x, y = pair()
+    x.set(1).set(2)
+    registry.undo()
+    y.set(5)
+    registry.undo(2)
+    assert registry.snapshot() == {"x": 0, "y": 0}
+    registry.redo(2)
+    assert registry.snapshot() == {"x": 1, "y": 5}
+    with pytest.raises(RollbackError):
+        registry.redo()
+
+
+def test_a_change_after_an_undo_in_one_transaction_ends_redo():
+    _, registry, x, y = pair()
+    with registry.transaction():
+        x.set(1)
+        registry.undo()
+        y.set(2)
+        with pytest.raises(RollbackError):
+            registry.redo()
+    with pytest.raises(RollbackError):
+        registry.redo()
+    assert registry.snapshot() == {"x": 0, "y": 2}
+
+
+def test_a_variable_that_is_watched_after_an_undo_does_not_end_redo():
+    _, registry, x, _ = pair()
+    x.set(1)
+    registry.undo()
+    registry.watch("z", 0)
+    registry.redo()
+    assert x.get() == 1
+
+
+@pytest.mark.parametrize("verb", ["undo", "redo"])
+@pytest.mark.parametrize("stop", ["frozen", "validator", "branch"])
+def test_one_member_that_refuses_stops_undo_and_redo_of_all(verb, stop):
+    _, registry, x, y = pair()
+    exp = y.branch("exp")
+    with registry.transaction():
+        x.set(1)
+        y.set(1)
+        exp.set(1)
+    if verb == "redo":
+        registry.undo()
+    if stop == "validator":
+        y.add_validator(refuse)
+    else:
+        (exp if stop == "branch" else y).freeze()
+    before = state(x, y, exp)
+    with pytest.raises(Refused if stop == "validator" else FrozenError):
+        getattr(registry, verb)()
+    assert state(x, y, exp) == before
+
+
+def test_a_frozen_variable_that_had_no_part_in_it_stops_nothing():
+    _, registry, x, y = pair()
+    y.freeze()
+    x.set(1)
+    registry.undo()
+    assert x.get() == 0
+
+
+def test_branches_take_part_in_undo_and_redo_over_a_registry():
+    _, registry, x, y = pair()
+    exp = x.branch("exp")
+    deep = exp.branch("deep")
+    with registry.transaction():
+        exp.set(1)
+        deep.set(1)
+        y.set(1)
+    deep.set(2)
+    registry.undo()
+    assert (x.get(), exp.get(), deep.get(), y.get()) == (0, 1, 1, 1)
+    registry.undo()
+    assert (x.get(), exp.get(), deep.get(), y.get()) == (0, 0, 0, 0)
+    registry.redo(2)
+    assert (x.get(), exp.get(), deep.get(), y.get()) == (0, 1, 2, 1)
+    assert values(x) == [0]
+
+
+def test_a_merge_a_rollback_and_a_restore_are_changes_to_undo():
+    _, registry, x, _ = pair({"a": 0})
+    exp = x.branch("exp").set({"a": 1})
+    x.merge(exp)
+    registry.undo()
+    assert (x.get(), exp.get()) == ({"a": 0}, {"a": 1})
+    assert x.merge(exp).get() == {"a": 1}
+    x.rollback(0)
+    registry.restore({"x": {"a": 7}, "y": 7})
+    registry.undo()
+    assert registry.snapshot() == {"x": {"a": 0}, "y": 0}
+    registry.undo()
+    assert registry.snapshot() == {"x": {"a": 1}, "y": 0}
+    registry.redo(2)
+    assert registry.snapshot() == {"x": {"a": 7}, "y": 7}
+
+
+def test_savepoints_belong_to_the_transaction_that_is_undone():
+    _, registry, x, y = pair()
+    with registry.transaction():
+        x.set(1)
+        with registry.transaction():
+            y.set(1)
+        with pytest.raises(Refused), registry.transaction():
+            x.set(9)
+            y.set(9)
+            raise Refused
+        x.set(2)
+    registry.undo()
+    assert registry.snapshot() == {"x": 0, "y": 0}
+    registry.redo()
+    assert registry.snapshot() == {"x": 2, "y": 1}
+
+
+def test_undo_inside_a_transaction_begins_with_what_that_has_done():
+    _, registry, x, y = pair()
+    x.set(1)
+    with pytest.raises(Refused), registry.transaction():
+        x.set(2)
+        y.set(2)
+        registry.undo()
+        assert registry.snapshot() == {"x": 1, "y": 0}
+        registry.undo()
+        assert registry.snapshot() == {"x": 0, "y": 0}
+        assert elsewhere(x.get) == 1
+        registry.redo(2)
+        assert registry.snapshot() == {"x": 2, "y": 2}
+        with pytest.raises(RollbackError):
+            registry.undo(3)
+        assert registry.snapshot() == {"x": 2, "y": 2}
+        raise Refused
+    assert (values(x), values(y)) == ([0, 1], [0])
+
+
+def test_undo_where_what_was_before_is_pruned_changes_nothing():
+    _, registry, x, y = pair()
+    with registry.transaction():
+        x.set(1)
+        y.set(1)
+    with registry.transaction():
+        x.set(2)
+        y.set(2)
+    y.prune(keep_last=0)
+    before = state(x, y)
+    with pytest.raises(PrunedError):
+        registry.undo()
+    assert state(x, y) == before
+
+
+def test_a_closed_registry_undoes_and_redoes_nothing():
+    _, registry, x, _ = pair()
+    x.set(1)
+    registry.close()
+    for verb in (registry.undo, registry.redo):
+        with pytest.raises(FrozenError) as caught:
+            verb()
+        assert caught.value.closed
+    assert values(x) == [0, 1]
+
+
+def test_listeners_hear_of_undo_and_redo_over_a_registry_after_all_is_done():
+    heard, others = [], []
+    _, registry, x, y = pair(on_change=[lambda var, record: heard.append((record.value, others[0].get()))])
+    others.append(y)
+    with registry.transaction():
+        x.set(1)
+        y.set(1)
+    registry.undo()
+    registry.redo()
+    assert heard == [(1, 1)] * 2 + [(0, 0)] * 2 + [(1, 1)] * 2
+
+
+class Desk:
+    """A registry of three variables and two branches, and a model: the states between which undo and redo move."""
+
+    def __init__(self, seed):
+        self.draw, self.clock = random.Random(seed), Clock()
+        self.registry = AlmaRegistry(clock=self.clock)
+        self.vars = [self.registry.watch(name, 0) for name in "abc"]
+        self.vars += [self.vars[0].branch("b"), self.vars[1].branch("b")]
+        self.pasts = [[0] for _ in self.vars]  # all values of each
+        self.states, self.cursor, self.number = [([0] * 5, [])], 0, 0  # with those that the change was of
+        self.met = collections.Counter()
+
+    def now(self):
+        return [past[-1] for past in self.pasts]
+
+    def step(self):
+        self.clock.now += self.draw.choice([0, 1, 1_000, -500])
+        self.lengths = list(map(len, self.pasts))
+        deed = self.draw.choice(
+            ["set", "set", "transaction", "undo", "undo", "redo", "redo", "rollback", "restore", "merge"]
+        )
+        getattr(self, deed)()
+        self.met[deed] += 1
+        assert [var.get() for var in self.vars] == self.now()
+        assert [len(var) for var in self.vars] == list(map(len, self.pasts))
+
+    def changed(self):
+        """Note a change: it cuts off what could be redone."""
+        self.cursor += 1
+        places = [place for place, past in enumerate(self.pasts) if len(past) > self.lengths[place]]
+        self.states[self.cursor :] = [(self.now(), places)]
+
+    def write(self, place):
+        self.number += 1
+        self.vars[place].set(self.number)
+        self.pasts[place].append(self.number)
+
+    def set(self):
+        self.write(self.draw.randrange(5))
+        self.changed()
+
+    def rollback(self):
+        place = self.draw.randrange(5)
+        index = self.draw.randrange(len(self.pasts[place]))
+        self.vars[place].rollback(index)
+        self.pasts[place].append(self.pasts[place][index])
+        self.changed()
+
+    def merge(self):
+        self.vars[0].merge(self.vars[3], resolve=lambda *_: -1)
+        self.pasts[0].append(self.vars[0].get())
+        self.changed()
+
+    def restore(self):
+        earlier = self.draw.choice(self.states)[0][:3]
+        self.registry.restore(dict(zip("abc", earlier)))
+        different = [place for place in range(3) if self.pasts[place][-1] != earlier[place]]
+        for place in different:
+            self.pasts[place].append(earlier[place])
+        if different:
+            self.changed()
+
+    def transaction(self):
+        error, before = self.draw.choice([None, None, Refused]), [past[:] for past in self.pasts]
+        with pytest.raises(error) if error else contextlib.nullcontext(), self.registry.transaction():
+            for _ in range(self.draw.randrange(1, 6)):
+                self.write(self.draw.randrange(5))
+                saved = [past[:] for past in self.pasts]
+                if self.draw.random() < 0.3:
+                    with pytest.raises(Refused), self.registry.transaction():
+                        self.write(self.draw.randrange(5))
+                        raise Refused
+                    self.pasts = saved
+            if error:
+                raise error
+        if error:
+            self.pasts = before
+        else:
+            self.changed()
+
+    def go(self, verb, direction):
+        steps = self.draw.choice([1, 1, 1, 2, 3])
+        if not 0 <= self.cursor + direction * steps < len(self.states):
+            with pytest.raises(RollbackError):
+                verb(steps)
+            return
+        verb(steps)
+        for _ in range(steps):
+            _, places = self.states[max(self.cursor, self.cursor + direction)]
+            self.cursor += direction
+            for place in places:
+                self.pasts[place].append(self.states[self.cursor][0][place])
+
+    def undo(self):
+        self.go(self.registry.undo, -1)
+
+    def redo(self):
+        self.go(self.registry.redo, 1)
+
+
+def test_undo_and_redo_over_a_registry_are_what_a_stack_of_states_gives():
+    met = collections.Counter()
+    for seed in range(rounds(60, 2_000)):
+        desk = Desk(seed)
+        for _ in range(60):
+            desk.step()
+        met += desk.met
+    assert min(met.values()) > 100
+
+
+# -- restoring
+
+
+def test_restore_changes_only_what_differs_in_one_transaction():
+    _, registry, x, y = pair([1], [1])
+    snapshot = registry.snapshot()
+    snapshot["x"].append("mine")
+    registry.restore(snapshot)
+    assert (values(x), values(y)) == ([[1], [1, "mine"]], [[1]])
+    snapshot["x"].append("spoilt")
+    assert x.get() == [1, "mine"]
+    registry.restore({"x": [1], "y": [True]}, label="again")
+    assert [var.last_change().label for var in (x, y)] == ["again", "again"]
+    assert x.last_change().timestamp == y.last_change().timestamp
+    assert type(y.get()[0]) is bool
+
+
+def test_restore_to_a_moment_leaves_what_is_younger_and_its_branches():
+    clock, registry, x, y = pair()
+    exp = x.branch("exp").set(5)
+    moment = clock.go(1)
+    clock.go(1)
+    x.set(1)
+    z = registry.watch("z", 0).set(1)
+    registry.restore(moment)
+    assert registry.snapshot() == {"x": 0, "y": 0, "z": 1}
+    assert (values(y), values(z), values(exp), x.last_change().label) == ([0], [0, 1], [0, 5], "restore")
+
+
+@pytest.mark.parametrize("stop", ["unknown", "frozen", "validator", "value", "pruned"])
+def test_a_restore_that_is_refused_changes_nothing(stop):
+    clock, registry, x, y = pair()
+    for number in (1, 2):
+        clock.go(1)
+        x.set(number)
+        y.set(number)
+    given, error = {"x": 9, "y": 9}, Refused
+    if stop == "unknown":
+        given, error = {"x": 9, "nobody": 1}, UnknownNameError
+    elif stop == "frozen":
+        y.freeze()
+        error = FrozenError
+    elif stop == "validator":
+        y.add_validator(refuse)
+    elif stop == "value":
+        given, error = {"x": 9, "y": (number for number in ())}, SnapshotError
+    else:
+        y.prune(keep_last=0)
+        given, error = x.at(1).timestamp, PrunedError
+    before = state(x, y)
+    with pytest.raises(error):
+        registry.restore(given)
+    assert state(x, y) == before
+
+
+# -- transactions that change what is there
+
+
+def test_an_aborted_transaction_takes_names_branches_and_namespaces_back():
+    _, registry, x, y = pair()
+    settings = registry.namespace("s", {"a": 1})
+    exp = x.branch("exp")
+    before = state(x, y, exp, settings.var("a"))
+    with pytest.raises(KeyboardInterrupt), registry.transaction():
+        registry.watch("z", 0).branch("lost")
+        registry.watch("x", 1, overwrite=True).branch("exp")
+        registry.unregister("y")
+        settings["b"] = 2
+        del settings["a"]
+        registry.namespace("t", {"k": 1})
+        x.drop_branch("exp").branch("new")
+        raise KeyboardInterrupt
+    assert [*registry] == ["x", "y", "s.a"]
+    assert registry.get_var("x") is x
+    assert list(map(id, x.branches().values())) == [id(exp)]
+    assert dict(settings) == {"a": 1}
+    assert state(x, y, exp, settings.var("a")) == before
+    assert dict(registry.namespace("t")) == {}
+
+
+def test_a_branch_dropped_and_made_anew_in_a_transaction_is_another():
+    _, registry, x = owned()
+    old = x.branch("exp").set(1)
+    with registry.transaction():
+        x.drop_branch("exp")
+        new = x.branch("exp").set(2)
+        assert x.branches()["exp"] is new
+        assert elsewhere(x.branches)["exp"] is old
+    assert x.branches()["exp"] is new
+    assert (old.get(), new.get()) == (1, 2)
 
 
 # == Namespaces: a dict whose keys are variables ==============================
