@@ -2576,7 +2576,7 @@ class AlmaVar(Generic[_T]):
 
     __slots__ = (
         "__weakref__", "_branches", "_careful", "_chain", "_forks", "_keep", "_listeners", "_log", "_monitor", "_name",
-        "_pack", "_resumed", "_traced", "_transaction", "_validators",
+        "_origin", "_pack", "_resumed", "_traced", "_transaction", "_validators",
     )  # fmt: skip
 
     def __init__(
@@ -2617,6 +2617,7 @@ class AlmaVar(Generic[_T]):
         self._branches = _Table(monitor)
         self._transaction: Any = None  # the transaction in which this variable may have another head
         self._resumed = False  # whether the first watch() of its name is to take it
+        self._origin = 0  # the record at which undo ends over a registry; -1 is before a key was there
 
     def _opener(self) -> Optional[_Opener]:
         return self._chain.open if self._chain is not None and self._chain.decoders else None
@@ -3005,16 +3006,19 @@ class AlmaVar(Generic[_T]):
         self._monitor.run(self._undo, _whole("steps", steps, 1))
         return self
 
-    def _undo(self, steps: int) -> None:
+    def _undo(self, steps: int, origin: int = 0) -> None:
         head, log = self._writable(), self._log
         index = head[0] - 1
         stands_for, undone, _ = log.standing(index)
         for _ in range(steps):
-            if stands_for == 0:
+            if stands_for <= origin:
                 raise RollbackError(self._name, steps, f"can't undo {steps}: the initial value is reached before")
-            index, undone = log.kept(head, stands_for - 1), (stands_for, undone)
+            index, undone = stands_for - 1, (stands_for, undone)
             stands_for = log.standing(index).stands_for
-        self._bring_back(head, index, f"undo to index {stands_for}", _Facts(stands_for, undone))
+        if index < 0:
+            self._append(head, DELETED, "undo to before it was there", _Facts(index, undone))
+        else:
+            self._bring_back(head, index, f"undo to index {stands_for}", _Facts(stands_for, undone))
 
     def redo(self, steps: int = 1) -> "AlmaVar[_T]":
         """Append the value that the last *steps* undos took back, and return the variable.
@@ -3054,13 +3058,13 @@ class AlmaVar(Generic[_T]):
         """Return when the last change was made that is not undone yet; None if there is none."""
         head = self._head()
         index = self._log.standing(head[0] - 1).stands_for
-        return self._log.time(head, index) if index else None
+        return self._log.time(head, index) if index > self._origin else None
 
     def _steps_to_undo(self, time: int) -> int:
         """Return how many changes of that time are the last that are not undone yet."""
         head, log = self._head(), self._log
         steps, index = 0, log.standing(head[0] - 1).stands_for
-        while index and log.time(head, index) == time:
+        while index > self._origin and log.time(head, index) == time:
             steps, index = steps + 1, log.standing(index - 1).stands_for
         return steps
 
@@ -3529,9 +3533,9 @@ class AlmaRegistry:
         options: _Options,
         overwrite: bool = False,
         exist_ok: bool = False,
-        heard: bool = False,
+        origin: Optional[int] = None,
     ) -> AlmaVar[Any]:
-        """Make a variable and name it; listeners are told of the initial record too if it is to be *heard*."""
+        """Make a variable and name it; *origin* is given for a key, and -1 for one whose coming listeners hear of."""
         there: Optional[AlmaVar[Any]] = None if overwrite else self._there(name, options, exist_ok)
         if there is not None:
             return there
@@ -3540,7 +3544,7 @@ class AlmaRegistry:
         there = None if overwrite else self._there(name, options, exist_ok)  # guests may have watched it meanwhile
         if there is not None:
             return there
-        monitor, listeners = self._monitor, var._listeners if heard else ()
+        monitor, listeners = self._monitor, var._listeners if origin == -1 else ()
         names = self._changeable(name)
         if monitor.transaction is not None:
             monitor.transaction.bear(var, 0, listeners)
@@ -3548,7 +3552,7 @@ class AlmaRegistry:
             _, stored, layout, _ = var._log.head
             notice = monitor.depth() + 1, layout.times[0], var, 0, stored, "initial", listeners, iter(listeners)
             monitor.notices.append(notice)
-        var._resumed = heard  # a namespace's variable is taken by the first watch() of its name
+        var._resumed, var._origin = origin is not None, origin or 0
         names[name] = var
         return var
 
@@ -3658,7 +3662,8 @@ class AlmaRegistry:
     def undo(self, steps: int = 1) -> None:
         """Take the last transaction, or lone change, back that is not undone yet, over all variables as one step.
 
-        Appends to each variable that it changed, branches included; *steps* of them in one transaction. RollbackError
+        Appends to each variable that it changed, branches included, and deletes keys that it added to a namespace;
+        *steps* of them in one transaction. Making a variable or a namespace is not undone. RollbackError
         where nothing is left, PrunedError where what was before is no longer kept, FrozenError if any of the variables
         is frozen; then nothing is changed. O(variables).
 
@@ -3677,7 +3682,7 @@ class AlmaRegistry:
                 if last is None:
                     raise RollbackError("registry", steps, f"can't undo {steps}: only {done} changes are left to undo")
                 for var in [var for var, time in lines if time == last]:
-                    var.undo(var._steps_to_undo(last))
+                    self._monitor.run(var._undo, var._steps_to_undo(last), var._origin)
 
     def redo(self, steps: int = 1) -> None:
         """Bring back what the last *steps* undos took back, over all variables.
@@ -3907,7 +3912,7 @@ class AlmaNamespace(MutableMapping[str, Any]):
         packed = (self._pack if var is None else var._pack)(value)  # now: the change may have to wait
         self._monitor.run(self._put, _checked_key(key), packed, self._place(var))
 
-    def _put(self, key: str, packed: Any, label: _Label) -> None:
+    def _put(self, key: str, packed: Any, label: _Label, origin: int = -1) -> None:
         """Set a key that may be new or deleted, which takes it to the end."""
         keys: Any = self._keys.changeable()
         full, known = f"{self._name}.{key}", key in keys
@@ -3922,7 +3927,7 @@ class AlmaNamespace(MutableMapping[str, Any]):
         try:
             if var is None:
                 options = self._options._replace(listeners=self._listeners)
-                self._registry._watch(full, _unpack(packed), options, heard=True)
+                self._registry._watch(full, _unpack(packed), options, origin=origin)
             else:
                 var._set(packed, label, None)
         except BaseException:
@@ -4077,7 +4082,7 @@ def _namespace(
             return there
         made = AlmaNamespace(registry, name, options)
         for key, value in initial.items():
-            made[key] = value
+            registry._monitor.run(made._put, _checked_key(key), made._pack(value), made._place(None), 0)
         namespaces[name] = made
     return made
 

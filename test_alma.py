@@ -6066,11 +6066,8 @@ def test_what_was_brought_back_is_blamed_on_what_brought_it_back():
 
 
 def test_blame_tells_types_apart():
-    assert blamed(AlmaVar("x", {"a": 1, "b": 0.0, "c": 1}).set({"a": True, "b": -0.0, "c": 1})) == {
-        ("a",): 1,
-        ("b",): 1,
-        ("c",): 0,
-    }
+    x = AlmaVar("x", {"a": 1, "b": 0.0, "c": 1}).set({"a": True, "b": -0.0, "c": 1})
+    assert blamed(x) == {("a",): 1, ("b",): 0, ("c",): 0}
 
 
 def test_what_is_older_than_a_gap_is_blamed_on_the_first_record_after_it():
@@ -8240,7 +8237,7 @@ def test_threads_may_change_keys_of_their_own_and_the_same_key(hurried):
         records = ns.var(key).history()
         assert [record.index for record in records] == list(range(len(records)))
         deletions = sum(record.value is alma.DELETED for record in records)
-        assert heard[f"n.{key}"] == len(records) - deletions
+        assert heard[f"n.{key}"] == len(records) - deletions - (key == "shared")  # its initial record is none
     assert len(set(ns)) == len(list(ns)) == len(ns)
 
 
@@ -8342,6 +8339,38 @@ def test_a_signal_handler_that_sets_keys_tears_and_loses_nothing():
     by_signal = [record.value for key, record in ns.history() if key.startswith("signal")]
     assert {value for value in by_signal if value is not alma.DELETED} == set(range(1, counts["calls"] + 1))
     assert len(list(ns)) == len(set(ns)) == len(ns)
+
+
+def test_undo_over_a_registry_takes_back_that_a_key_was_added():
+    registry = AlmaRegistry()
+    x = registry.watch("x", 0).set(1)
+    ns = registry.namespace("n", {"old": 1})
+    ns.update(a=1, b=2)
+    ns["a"] = 3
+    registry.undo()
+    assert dict(ns) == {"old": 1, "a": 1, "b": 2}
+    registry.undo()
+    assert (dict(ns), x.get()) == ({"old": 1}, 1)
+    registry.redo()
+    assert dict(ns) == {"old": 1, "a": 1, "b": 2}
+    registry.redo()
+    assert dict(ns) == {"old": 1, "a": 3, "b": 2}
+    registry.undo(3)
+    assert (dict(ns), x.get()) == ({"old": 1}, 0)
+    registry.redo(3)
+    assert (dict(ns), x.get()) == ({"old": 1, "a": 3, "b": 2}, 1)
+    with pytest.raises(RollbackError):
+        ns.var("b").undo()
+
+
+def test_the_making_of_a_namespace_is_neither_heard_nor_undone():
+    registry, heard = AlmaRegistry(), []
+    ns = registry.namespace("n", {"a": 1}, on_change=[lambda var, record: heard.append((var.name, record.value))])
+    with pytest.raises(RollbackError):
+        registry.undo()
+    ns["b"] = 2
+    assert (dict(ns), heard) == ({"a": 1, "b": 2}, [("n.b", 2)])
+    assert registry.watch("n.a", 5) is ns.var("a") and registry.watch("n.b", 5) is ns.var("b")
 
 
 # == Defaults: the default registry and the module-level functions ============
