@@ -1298,7 +1298,7 @@ class _Alike:
             return one is other
         if kind not in _CONTAINERS or kind is bytearray:
             return _equal(one, other)
-        if len(one) != len(other):
+        if len(one) != len(other):  # would be found below as well, at greater cost
             return False
         pair = id(one), id(other)
         if pair in self._open:
@@ -1365,9 +1365,12 @@ class _Alike:
         return next(self.unlike(mine, theirs), None) is None
 
     def unlike(self, mine: Sequence[Any], theirs: Sequence[Any]) -> Iterator[int]:
-        """Yield the positions at which two lists are not alike, up to the end of the shorter one."""
+        """Yield the positions at which two sequences are not alike, up to the end of the shorter one.
+
+        Picklers prove stretches alike; one that they don't is cut in eight, and at last looked at item by item.
+        """
         most = min(len(mine), len(theirs))
-        many = _MANY if most and type(mine[0]) not in _ATOMS else _MANY * 32
+        many = _MANY if most and type(mine[0]) not in _ATOMS else 32 * _MANY  # atoms take 10 ns each, a call 2 us
         twins, start, ends = _Twins(), 0, deque(range(many, most + many, many))
         while start < most:
             end = min(ends[0], most)
@@ -1381,7 +1384,7 @@ class _Alike:
                 start = ends.popleft()
 
     def run(self, mine: Sequence[Any], theirs: Sequence[Any]) -> int:
-        """Return how many items at the start of two lists are alike."""
+        """Return how many items at the start of two sequences are alike."""
         return next(self.unlike(mine, theirs), min(len(mine), len(theirs)))
 
 
