@@ -5245,6 +5245,20 @@ def test_a_branch_of_packed_values_is_whole_whatever_deltas_the_trunk_keeps():
     assert values(x) == before
 
 
+def test_a_branch_goes_on_after_a_long_chain_of_deltas_without_making_it_longer():
+    draw, x = random.Random(6), AlmaVar("x", {str(key): key + 0.5 for key in range(1_000)})
+
+    def one_more(value):
+        return {**value, str(draw.randrange(1_000)): draw.random()}
+
+    for _ in range(120):
+        x.update(one_more)
+    exp, wanted = x.branch("exp"), values(x)
+    for _ in range(125):
+        wanted.append(exp.update(one_more).get())
+    assert [exp.at(index).value for index in range(246)] == wanted
+
+
 def test_a_branch_of_a_pruned_trunk_shares_the_gap():
     _, x, exp = branched()
     x.prune(keep_last=2)
