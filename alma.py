@@ -26,6 +26,7 @@ The rooms of this file, top to bottom; a name refers only upward:
     Retention       which records to forget
     Variables       AlmaVar: the lock, the clock, the guests, the verbs
     Registries      AlmaRegistry: variables by name, transactions, consistent cuts
+    Replay          replay, compare, bisect, export_test
     Defaults        the default registry and the module-level functions
     Command line    main(argv=None) -> int
 """
@@ -45,7 +46,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from functools import wraps
-from time import time_ns
+from time import monotonic, sleep, time_ns
 from types import CodeType
 from typing import (
     TYPE_CHECKING,
@@ -80,6 +81,7 @@ __all__ = [
     "Change",
     "ChangeRecord",
     "CodecError",
+    "Divergence",
     "DuplicateNameError",
     "FileFormatError",
     "FrozenError",
@@ -91,18 +93,22 @@ __all__ = [
     "RollbackError",
     "SnapshotError",
     "StaleWriteError",
+    "Step",
     "SyncError",
     "UnknownNameError",
     "UntrustedDataError",
     "Validator",
     "all_vars",
     "apply_changes",
+    "compare_runs",
     "compare_values",
+    "export_test",
     "flush",
     "get_registry",
     "get_var",
     "invert",
     "main",
+    "replay",
     "restore",
     "snapshot",
     "transaction",
@@ -278,8 +284,8 @@ class CodecError(AlmaError, TypeError):
     "value['db'][3] can't be written: a function; name its class in types=, or keep it out"
     """
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path} can't be written: {reason}; name its class in types=, or keep it out")
+    def __init__(self, path: str, reason: str, remedy: str = "name its class in types=, or keep it out") -> None:
+        super().__init__(f"{path} can't be written: {reason}; {remedy}")
         self.path, self.reason = path, reason
 
 
@@ -2460,6 +2466,31 @@ class AlmaVar(Generic[_T]):
             self._log.prune(head, first)
         return first - head[2].first
 
+    # -- the past run through a function: handed over to the room Replay
+
+    def replay(self, fn: Callable[[_T], object], *, speed: Optional[float] = None) -> "Iterator[Step]":
+        """Call *fn* with each kept value, oldest first, and yield a Step(record, result, error) for each.
+
+        What is kept now is replayed; *fn* runs when a step is asked for, gets a value of its own, and what it raises
+        is the step's error. *speed=1.0* keeps the times between the records, 2.0 halves them.
+
+        >>> [step.result for step in AlmaVar("x", 1).set(2).replay(lambda value: value * 10)]
+        [10, 20]
+        """
+        return replay(self, fn, speed=speed)
+
+    def bisect(self, predicate: Callable[[_T], object], *, verify: bool = False) -> Optional[ChangeRecord[_T]]:
+        """Return the first kept record for which *predicate* is true, or None if it is false for the newest.
+
+        Supposes that it is false up to some record and true from there on, and asks about O(log n) of them; *verify*
+        asks about every one, and raises ValueError that names those where it is false again. Across a gap that
+        pruning left the answer is the first record after it. Each value is the predicate's own.
+
+        >>> AlmaVar("x", 1).set(5).set(-3).set(-8).bisect(lambda value: value < 0).index
+        2
+        """
+        return (_bisect_all if verify else _bisect)(self, *_functions("predicate", [predicate]))
+
     # -- the owner's functions
 
     def add_validator(self, fn: Validator[_T]) -> "AlmaVar[_T]":
@@ -2871,6 +2902,523 @@ def _savepoint(transaction: _Transaction, label: Optional[str]) -> Generator[Non
     finally:
         transaction.label = outer
         transaction.open -= 1
+
+
+# == Replay: replay, compare, bisect, export_test =============================
+#
+# Knows records and the owner's functions; changes no variable. Runs a past through a function, one value at a time
+# and each call with a value of its own: one run, two side by side, as few calls as a bisection needs, or a test file
+# that holds the past as Python literals.
+
+_Source = Union[AlmaVar[_T], Iterable[ChangeRecord[_T]]]
+
+
+class Step(NamedTuple):
+    """What a function made of one record: its result, or the exception that it raised (the result is None then)."""
+
+    record: ChangeRecord[Any]
+    result: Any
+    error: Optional[Exception]
+
+
+class Divergence(NamedTuple):
+    """The first record of which two functions made something else: both steps, and the changes from old to new.
+
+    Where an error is involved, *changes* is one replacement of what came out: a result or an exception.
+    """
+
+    record: ChangeRecord[Any]
+    old: Step
+    new: Step
+    changes: List[Change]
+
+
+def replay(source: _Source[_T], fn: Callable[[_T], object], *, speed: Optional[float] = None) -> Iterator[Step]:
+    """Call *fn* with each value of the past, oldest first, and yield a Step for each.
+
+    *source* is a variable or a list of records; what it holds now is replayed. *fn* runs when a step is asked for,
+    and gets a value of its own. An Exception that it raises is the step's error, and the replay goes on. *speed=1.0*
+    keeps the times between the records, 2.0 halves them, counted from the first step; a step that is late shortens
+    the next wait. Raises TypeError for another source, and TypeError or ValueError for a speed that is not a number
+    above 0, before the first step.
+
+    >>> [step.result for step in replay(AlmaVar("x", 1).set(2), lambda value: value * 10)]
+    [10, 20]
+    """
+    _functions("fn", [fn])
+    records = _records_of(source)
+    return _steps(records, fn, None if speed is None else _delays(records, speed))
+
+
+def _records_of(source: _Source[_T]) -> List[ChangeRecord[_T]]:
+    """Return the records that a source holds now, oldest first."""
+    if isinstance(source, (str, bytes, os.PathLike)):
+        raise TypeError(f"a file ({source!r}) can't be replayed: pass a variable, its history() or a list of records")
+    records = list(source) if isinstance(source, Iterable) else [source]
+    for record in records:
+        if not isinstance(record, ChangeRecord):
+            raise TypeError(f"what is replayed is a variable or a list of records, not {record!r}")
+    return records
+
+
+def _nanoseconds(record: ChangeRecord[Any]) -> int:
+    """Return the time of any record in whole nanoseconds."""
+    exact: Optional[int] = getattr(record, "_time", None)
+    if exact is not None:
+        return exact
+    if not isinstance(record.timestamp, datetime) or record.timestamp.utcoffset() is None:
+        raise TypeError(f"the timestamp of record {record.index} is an aware datetime, not {record.timestamp!r}")
+    return (record.timestamp - _EPOCH) // _MICROSECOND * 1_000
+
+
+def _delays(records: Sequence[ChangeRecord[Any]], speed: float) -> List[float]:
+    """Return how many seconds after the first record each is due."""
+    if not isinstance(speed, (int, float)) or isinstance(speed, bool):
+        raise TypeError(f"speed is a number, not {speed!r}")
+    if not speed > 0:
+        raise ValueError(f"speed is above 0, not {speed}; leave it out to go on without waiting")
+    times = [_nanoseconds(record) for record in records]
+    return [(time - times[0]) / 1e9 / float(speed) for time in times]
+
+
+def _steps(
+    records: Iterable[ChangeRecord[_T]], fn: Callable[[_T], object], delays: Optional[Sequence[float]]
+) -> Iterator[Step]:
+    """Yield a step for each record, when it is asked for and not before it is due."""
+    began = monotonic()
+    for position, record in enumerate(records):
+        if delays is not None:
+            _wait_until(began + delays[position])
+        yield _step(record, fn)
+
+
+def _wait_until(moment: float) -> None:
+    """Sleep until the monotonic clock shows *moment*, a day at most at a time: longer ones sleep() may refuse."""
+    remaining = moment - monotonic()
+    while remaining > 0:
+        sleep(min(remaining, 86_400.0))
+        remaining = moment - monotonic()
+
+
+def _step(record: ChangeRecord[_T], fn: Callable[[_T], object]) -> Step:
+    """Return what *fn* makes of a value of its own."""
+    value = _own_value(record)
+    try:
+        return Step(record, fn(value), None)
+    except Exception as error:
+        return Step(record, None, error)
+
+
+def _own_value(record: ChangeRecord[_T]) -> _T:
+    """Return the value of a record, sharing nothing with what anybody else has; only deep_copy=False shares it."""
+    value: _T = _value_again(record) if hasattr(record, "_open") else _unpack(_pack(record.value))
+    return value
+
+
+def compare_runs(
+    source: _Source[_T], old_fn: Callable[[_T], object], new_fn: Callable[[_T], object]
+) -> Optional[Divergence]:
+    """Return the first record of which *old_fn* and *new_fn* make something else, or None if there is none.
+
+    Each record's value is given to one and then to the other, until they differ. Results are the same if they are
+    equal in every part and its type; NaN is NaN. Errors are the same if type and text are.
+
+    >>> found = compare_runs(AlmaVar("x", 1).set(-2), abs, lambda value: value)
+    >>> found.record.index, found.old.result, found.new.result
+    (1, 2, -2)
+    """
+    _functions("old_fn and new_fn", [old_fn, new_fn])
+    for record in _records_of(source):
+        old, new = _step(record, old_fn), _step(record, new_fn)
+        changes = _changes_between(old, new)
+        if changes:
+            return Divergence(record, old, new, changes)
+    return None
+
+
+def _changes_between(old: Step, new: Step) -> List[Change]:
+    """Return what has changed from one function's outcome to the other's."""
+    if old.error is None and new.error is None:
+        return compare_values(old.result, new.result)
+    if type(old.error) is type(new.error) and str(old.error) == str(new.error):
+        return []
+    before, after = (step.result if step.error is None else step.error for step in (old, new))
+    return [Change("replace", (), before, after)]
+
+
+def _bisect(var: AlmaVar[_T], predicate: Callable[[_T], object]) -> Optional[ChangeRecord[_T]]:
+    """Return the first kept record for which *predicate* holds, supposing that it holds from there on."""
+    found, initial = var.last_change(), var.at(0)
+    if not predicate(_own_value(found)):
+        return None
+    if found.index == 0 or predicate(_own_value(initial)):
+        return initial
+    low = 1
+    while low < found.index:
+        try:
+            record = var.at((low + found.index) // 2)
+        except PrunedError as gap:
+            low = gap.first
+            continue
+        if predicate(_own_value(record)):
+            found = record
+        else:
+            low = record.index + 1
+    return found
+
+
+def _bisect_all(var: AlmaVar[_T], predicate: Callable[[_T], object]) -> Optional[ChangeRecord[_T]]:
+    """Return the first kept record for which *predicate* holds, having asked it about every one."""
+    first: Optional[ChangeRecord[_T]] = None
+    relapses = []
+    for record in var.history():
+        if not predicate(_own_value(record)):
+            relapses.append(str(record.index))
+        elif first is None:
+            first, relapses = record, []
+    if first is None or not relapses:
+        return first
+    many = ", ..." if len(relapses) > 20 else ""
+    raise ValueError(
+        f"the predicate is true for record {first.index} of {var.name!r} but false again for "
+        f"{', '.join(relapses[:20])}{many}; a bisection needs one that stays true"
+    )
+
+
+def export_test(source: _Source[Any], path: "Union[str, os.PathLike[str]]", target: str) -> int:
+    """Write a pytest file that holds *target* to what it makes of each record today; return the number of tests.
+
+    *target* is ``"package.module:function"`` or ``"module:Class.method"`` and is imported and called here, once for
+    each record. The file has one test for each record, with index, time, label, value and result (or error) as Python
+    literals; it needs pytest, alma and the target. The same records and results give the same bytes. Raises
+    ValueError for a target of another form or no record at all, ImportError or AttributeError if there is no such
+    target, and CodecError for a value or result that has no literal: those that have one are builtin and standard
+    values, and members of importable enums. Then nothing is written.
+    """
+    records, called = _records_of(source), _Target(target)
+    if not records:
+        raise ValueError("there is no record to export")
+    literals = _Literals()
+    cases = [_case(literals, record, called.function) for record in records]
+    text = _test_file(called, cases, literals.modules, source.name if isinstance(source, AlmaVar) else None)
+    _write_beside(os.fsdecode(path), text.encode())
+    return len(cases)
+
+
+class _Target:
+    """A function given as "module:name", and how a file imports and calls it."""
+
+    def __init__(self, target: str) -> None:
+        if not isinstance(target, str):
+            raise TypeError(f"a target is text like 'package.module:function', not {target!r}")
+        self.text, (self.module, _, self.name) = target, target.partition(":")
+        if not all(map(_is_name, f"{self.module}.{self.name}".split("."))) or self.module == "__main__":
+            raise ValueError(f"a target is 'package.module:function' or 'module:Class.method', not {target!r}")
+        self.function = self._found()
+
+    def _found(self) -> Callable[[Any], object]:
+        from importlib import import_module
+
+        found: Any = import_module(self.module)
+        for step in self.name.split("."):
+            if not hasattr(found, step):
+                raise AttributeError(f"{self.text!r} leads nowhere: {found!r} has no {step!r}")
+            found = getattr(found, step)
+        if not callable(found):
+            raise TypeError(f"{self.text!r} is not a function but {found!r}")
+        return found  # type: ignore[no-any-return]
+
+    def imported(self, taken: Set[str]) -> Tuple[str, str]:
+        """Return the line that imports it and the expression that names it, as *target* if its own name is taken."""
+        first, dot, rest = self.name.partition(".")
+        alias = "target" if first in taken else first
+        line = f"from {self.module} import {first}" + (f" as {alias}" if alias != first else "")
+        return line, alias + dot + rest
+
+
+def _is_name(text: str) -> bool:
+    import keyword
+
+    return text.isidentifier() and not keyword.iskeyword(text)
+
+
+_WIDTH = 88  # of the lines of an exported test, where they can be broken; what black and ruff do by default
+_DEEPEST_LITERAL = 30  # containers in one another; the parser of Python 3.8 reads 94 lists or 47 deques
+
+
+class _Literal(NamedTuple):
+    """A piece of Python: on one line, and what is to be put on lines of their own where that is too long."""
+
+    flat: str
+    begin: str = ""
+    parts: "Sequence[_Literal]" = ()
+    end: str = ""
+    comma: str = ","
+
+    def after(self, prefix: str) -> "_Literal":
+        """Return the same behind a prefix."""
+        return self._replace(flat=prefix + self.flat, begin=prefix + self.begin)
+
+    def spread(self, indent: str = "") -> str:
+        """Return it on one line if that fits behind *indent*, else each part on a line of its own."""
+        if not self.parts or len(indent) + len(self.flat) < _WIDTH:
+            return self.flat
+        inner = indent + "    "
+        lines = "".join(f"{inner}{part.spread(inner)}{self.comma}\n" for part in self.parts)
+        return f"{self.begin}\n{lines}{indent}{self.end}"
+
+
+def _bracketed(begin: str, parts: Sequence[_Literal], end: str, comma: str = ",") -> _Literal:
+    """Return literals within brackets."""
+    flat = ", ".join(part.flat for part in parts)
+    return _Literal(f"{begin}{flat}{',' if begin == '(' and len(parts) == 1 else ''}{end}", begin, parts, end, comma)
+
+
+def _call(name: str, *arguments: _Literal) -> _Literal:
+    """Return a call."""
+    return _bracketed(name + "(", arguments, ")", "," if len(arguments) > 1 else "")
+
+
+def _quoted(text: Union[str, bytes]) -> str:
+    """Return text or bytes as a literal, in double quotes unless that takes a backslash more."""
+    quoted = repr(text)
+    if '"' in quoted:
+        return quoted
+    start = quoted.index("'")
+    return f'{quoted[:start]}"{quoted[start + 1 : -1]}"'
+
+
+def _text_literal(text: str) -> _Literal:
+    """Return text on one line, or broken behind its line ends where that is too long."""
+    lines = text.split("\n")
+    pieces = [line + "\n" for line in lines[:-1]] + lines[-1:] * bool(lines[-1])
+    return _Literal(_quoted(text), "(", [_Literal(_quoted(piece)) for piece in pieces] if pieces[1:] else (), ")", "")
+
+
+def _number_text(number: Union[int, float]) -> str:
+    """Return a number as a literal, in hexadecimal where some Pythons would refuse so many digits."""
+    if isinstance(number, int):
+        return repr(number) if number.bit_length() < 2_000 else hex(number).upper().replace("X", "x")
+    return repr(number) if number - number == 0 else f'float("{number!r}")'
+
+
+# How a value of each of these exact types is written, and which module that needs.
+_ATOM_TEXTS: Dict[type, Callable[[Any], str]] = {
+    type(None): repr, bool: repr, range: repr, date: repr, datetime: repr, time: repr, timedelta: repr, timezone: repr,
+    type(...): lambda value: "...",
+    int: _number_text,
+    float: _number_text,
+    complex: lambda value: f"complex({_number_text(value.real)}, {_number_text(value.imag)})",
+    bytes: _quoted,
+    bytearray: lambda value: f"bytearray({_quoted(bytes(value))})",
+}  # fmt: skip
+_FROM_TEXT = {
+    **_STANDARD,
+    "ipaddress": {f"IPv{version}{kind}" for version in (4, 6) for kind in ("Address", "Network", "Interface")},
+}
+
+
+class _Literals:
+    """Writes values as Python literals, and remembers which modules they name."""
+
+    def __init__(self) -> None:
+        self.modules: Set[str] = set()
+
+    def write(self, value: Any, path: str, within: Tuple[int, ...] = ()) -> _Literal:
+        """Return the literal of the value at *path*, inside the containers *within*; CodecError if there is none."""
+        kind = type(value)
+        if kind is str:
+            return _text_literal(value)
+        if kind not in _CONTAINERS or kind is bytearray:
+            return _Literal(self._atom(value, kind, path))
+        if id(value) in within:
+            raise _unwritable(path, "it contains itself")
+        if len(within) == _DEEPEST_LITERAL:
+            raise _unwritable(path, f"it is inside more than {_DEEPEST_LITERAL} containers")
+        if getattr(value, "__dict__", None):
+            raise _unwritable(path, f"a {kind.__name__} with attributes ({', '.join(map(str, value.__dict__))})")
+        within = (*within, id(value))
+        if isinstance(value, dict):
+            return self._mapping(value, kind, path, within)
+        if kind is set or kind is frozenset:
+            return self._set(value, kind, path, within)
+        return self._sequence(value, kind, path, within)
+
+    def _sequence(self, value: Any, kind: type, path: str, within: Tuple[int, ...]) -> _Literal:
+        parts = [self.write(part, f"{path}[{number}]", within) for number, part in enumerate(value)]
+        if kind is tuple:
+            return _bracketed("(", parts, ")")
+        items = _bracketed("[", parts, "]")
+        if kind is list:
+            return items
+        limit = [] if value.maxlen is None else [_Literal(f"maxlen={value.maxlen}")]
+        return self._collection(kind, items, *limit)
+
+    def _set(self, value: Any, kind: type, path: str, within: Tuple[int, ...]) -> _Literal:
+        """Return a set's literal, ordered: by number or text, and not as it happens to lie in this process."""
+        written = [(part if type(part) is int else 0, self.write(part, f"{path} (a member)", within)) for part in value]
+        if not written:
+            return _Literal(f"{kind.__name__}()")
+        braces = _bracketed("{", [part for _, part in sorted(written)], "}")
+        return braces if kind is set else _call("frozenset", braces)
+
+    def _mapping(self, value: Any, kind: type, path: str, within: Tuple[int, ...]) -> _Literal:
+        items = []
+        for key, part in value.items():
+            name = self.write(key, f"{path} (a key)", within).flat
+            step = repr(key) if type(key) is str else name
+            items.append(self.write(part, f"{path}[{step}]", within).after(f"{name}: "))
+        braces = _bracketed("{", items, "}")
+        if kind is dict:
+            return braces
+        factory = [_factory(value, path)] if kind is defaultdict else []
+        return self._collection(kind, *factory, braces)
+
+    def _collection(self, kind: type, *arguments: _Literal) -> _Literal:
+        self.modules.add("collections")
+        return _call(f"collections.{kind.__name__}", *arguments)
+
+    def _atom(self, value: Any, kind: type, path: str) -> str:
+        """Return the literal of what is no container."""
+        if issubclass(type(kind), enum.EnumMeta):
+            return self._member(value, kind, path)
+        module = str(kind.__module__).partition(".")[0]
+        if kind in _ATOM_TEXTS:
+            zone = getattr(value, "tzinfo", None)
+            if type(zone) not in (type(None), timezone):
+                raise _unwritable(path, f"a {kind.__name__} whose tzinfo is a {type(zone).__name__}, not a timezone")
+            self.modules.update({module} - {"builtins"})
+            return _ATOM_TEXTS[kind](value)
+        name = kind.__name__
+        if name not in _FROM_TEXT.get(module, ()) or getattr(sys.modules.get(module), name, None) is not kind:
+            raise _unwritable(path, f"a {kind.__module__}.{kind.__qualname__}")
+        self.modules.add(module)
+        name = {"PosixPath": "Path", "WindowsPath": "Path"}.get(name, name)
+        unsafe = module != "uuid" or value.is_safe.name == "unknown"
+        return f"{module}.{name}({_quoted(str(value))}{'' if unsafe else f', is_safe=uuid.{value.is_safe}'})"
+
+    def _member(self, value: Any, kind: Any, path: str) -> str:
+        """Return the literal of an enum's member, which an import must be able to find."""
+        module, name = str(kind.__module__), f"{kind.__module__}.{kind.__qualname__}"
+        found: Any = sys.modules.get(module.partition(".")[0])
+        for step in name.split(".")[1:]:
+            found = getattr(found, step, None)
+        if found is not kind or module == "__main__":
+            raise _unwritable(path, f"a member of {name}, which can't be imported")
+        self.modules.add(module)
+        if kind.__members__.get(value.name) is value:
+            return f"{name}.{value.name}" if _is_name(value.name) else f"{name}[{_quoted(value.name)}]"
+        if not isinstance(value, enum.Flag):
+            raise _unwritable(path, f"an object of {name} that is none of its members")
+        return f"{name}({_number_text(value.value)})"
+
+
+def _factory(value: Any, path: str) -> _Literal:
+    """Return the factory of a defaultdict as a literal: None or a builtin type."""
+    import builtins
+
+    factory = value.default_factory
+    name = getattr(factory, "__name__", "None")
+    if factory is not None and getattr(builtins, name, None) is not factory:
+        raise _unwritable(path, f"a defaultdict of {factory!r}, which is no builtin")
+    return _Literal(name)
+
+
+def _unwritable(path: str, reason: str) -> CodecError:
+    return CodecError(path, reason, "a test can hold builtin and standard values, and members of enums")
+
+
+# What literals need is imported as modules, so only the target's own name could collide with one of the file's.
+_TEST_FILE = '''\
+"""Hold %(target)s to what it made of these records.
+
+Written by alma.export_test. If a change is meant, export again and read the difference.
+"""
+
+%(imports)s
+
+# %(records)s: index, time, label and value, and what %(function)s made of the value.
+CASES = %(cases)s
+
+
+@pytest.mark.parametrize(
+    "index, time, label, value, outcome",
+    CASES,
+    ids=[f"record {case[0]}" for case in CASES],
+)
+def test_%(name)s_does_what_it_did(index, time, label, value, outcome):
+    cause = None
+    try:
+        now = {"result": %(called)s(copy.deepcopy(value))}
+    except Exception as error:
+        kind, cause = type(error), error
+        now = {"error": f"{kind.__module__}.{kind.__qualname__}", "text": str(error)}
+    changes = alma.compare_values(outcome, now)
+    if changes:
+        report = [f"record {index}, label {label!r}, {time}", f"value: {value!r}"]
+        for op, path, old, new in changes:
+            where = "".join(f"[{step!r}]" for step in path)
+            report.append(f"{op} outcome{where}: {old!r} -> {new!r}")
+        raise AssertionError("\\n".join(report)) from cause
+'''
+
+
+def _case(literals: _Literals, record: ChangeRecord[_T], fn: Callable[[_T], object]) -> _Literal:
+    """Return one line of the table: the record, and what *fn* makes of it."""
+    where = f"record {record.index}"
+    time = _moment(_nanoseconds(record)).isoformat(timespec="microseconds")
+    fields = [("index", record.index), ("time", time), ("label", record.label), ("value", _own_value(record))]
+    parts = [literals.write(part, f"{where}: {name}") for name, part in fields]  # before fn can change anything
+    step = _step(record, fn)
+    if step.error is None:
+        outcome = {"result": literals.write(step.result, f"{where}: result")}
+    else:
+        kind = type(step.error)
+        outcome = {
+            "error": _text_literal(f"{kind.__module__}.{kind.__qualname__}"),
+            "text": _text_literal(str(step.error)),
+        }
+    made = _bracketed("{", [part.after(f'"{name}": ') for name, part in outcome.items()], "}")
+    return _bracketed("(", [*parts, made], ")")
+
+
+def _test_file(target: _Target, cases: List[_Literal], modules: Set[str], name: Optional[str]) -> str:
+    """Return the text of a test file."""
+    import builtins
+    import re
+
+    standard = {module for module in modules if module in _FROM_TEXT or module in ("collections", "datetime")}
+    taken = {
+        *dir(builtins),
+        *re.findall(r"\w+", _TEST_FILE.partition("\nCASES")[2]),
+        *(module.partition(".")[0] for module in modules),
+    }
+    line, called = target.imported(taken)
+    blocks = [{"copy", *standard}, {"alma", "pytest"}, modules - standard]
+    lines = [[f"import {module}" for module in sorted(block)] for block in blocks]
+    lines[2].append(line)
+    return _TEST_FILE % {
+        "target": target.text,
+        "imports": "\n\n".join("\n".join(block) for block in lines),
+        "records": "Records" if name is None else f"Records of {_quoted(name)}",
+        "cases": _bracketed("[", cases, "]").spread(),
+        "name": target.name.replace(".", "_"),
+        "function": target.name,
+        "called": called,
+    }
+
+
+def _write_beside(path: str, text: bytes) -> None:
+    """Write a file whole or not at all: beside its place first, and then put there."""
+    beside = f"{path}.{os.getpid()}-{_get_ident()}.tmp"
+    try:
+        with open(beside, "wb") as file:
+            file.write(text)
+        os.replace(beside, path)
+    except BaseException:
+        if os.path.exists(beside):
+            os.unlink(beside)
+        raise
 
 
 # == Defaults: the default registry and the module-level functions ============
