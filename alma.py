@@ -2954,10 +2954,12 @@ def _records_of(source: _Source[_T]) -> List[ChangeRecord[_T]]:
     """Return the records that a source holds now, oldest first."""
     if isinstance(source, (str, bytes, os.PathLike)):
         raise TypeError(f"a file ({source!r}) can't be replayed: pass a variable, its history() or a list of records")
-    records = list(source) if isinstance(source, Iterable) else [source]
+    if not isinstance(source, Iterable):
+        raise TypeError(f"what is replayed is a variable or a list of records, not {source!r}")
+    records = list(source)
     for record in records:
         if not isinstance(record, ChangeRecord):
-            raise TypeError(f"what is replayed is a variable or a list of records, not {record!r}")
+            raise TypeError(f"what is replayed are records, not {record!r}")
     return records
 
 
