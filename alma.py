@@ -12,8 +12,10 @@
 Glossary: a *record* is one change, never altered; its *index* counts from 0 and is never reused; the *head* is the
 newest record; a *label* is the owner's note on a record. Values are *packed* to what is stored and *unpacked* again;
 an *atom* is stored as it is. A record is *kept* until retention *prunes* it, which leaves a *gap* behind the initial
-one. *Freeze* and *thaw* forbid and allow changes. A *registry* holds variables by name under one lock. *Listeners*
-and *validators* are functions of the owner, *guests* together; a *notice* tells listeners of a record.
+one. *Freeze* and *thaw* forbid and allow changes. A *registry* holds variables by name under one lock. *Listeners*,
+*validators* and *middleware* are functions of the owner, *guests* together; a *notice* tells listeners of a record.
+A *branch* is a variable that shares a past with another, up to a *fork*; a *namespace* is a dict whose keys are
+variables. A *path* is the keys and indices that lead to a part of a value; *alike* is of one type and equal.
 
 The rooms of this file, top to bottom; a name refers only upward:
 
@@ -24,8 +26,10 @@ The rooms of this file, top to bottom; a name refers only upward:
     History         the log: append, find, rebuild, prune
     Diff            what changed between two values, by path
     Retention       which records to forget
+    Middleware      what is stored instead of a value
     Variables       AlmaVar: the lock, the clock, the guests, the verbs
     Registries      AlmaRegistry: variables by name, transactions, consistent cuts
+    Namespaces      AlmaNamespace: a dict whose keys are variables
     Replay          replay, compare, bisect, export_test
     Defaults        the default registry and the module-level functions
     Command line    main(argv=None) -> int
@@ -45,7 +49,8 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
-from functools import wraps
+from functools import partial, wraps
+from itertools import repeat, zip_longest
 from time import monotonic, sleep, time_ns
 from types import CodeType
 from typing import (
@@ -61,8 +66,10 @@ from typing import (
     Iterator,
     List,
     Mapping,
+    MutableMapping,
     NamedTuple,
     Optional,
+    Protocol,
     Sequence,
     Set,
     Tuple,
@@ -72,24 +79,31 @@ from typing import (
     overload,
 )
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
+    "DELETED",
     "AlmaError",
+    "AlmaNamespace",
     "AlmaRegistry",
     "AlmaVar",
     "Change",
     "ChangeRecord",
     "CodecError",
+    "Compress",
     "Divergence",
     "DuplicateNameError",
+    "Encrypt",
     "FileFormatError",
     "FrozenError",
     "JournalError",
     "Listener",
     "MergeConflict",
+    "Middleware",
+    "MiddlewareError",
     "MissingDependencyError",
     "PrunedError",
+    "Resolver",
     "RollbackError",
     "SnapshotError",
     "StaleWriteError",
@@ -108,10 +122,15 @@ __all__ = [
     "get_var",
     "invert",
     "main",
+    "namespace",
+    "ours",
+    "redo",
     "replay",
     "restore",
     "snapshot",
+    "theirs",
     "transaction",
+    "undo",
     "unregister",
     "watch",
 ]
@@ -126,6 +145,7 @@ _T = TypeVar("_T")
 
 Validator = Callable[[_T], object]  # raises to reject a value; Listener stands beside the variables it is told of
 _When = Union[datetime, timedelta]
+_Where = Union[int, datetime, timedelta, str]  # names a record: index, moment, so long ago, label
 _Label = Union[str, Tuple[CodeType, int], None]  # a note, or where a traced change was made
 
 _get_ident = threading.get_ident
@@ -135,6 +155,21 @@ _MICROSECOND = timedelta(microseconds=1)
 _GONE: Any = type("_Gone", (), {"__repr__": lambda self: "<pruned>"})()  # stands in a slot that retention has emptied
 _RUNNING: Any = type("_Running", (), {"__repr__": lambda self: "<running>"})()  # a change is under way
 _CLOSED: Any = type("_Closed", (), {"__repr__": lambda self: "<closed>"})()  # no change is possible any more
+
+
+class _Deleted:
+    """Where nothing stands: the value of a deleted key of a namespace, the absent side of a conflict."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<deleted>"
+
+    def __reduce__(self) -> str:
+        return "DELETED"  # pickled by name and never copied, so that there is one
+
+
+DELETED: Any = _Deleted()
 
 _DEEPEST_CAUSE = 1_000  # listeners that set, one because of the other, before Alma calls it a loop
 _LONGEST_QUEUE = 1_000  # undelivered notices before a set waits for its own
@@ -152,7 +187,7 @@ def _whole(what: str, number: Any, least: Optional[int] = None) -> int:
 # == Errors: every exception, with its facts as attributes ====================
 #
 # Each says what happened and what is possible instead, and carries the facts for code that wants to act on them.
-# All survive pickling and copying. Those after StaleWriteError are for branches, files, journals and buses to raise.
+# All survive pickling and copying. Those after MergeConflict are for files, journals, buses and extras to raise.
 
 
 def _rebuilt_error(kind: "Type[AlmaError]", message: Tuple[Any, ...], facts: Dict[str, Any]) -> "AlmaError":
@@ -161,6 +196,15 @@ def _rebuilt_error(kind: "Type[AlmaError]", message: Tuple[Any, ...], facts: Dic
     error.args = message
     error.__dict__.update(facts)
     return error
+
+
+def _shown_path(path: Sequence[Any]) -> str:
+    """Return a path as it is written in Python.
+
+    >>> _shown_path(("a", 0)), _shown_path(())
+    ("['a'][0]", 'the whole')
+    """
+    return "".join(f"[{step!r}]" for step in path) or "the whole"
 
 
 class AlmaError(Exception):
@@ -215,27 +259,31 @@ class DuplicateNameError(AlmaError, ValueError):
     "'x' is already watched; take it with get_var, or watch with exist_ok=True or overwrite=True"
     """
 
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"{name!r} is already watched; take it with get_var, or watch with exist_ok=True or overwrite=True"
-        )
+    def __init__(
+        self, name: str, instead: str = "take it with get_var, or watch with exist_ok=True or overwrite=True"
+    ) -> None:
+        super().__init__(f"{name!r} is already watched; {instead}")
         self.name = name
 
 
 class UnknownNameError(AlmaError, KeyError):
-    """Raised when no variable bears the name.
+    """Raised when no variable bears the name, or the key of a namespace that it stands for has been *deleted*.
 
     >>> str(UnknownNameError("scor", ["score", "price"]))
     "no variable is named 'scor'; did you mean 'score'?"
     """
 
-    def __init__(self, name: str, known: Iterable[str] = ()) -> None:
+    def __init__(self, name: str, known: Iterable[str] = (), deleted: bool = False) -> None:
         import difflib  # only an error needs it
 
-        self.name, self.known = name, sorted(known)
+        self.name, self.known, self.deleted = name, sorted(known), deleted
         close = difflib.get_close_matches(str(name), self.known[:1_000], 1)  # of 20,000 names it would take 0.4 s
         hint = f"did you mean {close[0]!r}?" if close else "watch() makes one"
-        super().__init__(f"no variable is named {name!r}; {hint}")
+        super().__init__(
+            f"{name!r} has been deleted; history() and at() show what it was, set() and rollback() bring it back"
+            if deleted
+            else f"no variable is named {name!r}; {hint}"
+        )
 
     __str__ = Exception.__str__  # KeyError's shows the repr
 
@@ -264,15 +312,30 @@ class StaleWriteError(AlmaError):
         self.name, self.expected, self.actual = name, expected, actual
 
 
+class MiddlewareError(AlmaError, ValueError):
+    """Raised when middleware can't turn what is stored back into the value of record *index*.
+
+    >>> str(MiddlewareError("secret", 3, "none of the 1 keys opens this"))
+    "'secret': record 3 can't be decoded: none of the 1 keys opens this; it is kept as it is, other records can be read"
+    """
+
+    def __init__(self, name: str, index: int, reason: str) -> None:
+        kept = "it is kept as it is, other records can be read"
+        super().__init__(f"{name!r}: record {index} can't be decoded: {reason}; {kept}")
+        self.name, self.index, self.reason = name, index, reason
+
+
 class MergeConflict(AlmaError):
     """Raised when both sides changed the same path; *conflicts* lists (path, base, ours, theirs).
+
+    A side on which nothing stands there is DELETED.
 
     >>> str(MergeConflict("x", [(("a",), 1, 2, 3)]))
     "'x' and the other side both changed: ['a']; pass resolve= to decide"
     """
 
     def __init__(self, name: str, conflicts: Sequence[Tuple[Tuple[Any, ...], Any, Any, Any]]) -> None:
-        paths = ", ".join("".join(f"[{step!r}]" for step in conflict[0]) or "the whole" for conflict in conflicts)
+        paths = ", ".join(_shown_path(conflict[0]) for conflict in conflicts)
         super().__init__(f"{name!r} and the other side both changed: {paths}; pass resolve= to decide")
         self.name, self.conflicts = name, list(conflicts)
 
@@ -348,6 +411,19 @@ class MissingDependencyError(AlmaError, ImportError):
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"this needs {package}: pip install 'alma-framework[{extra}]'")
         self.package, self.extra = package, extra
+
+
+def _of_extra(extra: str, module: str) -> Any:
+    """Return a module that comes with an extra; MissingDependencyError where its package is not installed."""
+    from importlib import import_module
+
+    package = module.partition(".")[0]
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise  # it is here, and something that it needs is not
+        raise MissingDependencyError(package, extra) from None
 
 
 # == Records: what one change was =============================================
@@ -513,6 +589,18 @@ class _Packer(pickle.Pickler):
         raise _Foreign
 
 
+class _Unpacker(pickle.Unpickler):
+    """Unpickles what a _Packer has written, and refuses to name anything else: bytes may come from a stranger."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a standard type; UnpicklingError for what is none."""
+        known = {"builtins", "collections", "datetime", "pathlib._local", *_STANDARD}  # 3.13 has moved its paths
+        thing = super().find_class(module, name) if module in known and "." not in name else None
+        if thing is ... or (isinstance(thing, type) and (thing in _PICKLED or _is_standard(thing))):
+            return thing
+        raise pickle.UnpicklingError(f"{module}.{name} is no standard value type")
+
+
 class _Chunks(io.BytesIO):
     """What a _Packer writes to: refuses large leaves, which the pickler hands over outside its frames."""
 
@@ -560,6 +648,8 @@ def _pack(value: Any) -> Any:
                 return flat
         if kind in _CONTAINERS:
             return _pack_container(value, kind)
+        if value is DELETED:
+            raise ValueError("only `del namespace[key]` and merge() record that nothing stands here")
         return value if _is_atom(value) else _Copied(copy.deepcopy(value))
     except MemoryError:
         raise
@@ -748,28 +838,57 @@ class _Layout:
 _Head = Tuple[int, Any, _Layout, bool]
 
 
+_Line = object  # what one log, branches apart, is known by in others
+_Opener = Callable[[int, Any], Any]  # an index and what is stored there to the value
+
+
 class _Facts(NamedTuple):
-    """What is known of a record beside its value: for which one an undo or redo stands, and what redo brings back."""
+    """What is known of a record beside its value: for which one an undo or redo stands, what redo brings back, and
+    for a merge the line it took in, the index of the record it took and what was stored there."""
 
     stands_for: int
     undone: Tuple[Any, ...] = ()
+    merged: Optional[Tuple[_Line, int, Any]] = None
 
 
 _LONGEST_CHAIN = 128  # deltas in a row, for a large value; the splices to read the worst one stay below its unpickling
 
 
 class _Log:
-    """The records of one variable, in columns: 50 bytes for a change of an int."""
+    """The records of one variable, in columns: 50 bytes for a change of an int.
 
-    __slots__ = ("chain", "facts", "failures", "head", "labels", "name", "skip")
+    What is stored means what *opener* makes of it; without one it is unpacked.
+    """
 
-    def __init__(self, name: str, stored: Any, time: int, label: _Label) -> None:
-        self.name = name
-        self.labels: Dict[int, _Label] = {0: label}
+    __slots__ = ("atoms", "bases", "chain", "facts", "failures", "head", "labels", "line", "name", "opener", "skip")
+
+    def __init__(self, name: str, layout: _Layout, labels: Dict[int, _Label], opener: Optional[_Opener] = None) -> None:
+        self.name, self.labels, self.opener = name, labels, opener
+        self.atoms = _ATOMS if opener is None else frozenset()  # the types that stand for themselves
+        self.line: _Line = object()
         self.facts: Dict[int, _Facts] = {}
+        self.bases: Dict[_Line, Tuple[int, int, Any]] = {}  # what merges took in whose records have been pruned
         self.chain = 0  # splices since the last value kept whole
         self.failures = self.skip = 0  # deltas that did not pay in a row; records to wait before the next attempt
-        self.head: _Head = (1, stored, _Layout([stored], array("q", [time])), type(stored) in _ATOMS)
+        newest = layout.values[-1]
+        self.head: _Head = len(layout.values) + layout.shift, newest, layout, type(newest) in self.atoms
+
+    def fork(self, name: str, head: _Head, index: int, opener: Optional[_Opener]) -> "_Log":
+        """Return a log of the kept records up to *index*, to go its own way. O(n) pointers: 13 ms for 10^6 records."""
+        layout = head[2]
+        end, first, shift = (index - layout.shift + 1, layout.first, layout.shift) if index else (1, 1, 0)
+        values, times = layout.values[:end], layout.times[:end]
+        values[-1] = self.stored(head, index)  # whole: the deltas before it lead to it
+        forked = _Layout(values, times, shift, first, layout.since)
+        log = _Log(name, forked, self.labels.copy(), opener)
+        log.facts, log.bases = self.facts.copy(), self.bases.copy() if index else {}
+        log.chain = _LONGEST_CHAIN  # so it will stay whole
+        log.trim(log.head)
+        return log
+
+    def open(self, index: int, stored: Any) -> Any:
+        """Return the value of record *index* from what is stored there, as new as if it had been copied."""
+        return _unpack(stored) if self.opener is None else self.opener(index, stored)
 
     def append(self, head: _Head, stored: Any, time: int, label: _Label, facts: Optional[_Facts] = None) -> _Head:
         """Write a record behind *head* and return the head that commits it. O(1)."""
@@ -785,7 +904,7 @@ class _Log:
             self.labels[count] = label
         if facts is not None:
             self.facts[count] = facts
-        return count + 1, stored, layout, type(stored) in _ATOMS
+        return count + 1, stored, layout, type(stored) in self.atoms
 
     def trim(self, head: _Head) -> None:
         """Remove what stands beyond *head*: an append that was interrupted, a transaction that failed."""
@@ -862,7 +981,7 @@ class _Log:
         """Return a kept record; None if it has been pruned since *head* was read."""
         layout, stored = head[2], self.stored(head, index)
         position = index - layout.shift if index else 0
-        record = _make_record(index, stored, layout.times[position], self.labels.get(index))
+        record = _make_record(index, stored, layout.times[position], self.labels.get(index), self.opener)
         return None if 0 < index < self.head[2].first else record  # asked last, as in records()
 
     def records(self, head: _Head) -> "Optional[List[ChangeRecord[Any]]]":
@@ -874,21 +993,44 @@ class _Log:
         del values[end - begin :]
         _undo_deltas(values, following)
         indices = range(layout.first, count)
-        kept = list(map(_make_record, indices, values, times, map(self.labels.get, indices)))
+        kept = list(map(_make_record, indices, values, times, map(self.labels.get, indices), repeat(self.opener)))
         pruned = self.head[2].first - layout.first  # asked last: prune moves it before it takes anything away
         if kept and pruned >= len(kept):
             return None
         del kept[:pruned]
-        return [_make_record(0, layout.values[0], layout.times[0], self.labels.get(0)), *kept]
+        return [_make_record(0, layout.values[0], layout.times[0], self.labels.get(0), self.opener), *kept]
+
+    def time(self, head: _Head, index: int) -> int:
+        """Return when a record was made, in nanoseconds; of one that has been pruned, when the oldest of these was."""
+        layout = head[2]
+        return layout.since if 0 < index < layout.first else layout.times[index - layout.shift if index else 0]
 
     def standing(self, index: int) -> _Facts:
         """Return for which record a record stands, and what a redo from there would bring back."""
         return self.facts.get(index) or _Facts(index)
 
+    def last_merged(self, head: _Head, line: _Line, before: Optional[int] = None) -> Optional[Tuple[int, int, Any]]:
+        """Return when another line was last merged into this one, and index and stored value of what was taken in.
+
+        None if it never was. Of merges in records *before* an index only, if given; what has been undone does not
+        count. O(facts).
+        """
+        count, _, layout, _ = head
+        index = count - 1
+        for noted, facts in reversed(list(self.facts.copy().items())):
+            if noted > index:
+                continue
+            index = facts.stands_for
+            if facts.merged and facts.merged[0] is line and (before is None or noted < before):
+                return (layout.times[noted - layout.shift], *facts.merged[1:])
+        return self.bases.get(line)
+
     def prune(self, head: _Head, first: int) -> None:
         """Forget the records from 1 to before *first*. Amortised O(1) a record: columns are renewed when half empty."""
         self.trim(head)
         count, newest, layout, atom = head
+        if self.facts:
+            self._keep_bases(head, first)
         gone = layout.first - layout.shift
         since = layout.since if layout.first > 1 else layout.times[1]
         self.head = count, newest, layout.but(first=first, since=since), atom
@@ -898,6 +1040,13 @@ class _Log:
             self.facts.pop(position + layout.shift, None)
         if 2 * (first - layout.shift) > len(layout.values) and first - layout.shift > 32:
             self._renew()
+
+    def _keep_bases(self, head: _Head, first: int) -> None:
+        indices = range(head[2].first, first)
+        for line in {facts.merged[0] for index, facts in self.facts.items() if facts.merged and index in indices}:
+            base = self.last_merged(head, line, first)
+            if base is not None:
+                self.bases[line] = base
 
     def _renew(self) -> None:
         count, newest, layout, atom = self.head
@@ -927,7 +1076,9 @@ def _undo_deltas(values: List[Any], following: List[Any]) -> None:
             buffer[:] = stored
 
 
-def _make_record(index: int, stored: Any, time: int, label: _Label) -> "ChangeRecord[Any]":
+def _make_record(
+    index: int, stored: Any, time: int, label: _Label, opener: Optional[_Opener] = None
+) -> "ChangeRecord[Any]":
     """Return a record that unpacks its value and makes its datetime when asked.
 
     Made as its base class, which takes plain assignments, and promoted: 170 ns; by slot setters 320, by __init__ 700.
@@ -936,7 +1087,10 @@ def _make_record(index: int, stored: Any, time: int, label: _Label) -> "ChangeRe
     record.index = index
     record._time = time
     record.label = _label_text(label) if type(label) is tuple else label
-    if type(stored) in _OPEN:
+    if opener is not None:
+        record._stored = stored
+        record._open = partial(opener, index)
+    elif type(stored) in _OPEN:
         record._stored = stored
         record._open = _OPEN[type(stored)]
     else:
@@ -1625,6 +1779,124 @@ def apply_changes(value: _T, changes: Iterable[_AnyChange]) -> _T:
     return _unpack(_pack(_applied(value, changes)))  # type: ignore[no-any-return]
 
 
+# -- merging: what two sides made of the same base
+
+Resolver = Callable[[Tuple[Any, ...], Any, Any, Any], Any]  # (path, base, ours, theirs) to what shall stand there
+
+
+def ours(path: Tuple[Any, ...], base: Any, ours: Any, theirs: Any) -> Any:
+    """Return *ours*: a resolver for merge() that keeps what the variable has."""
+    return ours
+
+
+def theirs(path: Tuple[Any, ...], base: Any, ours: Any, theirs: Any) -> Any:
+    """Return *theirs*: a resolver for merge() that takes what the other has."""
+    return theirs
+
+
+def _merged(name: str, base: Any, ours: Any, theirs: Any, resolve: Optional[Resolver]) -> Any:
+    """Return what both sides made of *base*; MergeConflict listing all conflicts if there is no one to resolve them."""
+    conflicts: List[Tuple[Tuple[Any, ...], Any, Any, Any]] = []
+
+    def note(*conflict: Any) -> None:
+        conflicts.append(conflict)
+
+    merged = _merge_at((), base, ours, theirs, resolve or note)
+    if conflicts:
+        raise MergeConflict(name, conflicts)
+    return merged
+
+
+def _merge_at(path: Tuple[Any, ...], base: Any, ours: Any, theirs: Any, decide: Resolver) -> Any:
+    """Return what shall stand at *path*; DELETED stands for nothing, on every side."""
+    if _alike(ours, theirs) or _alike(base, theirs):
+        return ours
+    if _alike(base, ours):
+        return theirs
+    if not type(base) is type(ours) is type(theirs):
+        return decide(path, base, ours, theirs)
+    if type(base) in (set, frozenset):
+        return (ours | theirs) - (base - ours) - (base - theirs)
+    if type(base) in _BY_KEY and _same_beside(base, ours) and _same_beside(base, theirs):
+        return _merge_mappings(path, base, ours, theirs, decide)
+    return decide(path, base, ours, theirs)
+
+
+def _merge_mappings(path: Tuple[Any, ...], base: Any, ours: Any, theirs: Any, decide: Resolver) -> Any:
+    merged = ours.copy()
+    for key in {**ours, **theirs, **base}:
+        sides = base.get(key, DELETED), ours.get(key, DELETED), theirs.get(key, DELETED)
+        part = _merge_at((*path, key), *sides, decide)
+        if part is not DELETED:
+            merged[key] = part
+        elif key in merged:
+            del merged[key]
+    return merged
+
+
+# -- blaming: which record each leaf is from
+
+
+def _parts(value: Any) -> Optional[List[Tuple[Any, Any]]]:
+    """Return the steps and parts of a container that paths lead into; None for anything else."""
+    kind = type(value)
+    if kind in _BY_KEY:
+        return list(value.items())
+    if kind is list or kind is tuple:
+        return list(enumerate(value))
+    if kind is set or kind is frozenset:
+        return [(member, member) for member in value]
+    return None
+
+
+def _part_at(value: Any, path: Iterable[Any]) -> Any:
+    """Return what stands at *path* of a value; DELETED for nothing."""
+    for step in path:
+        kind = type(value)
+        try:
+            if kind is list or kind is tuple:
+                value = value[step] if type(step) is int and 0 <= step < len(value) else DELETED
+            elif kind in _BY_KEY:
+                value = value.get(step, DELETED)
+            elif kind is set or kind is frozenset:
+                value = step if step in value else DELETED
+            else:
+                return DELETED
+        except TypeError:  # a step that has no hash
+            return DELETED
+    return value
+
+
+def _leaves(
+    now: Any, path: Tuple[Any, ...], then: Any = DELETED, above: Tuple[int, ...] = ()
+) -> Iterator[Tuple[Any, ...]]:
+    """Yield the paths of those leaves of *now* that don't stand in *then*. Empty containers and cycles are leaves."""
+    if _alike(now, then):
+        return
+    parts = None if id(now) in above else _parts(now)
+    if not parts:
+        yield path
+        return
+    for step, part in parts:
+        yield from _leaves(part, (*path, step), _part_at(then, (step,)), (*above, id(now)))
+
+
+def _blamed(
+    part: Any, path: Tuple[Any, ...], records: "List[ChangeRecord[_T]]"
+) -> "Dict[Tuple[Any, ...], ChangeRecord[_T]]":
+    """Return the record that brought each leaf of a part of the newest value, by its path, in the value's order."""
+    leaves = list(_leaves(part, path))
+    blamed: Dict[Tuple[Any, ...], ChangeRecord[_T]] = {}
+    newer = records[-1]
+    for older in reversed(records[:-1]):
+        if older.index + 1 != newer.index or len(blamed) == len(leaves):
+            break  # what a gap held, nobody knows
+        for leaf in _leaves(part, path, _part_at(_value_again(older), path)):
+            blamed.setdefault(leaf, newer)
+        newer = older
+    return {leaf: blamed.get(leaf, newer) for leaf in leaves}
+
+
 # == Retention: which records to forget =======================================
 #
 # Pure: a head and limits in, an index out. The initial record and the current one always stay; a record between them
@@ -1666,6 +1938,166 @@ def _first_to_keep(head: _Head, keep: _Keep, now: int) -> int:
         begin, end = layout.first - layout.shift, count - layout.shift
         first = max(first, bisect_left(layout.times, now - keep.age, begin, end) + layout.shift)
     return min(first, max(layout.first, count - 1))
+
+
+# == Middleware: what is stored instead of a value ============================
+#
+# A chain of transforms between a value and what the log keeps of it. Knows values and stored values, no logs or locks.
+# What encode() makes is packed like any value; decode() makes the value of it again, on every way out.
+
+
+class _TwoWay(Protocol):
+    """Middleware that goes both ways: decode(encode(value)) equals value."""
+
+    def encode(self, value: Any) -> Any:
+        """Return what is to be stored instead of *value*; what it raises reaches the caller of set()."""
+
+    def decode(self, stored: Any) -> Any:
+        """Return the value of which encode() made *stored*."""
+
+
+Middleware = Union[_TwoWay, Callable[[Any], Any]]  # a plain function transforms on the way in only
+
+
+class _Chain:
+    """The middleware of one variable, in the order in which it encodes."""
+
+    __slots__ = ("copies", "decoders", "encoders", "isolate", "middleware", "name")
+
+    def __init__(self, name: str, middleware: Tuple[Middleware, ...], isolate: Callable[[Any], Any]) -> None:
+        self.name, self.middleware, self.isolate = name, middleware, isolate
+        steps: Tuple[Any, ...] = middleware
+        two_way = [step for step in steps if _is_two_way(step)]
+        self.encoders = [(step.encode, True) if _is_two_way(step) else (step, False) for step in steps]
+        self.decoders = [step.decode for step in reversed(two_way)]
+        self.copies = not isinstance(two_way[0] if two_way else None, _Packing)  # whose values are made of bytes
+
+    def encode(self, value: Any, again: bool = False) -> Any:
+        """Return what is stored instead of *value*; *again* leaves out what it has been through when it first came."""
+        for encode, both_ways in self.encoders:
+            if both_ways or not again:
+                value = encode(value)
+        return value
+
+    def open(self, index: int, stored: Any) -> Any:
+        """Return the value of record *index* from what is stored, isolated; MiddlewareError if that can't be done."""
+        if stored is DELETED:
+            return stored
+        try:
+            value = _unpack(stored)
+            for decode in self.decoders:
+                value = decode(value)
+            return _unpack(self.isolate(value)) if self.copies else value
+        except Exception as error:
+            raise MiddlewareError(self.name, index, f"{type(error).__name__}: {error}") from error
+
+
+def _is_two_way(step: Any) -> bool:
+    return hasattr(step, "encode") and hasattr(step, "decode")
+
+
+def _checked_middleware(given: Optional[Iterable[Middleware]]) -> Tuple[Middleware, ...]:
+    """Return middleware as a tuple; TypeError for what can't transform."""
+    if not isinstance(given, (Iterable, type(None))) or isinstance(given, str):
+        raise TypeError(f"middleware is a list of functions and of objects with encode and decode, not {given!r}")
+    middleware = tuple(given or ())
+    for step in middleware:
+        if _is_two_way(step) and isinstance(step, type):
+            raise TypeError(f"middleware holds objects, and {step.__name__} is a class: write {step.__name__}()")
+        if not _is_two_way(step) and not callable(step):
+            raise TypeError(f"middleware holds functions, and objects with encode and decode, not {step!r}")
+    return middleware
+
+
+class _Packing:
+    """Middleware that works on the packed bytes of values: of builtin and standard types only."""
+
+    def _packed(self, value: Any) -> bytes:
+        packed = io.BytesIO()
+        try:
+            _Packer(packed, 5).dump(value)
+        except _Foreign:
+            kind, own = type(value).__name__, type(self).__name__
+            raise TypeError(
+                f"{own} takes builtin and standard values, and this {kind} is or holds another;"
+                f" middleware before {own} can make a dict of it"
+            ) from None
+        return packed.getvalue()
+
+    def _unpacked(self, packed: bytes) -> Any:
+        return _Unpacker(io.BytesIO(packed)).load()
+
+
+class Compress(_Packing):
+    """Middleware that keeps values compressed with zlib, at a *level* from 1 (fast) to 9 (small).
+
+    Takes values of builtin and standard types; TypeError for others. Text becomes 4 to 20 times smaller; below some
+    100 bytes it gains nothing. 15 MB/s in and 200 MB/s out for text.
+
+    >>> len(AlmaVar("log", "", middleware=[Compress()]).set("all is well. " * 1_000).get())
+    13000
+    """
+
+    def __init__(self, level: int = 6) -> None:
+        if _whole("level", level, 0) > 9:
+            raise ValueError(f"level is at most 9, not {level}")
+        self.level = level
+
+    def __repr__(self) -> str:
+        return f"Compress(level={self.level})"
+
+    def encode(self, value: Any) -> bytes:
+        """Return the compressed bytes of *value*; TypeError for one of a type that is neither builtin nor standard."""
+        import zlib
+
+        return zlib.compress(self._packed(value), self.level)
+
+    def decode(self, stored: bytes) -> Any:
+        """Return the value; zlib.error or UnpicklingError for bytes that encode() did not make."""
+        import zlib
+
+        return self._unpacked(zlib.decompress(stored))
+
+
+class Encrypt(_Packing):
+    """Middleware that keeps values encrypted and authenticated: Fernet, AES-128-CBC with HMAC-SHA256.
+
+    *keys* is one key or a list: the first encrypts, all are tried to decrypt, so a new first key rotates. Needs the
+    extra ``crypto``: MissingDependencyError without it. ValueError for what is no key. Labels, times and the length
+    of a value stay visible. Takes values of builtin and standard types.
+    """
+
+    def __init__(self, keys: Union[str, bytes, Iterable[Union[str, bytes]]]) -> None:
+        fernet = _of_extra("crypto", "cryptography.fernet")
+        given = [keys] if isinstance(keys, (str, bytes)) else list(keys)
+        if not given:
+            raise ValueError("Encrypt needs at least one key: Encrypt.new_key() makes one")
+        try:
+            self._box = fernet.MultiFernet([fernet.Fernet(key) for key in given])
+        except (ValueError, TypeError):
+            raise ValueError("a key is 32 bytes in URL-safe base64: Encrypt.new_key() makes one") from None
+        self._wrong, self._keys = fernet.InvalidToken, len(given)
+
+    def __repr__(self) -> str:
+        return f"Encrypt(<{self._keys} keys>)"
+
+    @staticmethod
+    def new_key() -> bytes:
+        """Return a new random key. Keep it: without it nothing that it encrypted can be read."""
+        key: bytes = _of_extra("crypto", "cryptography.fernet").Fernet.generate_key()
+        return key
+
+    def encode(self, value: Any) -> bytes:
+        """Return the encrypted bytes of *value*; TypeError for one of a type that is neither builtin nor standard."""
+        token: bytes = self._box.encrypt(self._packed(value))
+        return token
+
+    def decode(self, stored: bytes) -> Any:
+        """Return the value; ValueError if none of the keys opens it."""
+        try:
+            return self._unpacked(self._box.decrypt(stored))
+        except self._wrong:
+            raise ValueError(f"none of the {self._keys} keys opens this, or it is damaged") from None
 
 
 # == Variables: the lock, the clock, the guests, the verbs ====================
@@ -1874,10 +2306,11 @@ class _Monitor:
         self.cause, time, var, index, stored, label, listeners, remaining = notice
         if listeners is not var._listeners:
             remaining = filter(var._listeners.__contains__, remaining)  # some have been removed since
-        shared = None if type(stored) in _OPEN else _make_record(index, stored, time, label)
+        opener = var._log.opener
+        shared = None if opener or type(stored) in _OPEN else _make_record(index, stored, time, label)
         for listener in remaining:
             try:
-                listener(var, shared or _make_record(index, stored, time, label))
+                listener(var, shared or _make_record(index, stored, time, label, opener))
             except Exception:
                 _report("listener %r of %r failed at record %d", listener, var._name, index)
 
@@ -1964,6 +2397,26 @@ def _follow_process() -> None:
 _follow_process()
 
 
+class _Table:
+    """A dict that a transaction can take back: it changes a copy, and the end makes the copy the truth."""
+
+    __slots__ = ("entries", "monitor")
+
+    def __init__(self, monitor: _Monitor) -> None:
+        self.monitor = monitor
+        self.entries: Dict[str, Any] = {}
+
+    def current(self) -> Dict[str, Any]:
+        """Return the entries as this thread may see them. No lock."""
+        idle = self.monitor.idle
+        return self.entries if idle is None or idle is _CLOSED else idle.entries(self)
+
+    def changeable(self) -> Dict[str, Any]:
+        """Return the entries to be changed, the draft's inside a transaction. Assumes the lock."""
+        transaction = self.monitor.transaction
+        return self.entries if transaction is None else transaction.own(self)
+
+
 def _functions(what: str, given: Optional[Iterable[Callable[..., object]]]) -> Tuple[Any, ...]:
     """Return guests as a tuple; TypeError for what can't be called."""
     if callable(given) or not isinstance(given, (Iterable, type(None))):
@@ -1987,6 +2440,38 @@ def _without(guests: Tuple[Any, ...], guest: Any) -> Tuple[Any, ...]:
         raise ValueError(f"{guest!r} is not among {kept!r}")
     kept.remove(guest)
     return tuple(kept)
+
+
+class _Options(NamedTuple):
+    """What a variable is made with, checked."""
+
+    deep_copy: bool
+    validators: Tuple[Any, ...]
+    listeners: Tuple[Any, ...]
+    middleware: Tuple[Middleware, ...]
+    keep: Optional[_Keep]
+    traced: bool
+
+
+def _options(
+    deep_copy: bool,
+    validators: Optional[Iterable[Callable[..., object]]],
+    on_change: Optional[Iterable[Callable[..., object]]],
+    middleware: Optional[Iterable[Middleware]],
+    keep_last: Optional[int],
+    keep_for: Union[timedelta, float, None],
+    trace: bool,
+) -> _Options:
+    """Return the options of a variable; TypeError or ValueError for what can't be one."""
+    guests = _functions("validators", validators), _functions("on_change", on_change), _checked_middleware(middleware)
+    return _Options(deep_copy, *guests, _keep(keep_last, keep_for), trace)
+
+
+class _Fork(NamedTuple):
+    """Where a line left another: the last record they share, as stored. Two lines are akin if they share the first."""
+
+    at: int
+    stored: Any
 
 
 def _cutoff(when: _When, monitor: _Monitor) -> int:
@@ -2018,16 +2503,16 @@ class AlmaVar(Generic[_T]):
 
     *deep_copy=False* keeps the owner's own objects instead of copies. *validators* are called with each new value,
     the initial one included, and raise to reject it; *on_change* with the variable and its newest record, after each
-    change. *keep_last* and *keep_for* limit the past. *trace=True* labels each change with the line that made it.
-    Every method may be called from any thread.
+    change. *middleware* transforms what is stored. *keep_last* and *keep_for* limit the past. *trace=True* labels
+    each change with the line that made it. Every method may be called from any thread.
 
     >>> AlmaVar("x", 1).set(2)
     AlmaVar(name='x', value=2, history_len=2)
     """
 
     __slots__ = (
-        "__weakref__", "_careful", "_keep", "_listeners", "_log", "_monitor", "_name", "_pack", "_traced",
-        "_transaction", "_validators",
+        "__weakref__", "_branches", "_careful", "_chain", "_forks", "_keep", "_listeners", "_log", "_monitor", "_name",
+        "_pack", "_resumed", "_traced", "_transaction", "_validators",
     )  # fmt: skip
 
     def __init__(
@@ -2038,46 +2523,51 @@ class AlmaVar(Generic[_T]):
         deep_copy: bool = True,
         validators: Optional[Iterable[Validator[_T]]] = None,
         on_change: Optional[Iterable[Listener[_T]]] = None,
+        middleware: Optional[Iterable[Middleware]] = None,
         keep_last: Optional[int] = None,
         keep_for: Union[timedelta, float, None] = None,
         trace: bool = False,
     ) -> None:
-        options = deep_copy, validators, on_change, _keep(keep_last, keep_for), trace
-        self._begin(_Monitor(time_ns), name, initial_value, *options)
+        options = _options(deep_copy, validators, on_change, middleware, keep_last, keep_for, trace)
+        self._begin(_Monitor(time_ns), name, initial_value, options)
 
-    def _begin(
-        self,
-        monitor: _Monitor,
-        name: str,
-        initial_value: _T,
-        deep_copy: bool,
-        validators: Optional[Iterable[Validator[_T]]],
-        on_change: Optional[Iterable[Listener[_T]]],
-        keep: Optional[_Keep],
-        trace: bool,
-    ) -> None:
+    def _begin(self, monitor: _Monitor, name: str, initial_value: Any, options: _Options) -> None:
         """Begin the past, under a monitor of its own or a registry's."""
         if not isinstance(name, str):
             raise TypeError(f"a variable's name is a str, not {name!r}")
         if not name:
             raise ValueError("a variable's name has at least one character")
-        self._name, self._monitor, self._keep, self._traced = name, monitor, keep, trace
-        self._pack: Callable[[Any], Any] = _pack if deep_copy else _share
-        self._validators = _functions("validators", validators)
-        self._listeners = _functions("on_change", on_change)
-        self._transaction: Any = None  # the transaction in which this variable may have another head
-        stored = self._pack(initial_value)
-        self._validate(stored)
-        self._log = _Log(name, stored, monitor.now(), "initial")
+        self._own(monitor, name, options)
+        stored = self._admitted(self._pack(initial_value))
+        layout = _Layout([stored], array("q", [monitor.now()]))
+        self._log = _Log(name, layout, {0: "initial"}, self._opener())
+        self._forks: Tuple[_Fork, ...] = (_Fork(0, stored),)
         self._be_careful()
+
+    def _own(self, monitor: _Monitor, name: str, options: _Options) -> None:
+        self._name, self._monitor = name, monitor
+        self._pack: Callable[[Any], Any] = _pack if options.deep_copy else _share
+        self._validators, self._listeners = options.validators, options.listeners
+        self._keep, self._traced = options.keep, options.traced
+        self._chain = _Chain(name, options.middleware, self._pack) if options.middleware else None
+        self._branches = _Table(monitor)
+        self._transaction: Any = None  # the transaction in which this variable may have another head
+        self._resumed = False  # whether the first watch() of its name is to take it
+
+    def _opener(self) -> Optional[_Opener]:
+        return self._chain.open if self._chain is not None and self._chain.decoders else None
 
     def _be_careful(self) -> None:
         """Say whether set must ask more than the plain questions."""
-        self._careful = bool(self._validators or self._keep or self._head()[2].frozen)
+        self._careful = bool(self._validators or self._keep or self._chain or self._head()[2].frozen)
 
-    def _validate(self, stored: Any) -> None:
+    def _admitted(self, packed: Any, again: bool = False) -> Any:
+        """Return what to store for a packed value when the guests have seen it; *again* if it is one from the past."""
+        if packed is DELETED:
+            return packed
         for validator in self._validators:
-            validator(_unpack(stored))
+            validator(_unpack(packed))
+        return packed if self._chain is None else self._pack(self._chain.encode(_unpack(packed), again))
 
     def _head(self) -> _Head:
         """Return the head that this thread may see: inside a transaction it is another one than outside. No lock."""
@@ -2102,7 +2592,17 @@ class AlmaVar(Generic[_T]):
         head = self._log.head
         if head[3] and self._transaction is None:
             return head[1]  # type: ignore[no-any-return]
-        return _unpack(self._head()[1])  # type: ignore[no-any-return]
+        return self._value(self._head())  # type: ignore[no-any-return]
+
+    def _value(self, head: _Head) -> Any:
+        if head[1] is DELETED:
+            raise UnknownNameError(self._name, deleted=True)
+        return self._log.open(head[0] - 1, head[1])
+
+    def _current(self) -> Any:
+        """Return the current value, or DELETED."""
+        head = self._head()
+        return self._log.open(head[0] - 1, head[1])
 
     def history(self) -> List[ChangeRecord[_T]]:
         """Return all kept records, oldest first. O(n); the values are unpacked when looked at."""
@@ -2119,7 +2619,7 @@ class AlmaVar(Generic[_T]):
             if record is not None:
                 return record
 
-    def at(self, when: Union[int, datetime, timedelta, str]) -> ChangeRecord[_T]:
+    def at(self, when: _Where) -> ChangeRecord[_T]:
         """Return the record in force at *when*.
 
         *when* is an index, an aware datetime (to the end of its microsecond), a timedelta (that long ago) or a label
@@ -2129,13 +2629,17 @@ class AlmaVar(Generic[_T]):
         >>> AlmaVar("x", 1).set(2).at(0).value
         1
         """
+        return self._record(self._index(when))
+
+    def _index(self, when: _Where) -> int:
+        """Return the index of the record in force at *when*, which may be out of range or pruned if given as such."""
         if isinstance(when, str):
-            return self._record(self._log.index_labelled(self._head(), when))
+            return self._log.index_labelled(self._head(), when)
         if isinstance(when, (datetime, timedelta)):
-            return self._record(self._index_at(_cutoff(when, self._monitor), when))
+            return self._index_at(_cutoff(when, self._monitor), when)
         if not isinstance(when, int) or isinstance(when, bool):
-            raise TypeError(f"at() takes an index, an aware datetime, a timedelta or a label, not {when!r}")
-        return self._record(when)
+            raise TypeError(f"a record is named by index, aware datetime, timedelta or label, not by {when!r}")
+        return when
 
     def _record(self, index: int) -> ChangeRecord[_T]:
         while True:
@@ -2152,16 +2656,18 @@ class AlmaVar(Generic[_T]):
             raise RollbackError(self._name, when, f"was not there yet {then}; it began at {began}")
         return index
 
-    def diff(self) -> List[Dict[str, Any]]:
+    def diff(self, *, deep: bool = False) -> List[Dict[str, Any]]:
         """Return what each change changed: from_index, to_index, from_value, to_value, and elapsed_ms between them.
 
-        Records beside a gap that retention left are no pair. Milliseconds to three decimals. O(n).
+        Records beside a gap that retention left are no pair. Milliseconds to three decimals. With *deep* also
+        changes, the deepdiff.DeepDiff of both values: MissingDependencyError without the extra ``diff``. O(n).
 
         >>> [(change["from_value"], change["to_value"]) for change in AlmaVar("x", 1).set(2).diff()]
         [(1, 2)]
         """
         records = self.history()
-        return [
+        pairs = [pair for pair in zip(records, records[1:]) if pair[1].index == pair[0].index + 1]
+        changes = [
             {
                 "from_index": before.index,
                 "to_index": after.index,
@@ -2169,9 +2675,52 @@ class AlmaVar(Generic[_T]):
                 "to_value": after.value,
                 "elapsed_ms": round((after._time - before._time) / 1e6, 3),
             }
-            for before, after in zip(records, records[1:])
-            if after.index == before.index + 1
+            for before, after in pairs
         ]
+        if deep:
+            deep_diff = _of_extra("diff", "deepdiff").DeepDiff
+            for change, (before, after) in zip(changes, pairs):
+                change["changes"] = deep_diff(_value_again(before), _value_again(after))
+        return changes
+
+    def compare(self, a: _Where, b: _Where) -> List[Change]:
+        """Return what changed from record *a* to record *b*, by path; each is named as for at().
+
+        What compare_values() says of both values; raises what at() raises. No extra needed.
+
+        >>> config = AlmaVar("config", {"debug": True, "level": 3}).set({"debug": False, "level": 3})
+        >>> config.compare(0, 1)
+        [Change(op='replace', path=('debug',), old=True, new=False)]
+        """
+        return compare_values(self.at(a).value, self.at(b).value)
+
+    def blame(self, path: Sequence[Any] = ()) -> "Union[ChangeRecord[_T], Dict[Tuple[Any, ...], ChangeRecord[_T]]]":
+        """Return the record that last changed what stands at *path* of the current value.
+
+        A path is a tuple of keys, indices and members of sets, () the whole. Where a container stands, return a dict
+        from the full path of each leaf in it to its record; an empty container is a leaf. Paths are literal: element
+        3 is whatever stands there. A value that was brought back is blamed on the record that brought it back, and one
+        that is older than a gap that retention left on the first record after the gap. RollbackError, which is an
+        IndexError, where nothing stands. O(records x size of what is looked at), less where much changed lately.
+
+        >>> config = AlmaVar("config", {"debug": True, "level": 3}).set({"debug": False, "level": 3}, label="quiet")
+        >>> config.blame(("debug",)).label
+        'quiet'
+        >>> {path: record.index for path, record in config.blame().items()}
+        {('debug',): 1, ('level',): 0}
+        """
+        if not isinstance(path, (tuple, list)):
+            raise TypeError(f"a path is a tuple of keys and indices, such as ({path!r},), not {path!r}")
+        path = tuple(path)
+        records = self.history()
+        newest = records[-1]
+        if newest.value is DELETED:
+            raise UnknownNameError(self._name, deleted=True)
+        part = _part_at(newest.value, path)
+        if part is DELETED:
+            raise RollbackError(self._name, path, f"holds nothing at {_shown_path(path)} now; blame() shows all paths")
+        blamed = _blamed(part, path, records)
+        return blamed if _parts(part) is not None else blamed[path]
 
     def __len__(self) -> int:
         count, _, layout, _ = self._head()
@@ -2181,14 +2730,14 @@ class AlmaVar(Generic[_T]):
         return iter(self.history())
 
     def __eq__(self, other: object) -> Any:
-        return self.get() == (other.get() if isinstance(other, AlmaVar) else other)
+        return self._current() == (other._current() if isinstance(other, AlmaVar) else other)
 
     __hash__ = None  # type: ignore[assignment]  # like a list: what is equal today may differ tomorrow
     __contains__ = None  # its values or its records? Ask get() or history()
 
     def __repr__(self) -> str:
         frozen = " [frozen]" if self.is_frozen else ""
-        return f"AlmaVar(name={self._name!r}, value={self.get()!r}, history_len={len(self)}{frozen})"
+        return f"AlmaVar(name={self._name!r}, value={self._current()!r}, history_len={len(self)}{frozen})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(
@@ -2256,7 +2805,7 @@ class AlmaVar(Generic[_T]):
         return self
 
     def _set(self, stored: Any, label: _Label, expect: Optional[int]) -> None:
-        self._append(self._writable(expect), stored, label)
+        self._append(self._writable(expect), self._admitted(stored), label)
 
     def _writable(self, expect: Optional[int] = None) -> _Head:
         """Return the head to append to; raise where nothing may be appended."""
@@ -2268,8 +2817,7 @@ class AlmaVar(Generic[_T]):
         return head
 
     def _append(self, head: _Head, stored: Any, label: _Label, facts: Optional[_Facts] = None) -> None:
-        """Validate and append: the way of every verb."""
-        self._validate(stored)
+        """Append what has been admitted: the end of every verb's way."""
         transaction = self._monitor.transaction
         if transaction is None:
             self._commit(head, stored, label, facts)
@@ -2282,6 +2830,8 @@ class AlmaVar(Generic[_T]):
     def _commit(self, head: _Head, stored: Any, label: _Label, facts: Optional[_Facts] = None) -> int:
         """Append, make it so by storing the head, and return the time. What comes after that may be interrupted."""
         monitor, log, listeners = self._monitor, self._log, self._listeners
+        if stored is DELETED:
+            listeners = ()  # a guest is told of values
         now = monitor.clock()
         if now <= monitor.time:
             now = monitor.time + 1
@@ -2324,7 +2874,7 @@ class AlmaVar(Generic[_T]):
 
     def _update(self, fn: Callable[..., Any], args: Tuple[Any, ...], label: _Label) -> None:
         head = self._writable()
-        self._append(head, self._pack(fn(_unpack(head[1]), *args)), label)
+        self._append(head, self._admitted(self._pack(fn(self._value(head), *args))), label)
 
     def edit(self, label: Optional[str] = None) -> ContextManager[_T]:
         """Hand out a mutable value to be changed in place: ``with var.edit() as draft``.
@@ -2340,14 +2890,16 @@ class AlmaVar(Generic[_T]):
         {'debug': False}
         """
         head = self._writable()
-        if type(head[1]) not in _OPEN or type(head[1]) is _Shared:
-            why = "is shared with its owner" if type(head[1]) is _Shared else f"is a {type(head[1]).__name__}"
+        plain = self._log.opener is None and head[1] is not DELETED
+        stored = head[1] if plain else self._pack(self._value(head))
+        if type(stored) not in _OPEN or type(stored) is _Shared:
+            why = "is shared with its owner" if type(stored) is _Shared else f"is a {type(stored).__name__}"
             raise TypeError(f"edit() needs a mutable value of its own; that of {self._name!r} {why}: use set or update")
         return self._edit(head, _checked_label(label, self._traced))
 
     @contextmanager
     def _edit(self, head: _Head, label: _Label) -> Generator[_T, None, None]:
-        draft = _unpack(head[1])
+        draft = self._value(head)
         yield draft
         self._monitor.run(self._set, self._pack(draft), label, head[0] - 1)
 
@@ -2365,8 +2917,12 @@ class AlmaVar(Generic[_T]):
         return self
 
     def _rollback(self, index: int, label: str) -> None:
-        head = self._writable()
-        self._append(head, self._log.stored(head, self._log.kept(head, index)), label)
+        self._bring_back(self._writable(), index, label)
+
+    def _bring_back(self, head: _Head, index: int, label: str, facts: Optional[_Facts] = None) -> None:
+        """Append the value of a record once more, by the way of every value."""
+        packed = self._packed(index, self._log.stored(head, self._log.kept(head, index)))
+        self._append(head, self._admitted(packed, again=True), label, facts)
 
     def reset(self) -> "AlmaVar[_T]":
         """Append the initial value, which is always kept, and return the variable. Raises what rollback() raises."""
@@ -2388,13 +2944,13 @@ class AlmaVar(Generic[_T]):
     def _undo(self, steps: int) -> None:
         head, log = self._writable(), self._log
         index = head[0] - 1
-        stands_for, undone = log.standing(index)
+        stands_for, undone, _ = log.standing(index)
         for _ in range(steps):
             if stands_for == 0:
                 raise RollbackError(self._name, steps, f"can't undo {steps}: the initial value is reached before")
             index, undone = log.kept(head, stands_for - 1), (stands_for, undone)
             stands_for = log.standing(index).stands_for
-        self._append(head, log.stored(head, index), f"undo to index {stands_for}", _Facts(stands_for, undone))
+        self._bring_back(head, index, f"undo to index {stands_for}", _Facts(stands_for, undone))
 
     def redo(self, steps: int = 1) -> "AlmaVar[_T]":
         """Append the value that the last *steps* undos took back, and return the variable.
@@ -2407,13 +2963,59 @@ class AlmaVar(Generic[_T]):
 
     def _redo(self, steps: int) -> None:
         head, log = self._writable(), self._log
-        stands_for, undone = log.standing(head[0] - 1)
+        stands_for, undone, _ = log.standing(head[0] - 1)
         for _ in range(steps):
             if not undone:
                 raise RollbackError(self._name, steps, f"can't redo {steps}: not so many undos came just before")
             stands_for, undone = undone
-        stored = log.stored(head, log.kept(head, stands_for))
-        self._append(head, stored, f"redo to index {stands_for}", _Facts(stands_for, undone))
+        self._bring_back(head, stands_for, f"redo to index {stands_for}", _Facts(stands_for, undone))
+
+    def _packed(self, index: int, stored: Any) -> Any:
+        """Return the packed value of record *index* from what is stored there."""
+        opener = self._log.opener
+        return stored if opener is None or stored is DELETED else self._pack(opener(index, stored))
+
+    def _restore(self, packed: Any, label: Optional[str]) -> None:
+        """Append a packed value from the past where it differs from the current one."""
+        if not _same(self._current(), _unpack(packed)):
+            self._monitor.run(self._take, packed, label)
+
+    def _take(self, packed: Any, label: _Label) -> None:
+        self._append(self._writable(), self._admitted(packed, again=True), label)
+
+    # What a registry has to know to undo and redo over all its variables: the times of changes, which a
+    # transaction's records share. O(records that undid something).
+
+    def _time_to_undo(self) -> Optional[int]:
+        """Return when the last change was made that is not undone yet; None if there is none."""
+        head = self._head()
+        index = self._log.standing(head[0] - 1).stands_for
+        return self._log.time(head, index) if index else None
+
+    def _steps_to_undo(self, time: int) -> int:
+        """Return how many changes of that time are the last that are not undone yet."""
+        head, log = self._head(), self._log
+        steps, index = 0, log.standing(head[0] - 1).stands_for
+        while index and log.time(head, index) == time:
+            steps, index = steps + 1, log.standing(index - 1).stands_for
+        return steps
+
+    def _time_of_change(self) -> int:
+        """Return when the newest record was made that is neither the initial one nor an undo or redo; 0 if none was."""
+        head, log = self._head(), self._log
+        index = head[0] - 1
+        while index >= head[2].first and log.standing(index).stands_for != index:
+            index -= 1
+        return log.time(head, index) if index >= head[2].first else 0
+
+    def _times_to_redo(self, since: int) -> List[int]:
+        """Return when the changes were made that redo would bring back, next first, if undone not before *since*."""
+        head, log = self._head(), self._log
+        undone, times = log.standing(head[0] - 1).undone, []
+        while undone and log.time(head, head[0] - 1) >= since:
+            times.append(log.time(head, undone[0]))
+            undone = undone[1]
+        return times
 
     def freeze(self) -> "AlmaVar[_T]":
         """Forbid changes: they raise FrozenError until thaw(). Returns the variable; FrozenError once closed."""
@@ -2466,6 +3068,123 @@ class AlmaVar(Generic[_T]):
             self._log.prune(head, first)
         return first - head[2].first
 
+    # -- branches: variables that share a past
+
+    def branch(self, name: str, at: Optional[_Where] = None) -> "AlmaVar[_T]":
+        """Return a variable that shares the past up to *at*, by default all of it, and goes its own way from there.
+
+        *at* names a record as for at(). The branch is named parent@name and is no name of the registry; it shares the
+        lock, and takes validators, middleware, retention, trace and deep_copy along, not listeners and freezing.
+        ValueError for an empty name or one with '@', DuplicateNameError for one that is there, FrozenError once
+        closed, and what at() raises. O(n) pointers: 13 ms for 10^6 records.
+
+        >>> score = AlmaVar("score", 0).set(10)
+        >>> bold = score.branch("bold").set(99)
+        >>> bold.name, [record.value for record in bold], score.get()
+        ('score@bold', [0, 10, 99], 10)
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"a branch's name is a str, not {name!r}")
+        if not name or "@" in name:
+            raise ValueError(
+                f"a branch's name has at least one character, and no '@', which stands before it: {name!r}"
+            )
+        branch: AlmaVar[_T] = self._monitor.at_once(self._branch, name, at)
+        return branch
+
+    def _branch(self, name: str, at: Optional[_Where]) -> "AlmaVar[_T]":
+        full, branches, transaction = f"{self._name}@{name}", self._branches.changeable(), self._monitor.transaction
+        if self._monitor.idle is _CLOSED:
+            raise FrozenError(full, closed=True)
+        if name in branches:
+            raise DuplicateNameError(full, "take it with branches(), or drop_branch() it first")
+        head = self._head()
+        index = head[0] - 1 if at is None else self._log.kept(head, self._index(at))
+        branch: AlmaVar[_T] = AlmaVar.__new__(AlmaVar)
+        middleware = () if self._chain is None else self._chain.middleware
+        guests = self._validators, (), middleware
+        branch._own(self._monitor, full, _Options(self._pack is _pack, *guests, self._keep, self._traced))
+        branch._log = self._log.fork(full, head, index, branch._opener())
+        branch._forks = (*self._forks, _Fork(index, branch._log.head[1]))
+        branch._be_careful()
+        if transaction is not None:
+            transaction.bear(branch, transaction.first_change(self._log))
+        branches[name] = branch
+        return branch
+
+    def branches(self) -> "Dict[str, AlmaVar[_T]]":
+        """Return the branches by name, each followed by its own, which are named branch@name."""
+        found: Dict[str, AlmaVar[_T]] = {}
+        for name, branch in self._branches.current().copy().items():
+            found[name] = branch
+            found.update({f"{name}@{inner}": nested for inner, nested in branch.branches().items()})
+        return found
+
+    def drop_branch(self, name: str) -> "AlmaVar[_T]":
+        """Forget a branch and those that left it; they live on for whoever holds them. Returns the variable.
+
+        *name* is one of branches(); UnknownNameError if it is not there, FrozenError once closed.
+        """
+        self._monitor.at_once(self._drop_branch, name)
+        return self
+
+    def _drop_branch(self, name: str) -> None:
+        if self._monitor.idle is _CLOSED:
+            raise FrozenError(self._name, closed=True)
+        if name not in self.branches():
+            raise UnknownNameError(name, self.branches())
+        parent, _, last = name.rpartition("@")
+        home = self.branches()[parent] if parent else self
+        del home._branches.changeable()[last]
+
+    def merge(
+        self, other: "AlmaVar[_T]", *, resolve: Optional[Resolver] = None, label: Optional[str] = None
+    ) -> "AlmaVar[_T]":
+        """Append what *other* has changed to what this variable has, and return the variable.
+
+        Three-way, by path of dicts and members of sets: what one side changed wins over what the other left as it was.
+        The base is the record of *other* that was merged last, or of this variable that was merged into *other*
+        after that; undone merges don't count; at first it is where they parted. What both changed, but not to the
+        same, is a conflict, a list always as a whole: MergeConflict lists all and nothing is changed, unless
+        *resolve* is given: called with (path, base, ours, theirs) it returns what shall stand there, DELETED for
+        nothing; ours and theirs are ready-made. It runs under the lock. ValueError if the two share no past.
+        The default label is 'merge other'. Raises what set() raises.
+
+        >>> config = AlmaVar("config", {"debug": True, "level": 3})
+        >>> quiet = config.branch("quiet").set({"debug": False, "level": 3})
+        >>> config.set({"debug": True, "level": 4}).merge(quiet).get()
+        {'debug': False, 'level': 4}
+        """
+        if not isinstance(other, AlmaVar):
+            raise TypeError(f"merge() takes a variable that shares a past with this one, not {other!r}")
+        if other is self or other._forks[0] is not self._forks[0]:
+            raise ValueError(
+                f"{self._name!r} and {other._name!r} share no past that has parted: merge() is for branches"
+            )
+        if resolve is not None and not callable(resolve):
+            raise TypeError(f"resolve is a function of path, base, ours and theirs, not {resolve!r}")
+        note = f"merge {other._name}" if _checked_label(label) is None else label
+        self._monitor.run(self._merge, other, resolve, note)
+        return self
+
+    def _merge(self, other: "AlmaVar[_T]", resolve: Optional[Resolver], label: str) -> None:
+        head, theirs = self._writable(), other._head()
+        base = self._log.open(*self._base(head, other, theirs))
+        sides = self._log.open(head[0] - 1, head[1]), other._log.open(theirs[0] - 1, theirs[1])
+        merged = _merged(self._name, base, *sides, resolve)
+        packed = merged if merged is DELETED and (sides[0] is DELETED or sides[1] is DELETED) else self._pack(merged)
+        facts = _Facts(head[0], (), (other._log.line, theirs[0] - 1, theirs[1]))
+        self._append(head, self._admitted(packed, again=True), label, facts)
+
+    def _base(self, head: _Head, other: "AlmaVar[_T]", theirs: _Head) -> Tuple[int, Any]:
+        """Return index and stored value of the last record that both sides have seen."""
+        merges = self._log.last_merged(head, other._log.line), other._log.last_merged(theirs, self._log.line)
+        last = max(filter(None, merges), key=lambda merge: merge[0], default=None)
+        if last is not None:
+            return last[1:]
+        parted = [pair for pair in zip_longest(self._forks, other._forks) if pair[0] is not pair[1]]
+        return min((fork for pair in parted for fork in pair if fork is not None), key=lambda fork: fork.at)
+
     # -- the past run through a function: handed over to the room Replay
 
     def replay(self, fn: Callable[[_T], object], *, speed: Optional[float] = None) -> "Iterator[Step]":
@@ -2489,7 +3208,8 @@ class AlmaVar(Generic[_T]):
         >>> AlmaVar("x", 1).set(5).set(-3).set(-8).bisect(lambda value: value < 0).index
         2
         """
-        return (_bisect_all if verify else _bisect)(self, *_functions("predicate", [predicate]))
+        _functions("predicate", [predicate])
+        return _bisect(self, predicate, verify)
 
     # -- the owner's functions
 
@@ -2512,6 +3232,17 @@ class AlmaVar(Generic[_T]):
         """Call *fn* no longer; ValueError if it is not among the listeners. Returns the variable."""
         self._monitor.run(self._set_guests, "_listeners", _without, fn)
         return self
+
+    def _resume(self, options: _Options) -> None:
+        """Take the options of the first watch() of a variable that was there before it."""
+        if options.middleware:
+            raise ValueError(f"{self._name!r} has values already, stored without middleware: watch it without, too")
+        self._pack = self._pack if options.deep_copy else _share
+        self._validators += options.validators
+        self._listeners += options.listeners
+        self._keep, self._traced = options.keep or self._keep, options.traced or self._traced
+        self._resumed = False
+        self._be_careful()
 
     def _set_guests(self, kind: str, change: Callable[[Tuple[Any, ...], Any], Tuple[Any, ...]], guest: Any) -> None:
         setattr(self, kind, change(getattr(self, kind), guest))
@@ -2549,35 +3280,36 @@ if sys.version_info < (3, 10) and not TYPE_CHECKING:
 
 
 class _Draft:
-    """What a transaction or savepoint has done so far: heads by log, names if changed, changes in order."""
+    """What a transaction or savepoint has done so far: heads by log, tables if changed, changes in order."""
 
-    __slots__ = ("changes", "heads", "names")
+    __slots__ = ("changes", "heads", "tables")
 
     def __init__(
         self,
         heads: Dict[_Log, _Head],
-        names: "Optional[Dict[str, AlmaVar[Any]]]",
+        tables: Dict[_Table, Dict[str, Any]],
         changes: "Dict[Tuple[_Log, int], Tuple[AlmaVar[Any], Tuple[Any, ...], int]]",
     ) -> None:
-        self.heads, self.names, self.changes = heads, names, changes
+        self.heads, self.tables, self.changes = heads, tables, changes
 
     def copy(self) -> "_Draft":
-        """Return one that can go its own way. O(changes)."""
-        return _Draft(self.heads.copy(), None if self.names is None else self.names.copy(), self.changes.copy())
+        """Return one that can go its own way. O(changes and entries of changed tables)."""
+        tables = {table: entries.copy() for table, entries in self.tables.items()}
+        return _Draft(self.heads.copy(), tables, self.changes.copy())
 
 
 class _Transaction:
     """An open transaction: only its own thread sees the draft, until *committed* makes it everybody's."""
 
-    __slots__ = ("committed", "draft", "label", "notices", "open", "owner", "registry", "time", "touched")
+    __slots__ = ("committed", "draft", "label", "monitor", "notices", "open", "owner", "time", "touched")
 
-    def __init__(self, registry: "AlmaRegistry", label: Optional[str]) -> None:
-        self.registry, self.label = registry, label
+    def __init__(self, monitor: _Monitor, label: Optional[str]) -> None:
+        self.monitor, self.label = monitor, label
         self.owner = _get_ident()
-        self.draft = _Draft({}, None, {})
+        self.draft = _Draft({}, {}, {})
         self.touched: List[AlmaVar[Any]] = []  # not in the draft: a savepoint taken back must not lose them
         self.notices: Iterator[_Notice] = iter(())
-        self.time = max(registry._monitor.clock(), registry._monitor.time + 1)  # until the commit gives the true one
+        self.time = max(monitor.clock(), monitor.time + 1)  # until the commit gives the true one
         self.open = 0  # savepoints
         self.committed = False
 
@@ -2592,30 +3324,58 @@ class _Transaction:
             return self.draft.heads.get(log, log.head)
         return log.head
 
-    def put(self, var: "AlmaVar[Any]", head: _Head, born: bool = False) -> None:
+    def put(self, var: "AlmaVar[Any]", head: _Head) -> None:
         """Take a variable's next head into the draft. The change is noted first: storing the head makes it one."""
         log, change = var._log, (var._log, head[0] - 1)
-        if born:
-            head[2].times[0] = self.time
-        if born or head[0] > self.head(log)[0]:
+        if head[0] > self.head(log)[0]:
             self.draft.changes.pop(change, None)
-            self.draft.changes[change] = var, () if born else var._listeners, self.registry._monitor.depth()
+            self.draft.changes[change] = var, var._listeners, self.monitor.depth()
+        self._touch(var)
+        self.draft.heads[log] = head
+
+    def first_change(self, log: _Log) -> int:
+        """Return the index of the first record of a log that belongs to this transaction, or that will. O(changes)."""
+        return min((index for changed, index in self.draft.changes if changed is log), default=self.head(log)[0])
+
+    def bear(self, var: "AlmaVar[Any]", since: int, listeners: Tuple[Any, ...] = ()) -> None:
+        """Take a new variable into the draft, whose records from index *since* on belong to this transaction."""
+        log, depth = var._log, self.monitor.depth()
+        count, _, layout, _ = log.head
+        for index in range(since, count):
+            layout.times[index - layout.shift] = self.time
+            self.draft.changes[log, index] = var, listeners, depth
+        self._touch(var)
+        self.draft.heads[log] = log.head
+
+    def _touch(self, var: "AlmaVar[Any]") -> None:
         if var._transaction is not self:
             self.touched.append(var)
             var._transaction = self
-        self.draft.heads[log] = head
+
+    def entries(self, table: _Table) -> Dict[str, Any]:
+        """Return the entries of a table that the calling thread may see."""
+        if self.committed or self.owner == _get_ident():
+            return self.draft.tables.get(table, table.entries)
+        return table.entries
+
+    def own(self, table: _Table) -> Dict[str, Any]:
+        """Return the draft's entries of a table. O(entries) for the first change."""
+        tables = self.draft.tables
+        if table not in tables:
+            tables[table] = table.entries.copy()
+        return tables[table]
 
     def commit(self) -> None:
         """Give all records one time and make the draft the truth, in one store."""
-        time, notices = self.registry._monitor.now(), []
+        time, notices = self.monitor.now(), []
         for (log, index), (var, listeners, depth) in list(self.draft.changes.items()):
             count, _, layout, _ = self.draft.heads[log]
             if index >= count:
                 continue  # an append that was interrupted
             position = index - layout.shift
             layout.times[position] = time
-            if listeners:
-                stored, label = layout.values[position], log.labels.get(index)
+            stored, label = layout.values[position], log.labels.get(index)
+            if listeners and stored is not DELETED:
                 notices.append((depth + 1, time, var, index, stored, label, listeners, iter(listeners)))
         self.time, self.notices = time, iter(notices)
         self.committed = True
@@ -2627,7 +3387,7 @@ class _Transaction:
 
     def finish(self) -> None:
         """Bring every variable touched to its head; may be interrupted and called again. Assumes the lock."""
-        monitor = self.registry._monitor
+        monitor = self.monitor
         monitor.mark = _RUNNING
         for var in self.touched:
             log, start = var._log, var._log.head[0] - 1
@@ -2638,8 +3398,8 @@ class _Transaction:
             var._retain()
             var._be_careful()
         if self.committed:
-            if self.draft.names is not None:
-                self.registry._names = self.draft.names
+            for table, entries in self.draft.tables.items():
+                table.entries = entries
             monitor.notices.extend(self.notices)  # one call, and an iterator: what was interrupted adds none twice
         monitor.idle = monitor.mark = None
 
@@ -2661,23 +3421,14 @@ class AlmaRegistry:
                 f"a clock is a function that returns whole nanoseconds, as time.time_ns does, not {clock!r}"
             )
         self._monitor = _Monitor(clock)
-        self._names: Dict[str, AlmaVar[Any]] = {}
-
-    def _current(self) -> "Dict[str, AlmaVar[Any]]":
-        """Return the variables by name as this thread may see them. No lock."""
-        idle = self._monitor.idle
-        if not isinstance(idle, _Transaction) or idle.draft.names is None:
-            return self._names
-        return idle.draft.names if idle.committed or idle.owner == _get_ident() else self._names
+        self._vars = _Table(self._monitor)  # variables by name
+        self._namespaces = _Table(self._monitor)
 
     def _changeable(self, name: str) -> "Dict[str, AlmaVar[Any]]":
-        """Return the dict in which *name* may change, the draft's inside a transaction. Assumes the lock."""
-        names, transaction = self._current(), self._monitor.transaction
+        """Return the variables by name, of which *name* is to be changed. Assumes the lock; FrozenError once closed."""
         if self._monitor.idle is _CLOSED:
             raise FrozenError(name, closed=True)
-        if transaction is not None and names is self._names:
-            transaction.draft.names = names = names.copy()
-        return names
+        return self._vars.changeable()
 
     def watch(
         self,
@@ -2687,6 +3438,7 @@ class AlmaRegistry:
         deep_copy: bool = True,
         validators: Optional[Iterable[Validator[_T]]] = None,
         on_change: Optional[Iterable[Listener[_T]]] = None,
+        middleware: Optional[Iterable[Middleware]] = None,
         keep_last: Optional[int] = None,
         keep_for: Union[timedelta, float, None] = None,
         trace: bool = False,
@@ -2696,38 +3448,83 @@ class AlmaRegistry:
         """Make a variable and return it; the arguments are AlmaVar's.
 
         A name that is taken raises DuplicateNameError; with *exist_ok* the variable that bears it is returned as it
-        is, with *overwrite* it is replaced and lives on without a name. A name is any non-empty str without '@', else
-        ValueError. FrozenError once closed; validators may refuse the initial value.
+        is, with *overwrite* it is replaced and lives on without a name. The first watch of a namespace's key returns
+        that variable with these guests added; *initial_value* is ignored. A name is any non-empty str without '@',
+        else ValueError. FrozenError once closed; validators may refuse the initial value.
         """
         if not isinstance(name, str):
             raise TypeError(f"a variable's name is a str, not {name!r}")
         if "@" in name:
             raise ValueError(f"{name!r}: '@' is kept for branches; use another character")
-        options = deep_copy, validators, on_change, _keep(keep_last, keep_for), trace
+        options = _options(deep_copy, validators, on_change, middleware, keep_last, keep_for, trace)
         var: AlmaVar[_T] = self._monitor.at_once(self._watch, name, initial_value, options, overwrite, exist_ok)
         return var
 
-    def _watch(self, name: str, value: Any, options: Tuple[Any, ...], overwrite: bool, exist_ok: bool) -> AlmaVar[Any]:
-        names = self._changeable(name)
-        if name in names and not overwrite:
-            if exist_ok:
-                return names[name]
-            raise DuplicateNameError(name)
+    def _watch(
+        self,
+        name: str,
+        value: Any,
+        options: _Options,
+        overwrite: bool = False,
+        exist_ok: bool = False,
+        heard: bool = False,
+    ) -> AlmaVar[Any]:
+        """Make a variable and name it; listeners are told of the initial record too if it is to be *heard*."""
+        there: Optional[AlmaVar[Any]] = None if overwrite else self._there(name, options, exist_ok)
+        if there is not None:
+            return there
         var: AlmaVar[Any] = AlmaVar.__new__(AlmaVar)
-        var._begin(self._monitor, name, value, *options)
-        names = self._changeable(name)  # guests and signal handlers may have changed it meanwhile
-        if name in names and not overwrite:
-            if exist_ok:
-                return names[name]
-            raise DuplicateNameError(name)
-        if self._monitor.transaction is not None:
-            self._monitor.transaction.put(var, var._log.head, born=True)
+        var._begin(self._monitor, name, value, options)
+        there = None if overwrite else self._there(name, options, exist_ok)  # guests may have watched it meanwhile
+        if there is not None:
+            return there
+        monitor, listeners = self._monitor, var._listeners if heard else ()
+        names = self._changeable(name)
+        if monitor.transaction is not None:
+            monitor.transaction.bear(var, 0, listeners)
+        elif listeners:
+            _, stored, layout, _ = var._log.head
+            notice = monitor.depth() + 1, layout.times[0], var, 0, stored, "initial", listeners, iter(listeners)
+            monitor.notices.append(notice)
         names[name] = var
         return var
 
+    def _there(self, name: str, options: _Options, exist_ok: bool) -> Optional[AlmaVar[Any]]:
+        """Return the variable that bears *name* if it may be had, None if there is none; else DuplicateNameError."""
+        var: Optional[AlmaVar[Any]] = self._changeable(name).get(name)
+        if var is None or exist_ok:
+            return var
+        if not var._resumed:
+            raise DuplicateNameError(name)
+        var._resume(options)
+        return var
+
+    def namespace(
+        self,
+        name: str,
+        initial: Optional[Mapping[str, Any]] = None,
+        *,
+        deep_copy: bool = True,
+        validators: Optional[Iterable[Validator[Any]]] = None,
+        on_change: Optional[Iterable[Listener[Any]]] = None,
+        middleware: Optional[Iterable[Middleware]] = None,
+        keep_last: Optional[int] = None,
+        keep_for: Union[timedelta, float, None] = None,
+        trace: bool = False,
+        exist_ok: bool = False,
+    ) -> "AlmaNamespace":
+        """Make a dict whose keys are variables of this registry, named name.key, and return it.
+
+        The options are those of each variable. DuplicateNameError if there is a namespace of that name, unless
+        *exist_ok*, which returns it as it is, or a variable that bears the name of an initial key; then nothing is
+        made. RuntimeError inside a validator or an update function.
+        """
+        options = _options(deep_copy, validators, on_change, middleware, keep_last, keep_for, trace)
+        return _namespace(self, name, {} if initial is None else initial, options, exist_ok)
+
     def get_var(self, name: str) -> AlmaVar[Any]:
         """Return the variable of that name; UnknownNameError if there is none."""
-        names = self._current()
+        names: Dict[str, AlmaVar[Any]] = self._vars.current()
         try:
             return names[name]
         except KeyError:
@@ -2735,13 +3532,13 @@ class AlmaRegistry:
 
     def all_vars(self) -> "Dict[str, AlmaVar[Any]]":
         """Return the variables by name, in the order they were first watched, in a dict of the caller's own. O(n)."""
-        return self._current().copy()
+        return self._vars.current().copy()
 
     def __contains__(self, name: object) -> bool:
-        return name in self._current()
+        return name in self._vars.current()
 
     def __len__(self) -> int:
-        return len(self._current())
+        return len(self._vars.current())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.all_vars())
@@ -2773,36 +3570,74 @@ class AlmaRegistry:
         """
         cutoff = None if at is None else _cutoff(at, self._monitor)
         with self._monitor.lock:
-            cut = self._cut(cutoff)
-        return {name: _unpack(stored) for name, stored in cut}
-
-    def _cut(self, cutoff: Optional[int]) -> List[Tuple[str, Any]]:
-        while True:
-            heads = [(name, var, var._head()) for name, var in self._current().copy().items()]
-            if cutoff is None:
-                cut = [(name, head[1]) for name, _, head in heads]
-            else:
-                past = [(name, var._log, head, var._log.index_at(head, cutoff)) for name, var, head in heads]
-                cut = [(name, log.stored(head, index)) for name, log, head, index in past if index >= 0]
-            if all(var._head() is head for _, var, head in heads):  # else a signal handler has changed one meanwhile
-                return cut
+            cut = _cut(self._vars.current(), cutoff)
+        return {name: log.open(index, stored) for name, (log, index, stored) in cut.items() if stored is not DELETED}
 
     def restore(self, snapshot: Union[Mapping[str, Any], _When], label: Optional[str] = None) -> None:
         """Bring the variables back to the values of a snapshot or of a moment, in one transaction.
 
         Appends only where the value differs, labelled *label* or 'restore'; variables that the snapshot does not
-        name stay as they are. UnknownNameError if it names one that is not there; nothing is changed if any change is
-        refused.
+        name, or that are younger than the moment, stay as they are. UnknownNameError if it names one that is not
+        there; nothing is changed if any change is refused.
         """
         label = "restore" if _checked_label(label) is None else label
         with self.transaction():
-            values = snapshot
-            if not isinstance(values, Mapping):
-                _cutoff(values, self._monitor)  # None is no moment here
-                values = self.snapshot(values)
-            for var, value in [(self.get_var(name), value) for name, value in values.items()]:
-                if not _same(var.get(), value):
-                    var.set(value, label=label)
+            if isinstance(snapshot, Mapping):
+                variables = [(self.get_var(name), value) for name, value in snapshot.items()]
+                packed_values = [(var, var._pack(value)) for var, value in variables]
+            else:
+                cut = _cut(self._vars.current(), _cutoff(snapshot, self._monitor))
+                found = [(self.get_var(name), index, stored) for name, (_, index, stored) in cut.items()]
+                packed_values = [(var, var._packed(index, stored)) for var, index, stored in found]
+            for var, packed in packed_values:
+                var._restore(packed, label)
+
+    def undo(self, steps: int = 1) -> None:
+        """Take the last transaction, or lone change, back that is not undone yet, over all variables as one step.
+
+        Appends to each variable that it changed, branches included; *steps* of them in one transaction. RollbackError
+        where nothing is left, PrunedError where what was before is no longer kept, FrozenError if any of the variables
+        is frozen; then nothing is changed. O(variables).
+
+        >>> registry = AlmaRegistry()
+        >>> x, y = registry.watch("x", 0), registry.watch("y", 0)
+        >>> with registry.transaction():
+        ...     changed = x.set(1), y.set(1)
+        >>> registry.undo()
+        >>> registry.snapshot()
+        {'x': 0, 'y': 0}
+        """
+        with self.transaction():
+            for done in range(_whole("steps", steps, 1)):
+                lines = [(var, var._time_to_undo()) for var in self._lines()]
+                last = max((time for _, time in lines if time is not None), default=None)
+                if last is None:
+                    raise RollbackError("registry", steps, f"can't undo {steps}: only {done} changes are left to undo")
+                for var in [var for var, time in lines if time == last]:
+                    var.undo(var._steps_to_undo(last))
+
+    def redo(self, steps: int = 1) -> None:
+        """Bring back what the last *steps* undos took back, over all variables.
+
+        Only right after undo or redo: RollbackError where a change came between, or nothing is left; then nothing is
+        changed. FrozenError if any of the variables is frozen. O(variables).
+        """
+        with self.transaction():
+            for _ in range(_whole("steps", steps, 1)):
+                lines = list(self._lines())
+                since = max(var._time_of_change() for var in lines) if lines else 0
+                times = [(var, var._times_to_redo(since)) for var in lines]
+                first = min((undone[0] for _, undone in times if undone), default=None)
+                if first is None:
+                    raise RollbackError("registry", steps, f"can't redo {steps}: not so many undos came just before")
+                for var, undone in times:
+                    if first in undone:
+                        var.redo(undone.count(first))
+
+    def _lines(self) -> Iterator[AlmaVar[Any]]:
+        for var in self.all_vars().values():
+            yield var
+            yield from var.branches().values()
 
     @contextmanager
     def transaction(self, label: Optional[str] = None) -> Generator[None, None, None]:
@@ -2826,7 +3661,7 @@ class AlmaRegistry:
                 if monitor.idle is _CLOSED:
                     raise FrozenError("a transaction", closed=True)
                 outer = monitor.transaction
-                with _whole_or_not(self, label) if outer is None else _savepoint(outer, label):
+                with _whole_or_not(monitor, label) if outer is None else _savepoint(outer, label):
                     yield
         except BaseException:
             if not held:
@@ -2868,10 +3703,23 @@ class AlmaRegistry:
         self.close()
 
 
+def _cut(variables: "Dict[str, AlmaVar[Any]]", cutoff: Optional[int]) -> Dict[str, Tuple[_Log, int, Any]]:
+    """Return where the values of variables are stored, now or as of a time: log, index, stored. Assumes the lock."""
+    while True:
+        heads = [(name, var, var._head()) for name, var in variables.copy().items()]
+        cut = {}
+        for name, var, head in heads:
+            log, index = var._log, head[0] - 1 if cutoff is None else var._log.index_at(head, cutoff)
+            if index >= 0:
+                cut[name] = log, index, head[1] if cutoff is None else log.stored(head, index)
+        if all(var._head() is head for _, var, head in heads):  # else a signal handler has changed one meanwhile
+            return cut
+
+
 @contextmanager
-def _whole_or_not(registry: AlmaRegistry, label: Optional[str]) -> Generator[None, None, None]:
+def _whole_or_not(monitor: _Monitor, label: Optional[str]) -> Generator[None, None, None]:
     """Make what a block does everybody's if it ends well, nobody's if it raises. Assumes the lock."""
-    monitor, transaction = registry._monitor, _Transaction(registry, label)
+    transaction = _Transaction(monitor, label)
     try:
         monitor.idle = monitor.mark = transaction
         yield
@@ -2904,11 +3752,261 @@ def _savepoint(transaction: _Transaction, label: Optional[str]) -> Generator[Non
         transaction.open -= 1
 
 
+# == Namespaces: a dict whose keys are variables ==============================
+#
+# Knows variables and their registry, which alone says which variables there are: a namespace only claims names, in
+# the order of their insertion. A deleted key is a variable whose newest value is DELETED, so its past stays.
+
+
+class AlmaNamespace(MutableMapping[str, Any]):
+    """A dict whose keys are variables: key 'debug' of the namespace 'settings' is the variable 'settings.debug'.
+
+    Made by registry.namespace() or alma.namespace(). Reads and writes values; var() gives the variable behind a key.
+    A deleted key keeps its past. Every method may be called from any thread.
+
+    >>> settings = AlmaRegistry().namespace("settings", {"debug": True})
+    >>> settings["level"] = 3
+    >>> del settings["debug"]
+    >>> dict(settings), settings.var("debug").rollback(0).get()
+    ({'level': 3}, True)
+    """
+
+    __slots__ = ("__weakref__", "_flags", "_keys", "_listeners", "_monitor", "_name", "_options", "_registry", "_vars")
+
+    def __init__(self, registry: AlmaRegistry, name: str, options: _Options) -> None:
+        self._registry, self._name, self._options = registry, name, options
+        self._monitor, self._vars = registry._monitor, registry._vars
+        self._listeners = options.listeners
+        self._keys, self._flags = _Table(self._monitor), _Table(self._monitor)  # full names by key; "frozen"
+
+    @property
+    def name(self) -> str:
+        """The name it was given."""
+        return self._name
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether keys can be neither changed nor added."""
+        return bool(self._flags.current())
+
+    def _claimed(self) -> Dict[str, AlmaVar[Any]]:
+        """Return the variables by key, deleted ones included."""
+        variables = self._vars.current()
+        found = [(key, variables.get(full)) for key, full in self._keys.current().copy().items()]
+        return {key: var for key, var in found if var is not None}
+
+    def _present(self) -> Dict[str, AlmaVar[Any]]:
+        return {key: var for key, var in self._claimed().items() if var._head()[1] is not DELETED}
+
+    def var(self, key: str) -> AlmaVar[Any]:
+        """Return the variable behind a key, also of a deleted one; UnknownNameError if it never was."""
+        try:
+            return self._vars.current()[self._keys.current()[key]]  # type: ignore[no-any-return]
+        except KeyError:
+            raise UnknownNameError(f"{self._name}.{key}", self._keys.current().copy().values()) from None
+
+    # -- the dict
+
+    def __getitem__(self, key: str) -> Any:
+        return self.var(key).get()
+
+    def __contains__(self, key: object) -> bool:
+        full = self._keys.current().get(key) if isinstance(key, str) else None
+        var = self._vars.current().get(full) if full else None
+        return var is not None and var._head()[1] is not DELETED
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._present())
+
+    def __len__(self) -> int:
+        return len(self._present())
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        var: Optional[AlmaVar[Any]] = None
+        if self._monitor.idle is None:  # no transaction: 1.25 x a plain set, where current() makes it 1.4
+            var = self._vars.entries.get(self._keys.entries.get(key, ""))
+        if var is None or var._log.head[1] is DELETED or var._transaction is not None:
+            self._monitor.run(self._put, key, value, _label_text(_checked_label(None, self._options.traced)))
+        elif var._traced:
+            var.set(value, label=_label_text(_checked_label(None, True)))
+        else:
+            var.set(value)
+
+    def _put(self, key: str, value: Any, label: Optional[str]) -> None:
+        """Set a key that may be new or deleted, which takes it to the end."""
+        if not isinstance(key, str):
+            raise TypeError(f"a key is a str, not {key!r}")
+        if not key or "@" in key:
+            raise ValueError(f"a key has at least one character, and no '@', which is kept for branches: {key!r}")
+        keys, full = self._keys.changeable(), f"{self._name}.{key}"
+        var = self._vars.current().get(full)
+        if self.is_frozen:
+            raise FrozenError(full)
+        if var is None:
+            self._new(key, full, value)
+        elif key in keys or var._resumed:
+            moves = key not in keys or var._head()[1] is DELETED
+            var._set(var._pack(value), label, None)
+            if moves:
+                keys.pop(key, None)
+                keys[key] = full
+        else:
+            raise DuplicateNameError(full, "it is no key of this namespace: unregister it, or choose another key")
+
+    def _new(self, key: str, full: str, value: Any) -> None:
+        registry, keys = self._registry, self._keys.changeable()
+        var = registry._watch(full, value, self._options._replace(listeners=self._listeners), heard=True)
+        var._resumed = True  # the first watch() of its name takes it
+        keys.pop(key, None)
+        keys[key] = full
+
+    def __delitem__(self, key: str) -> None:
+        self._monitor.run(self._delete, key)
+
+    def _delete(self, key: str) -> None:
+        var = self.var(key)
+        head = var._writable()
+        var._value(head)  # raises if it is deleted already
+        var._append(head, DELETED, None)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set all keys of a mapping or of pairs, and of keyword arguments, in one transaction: all or nothing."""
+        with self._registry.transaction():
+            super().update(*args, **kwargs)
+
+    def pop(self, key: str, *default: Any) -> Any:
+        """Delete a key and return its value, or *default* if it is absent; UnknownNameError without one."""
+        with self._registry.transaction():
+            return super().pop(key, *default)
+
+    def popitem(self) -> Tuple[str, Any]:
+        """Delete the last key and return it with its value; KeyError if there is none."""
+        with self._registry.transaction():
+            present = list(self._present())
+            if not present:
+                raise KeyError(f"popitem(): {self._name!r} is empty")
+            return present[-1], self.pop(present[-1])
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """Return the value of a key, set to *default* first if it is absent."""
+        with self._registry.transaction():
+            return super().setdefault(key, default)
+
+    def clear(self) -> None:
+        """Delete all keys, in one transaction."""
+        with self._registry.transaction():
+            for key in self._present():
+                del self[key]
+
+    # -- its past
+
+    def snapshot(self, at: Optional[_When] = None) -> Dict[str, Any]:
+        """Return the values by key, one consistent cut: now, or as of an aware datetime or so long ago.
+
+        What was deleted or not there yet is absent. PrunedError if a value of that time is no longer kept. O(keys).
+        """
+        cutoff = None if at is None else _cutoff(at, self._monitor)
+        with self._monitor.lock:
+            cut = _cut(self._claimed(), cutoff)
+        return {key: log.open(index, stored) for key, (log, index, stored) in cut.items() if stored is not DELETED}
+
+    def history(self) -> List[Tuple[str, ChangeRecord[Any]]]:
+        """Return the kept records of all keys, deleted ones included, as (key, record) in the order of time."""
+        with self._monitor.lock:
+            trails = [(key, var.history()) for key, var in self._claimed().items()]
+        trail = [(key, record) for key, records in trails for record in records]
+        return sorted(trail, key=lambda entry: entry[1]._time)
+
+    def rollback(self, moment: _When, *, label: Optional[str] = None) -> "AlmaNamespace":
+        """Bring the whole namespace back to an aware datetime, or to so long ago, and return it.
+
+        One transaction; appends where the value differs. Keys that were not there are deleted, deleted ones come
+        back. PrunedError if a value of that time is no longer kept, FrozenError if a key that differs is frozen; then
+        nothing is changed. O(keys).
+        """
+        ago = " ago" if isinstance(moment, timedelta) else ""
+        note = f"rollback to {moment}{ago}" if _checked_label(label) is None else label
+        with self._registry.transaction():
+            claimed = self._claimed()
+            cut = _cut(claimed, _cutoff(moment, self._monitor))
+            for key, var in claimed.items():
+                var._restore(var._packed(*cut[key][1:]) if key in cut else DELETED, note)
+        return self
+
+    # -- guests and freezing
+
+    def add_listener(self, fn: Listener[Any]) -> "AlmaNamespace":
+        """Have *fn* called with the variable and the record of each change of a key, new keys included, not deletions.
+
+        Returns the namespace.
+        """
+        self._monitor.run(self._set_listeners, _with, *_functions("listeners", [fn]))
+        return self
+
+    def remove_listener(self, fn: Listener[Any]) -> "AlmaNamespace":
+        """Call *fn* no longer; ValueError if it is not among the listeners. Returns the namespace."""
+        self._monitor.run(self._set_listeners, _without, fn)
+        return self
+
+    def _set_listeners(self, change: Callable[..., Tuple[Any, ...]], fn: Any) -> None:
+        self._listeners = change(self._listeners, fn)
+        for var in self._claimed().values():
+            if change is _with or fn in var._listeners:
+                var._set_guests("_listeners", change, fn)
+
+    def freeze(self) -> "AlmaNamespace":
+        """Forbid changes of all keys, and new keys: they raise FrozenError until thaw(). Returns the namespace."""
+        return self._freeze(AlmaVar.freeze)
+
+    def thaw(self) -> "AlmaNamespace":
+        """Allow changes of all keys, and new keys. Returns the namespace."""
+        return self._freeze(AlmaVar.thaw)
+
+    def _freeze(self, verb: Callable[[AlmaVar[Any]], object]) -> "AlmaNamespace":
+        with self._registry.transaction():
+            flags = self._flags.changeable()
+            flags.clear()
+            if verb is AlmaVar.freeze:
+                flags["frozen"] = True
+            for var in self._claimed().values():
+                verb(var)
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(f"{self._name!r} can't be copied or pickled: it has a lock and guests. Take snapshot() instead")
+
+    def __repr__(self) -> str:
+        return f"AlmaNamespace({self._name!r}, {self.snapshot()!r})"
+
+
+def _namespace(
+    registry: AlmaRegistry, name: str, initial: Mapping[str, Any], options: _Options, exist_ok: bool
+) -> AlmaNamespace:
+    """Make a namespace with all its initial keys, or nothing."""
+    if not isinstance(name, str):
+        raise TypeError(f"a namespace's name is a str, not {name!r}")
+    if not name or "@" in name:
+        raise ValueError(f"a namespace's name has at least one character, and no '@', kept for branches: {name!r}")
+    if not isinstance(initial, Mapping):
+        raise TypeError(f"a namespace begins with a dict of its keys, not {initial!r}")
+    with registry.transaction():
+        namespaces = registry._namespaces.changeable()
+        if name in namespaces:
+            if not exist_ok:
+                raise DuplicateNameError(name, "namespace(..., exist_ok=True) returns it")
+            there: AlmaNamespace = namespaces[name]
+            return there
+        made = AlmaNamespace(registry, name, options)
+        for key, value in initial.items():
+            made[key] = value
+        namespaces[name] = made
+    return made
+
+
 # == Replay: replay, compare, bisect, export_test =============================
 #
-# Knows records and the owner's functions; changes no variable. Runs a past through a function, one value at a time
-# and each call with a value of its own: one run, two side by side, as few calls as a bisection needs, or a test file
-# that holds the past as Python literals.
+# Knows records and the owner's functions, and changes no variable. Runs a past through a function, each call with a
+# value of its own: one run, two side by side, as few calls as a bisection needs, or a test file that holds the past.
 
 _Source = Union[AlmaVar[_T], Iterable[ChangeRecord[_T]]]
 
@@ -2947,15 +4045,13 @@ def replay(source: _Source[_T], fn: Callable[[_T], object], *, speed: Optional[f
     """
     _functions("fn", [fn])
     records = _records_of(source)
-    return _steps(records, fn, None if speed is None else _delays(records, speed))
+    return _steps(records, fn, [0.0] * len(records) if speed is None else _delays(records, speed))
 
 
 def _records_of(source: _Source[_T]) -> List[ChangeRecord[_T]]:
     """Return the records that a source holds now, oldest first."""
-    if isinstance(source, (str, bytes, os.PathLike)):
-        raise TypeError(f"a file ({source!r}) can't be replayed: pass a variable, its history() or a list of records")
-    if not isinstance(source, Iterable):
-        raise TypeError(f"what is replayed is a variable or a list of records, not {source!r}")
+    if not isinstance(source, Iterable) or isinstance(source, (str, bytes)):
+        raise TypeError(f"what is replayed is a variable, its history() or a list of records, not {source!r}")
     records = list(source)
     for record in records:
         if not isinstance(record, ChangeRecord):
@@ -2983,23 +4079,13 @@ def _delays(records: Sequence[ChangeRecord[Any]], speed: float) -> List[float]:
     return [(time - times[0]) / 1e9 / float(speed) for time in times]
 
 
-def _steps(
-    records: Iterable[ChangeRecord[_T]], fn: Callable[[_T], object], delays: Optional[Sequence[float]]
-) -> Iterator[Step]:
+def _steps(records: Sequence[ChangeRecord[_T]], fn: Callable[[_T], object], delays: Sequence[float]) -> Iterator[Step]:
     """Yield a step for each record, when it is asked for and not before it is due."""
     began = monotonic()
-    for position, record in enumerate(records):
-        if delays is not None:
-            _wait_until(began + delays[position])
+    for record, delay in zip(records, delays):
+        while (wait := began + delay - monotonic()) > 0:
+            sleep(min(wait, 86_400.0))  # a day at a time: longer ones it may refuse
         yield _step(record, fn)
-
-
-def _wait_until(moment: float) -> None:
-    """Sleep until the monotonic clock shows *moment*, a day at most at a time: longer ones sleep() may refuse."""
-    remaining = moment - monotonic()
-    while remaining > 0:
-        sleep(min(remaining, 86_400.0))
-        remaining = moment - monotonic()
 
 
 def _step(record: ChangeRecord[_T], fn: Callable[[_T], object]) -> Step:
@@ -3048,8 +4134,10 @@ def _changes_between(old: Step, new: Step) -> List[Change]:
     return [Change("replace", (), before, after)]
 
 
-def _bisect(var: AlmaVar[_T], predicate: Callable[[_T], object]) -> Optional[ChangeRecord[_T]]:
+def _bisect(var: AlmaVar[_T], predicate: Callable[[_T], object], verify: bool) -> Optional[ChangeRecord[_T]]:
     """Return the first kept record for which *predicate* holds, supposing that it holds from there on."""
+    if verify:
+        return _bisect_all(var, predicate)
     found, initial = var.last_change(), var.at(0)
     if not predicate(_own_value(found)):
         return None
@@ -3058,7 +4146,7 @@ def _bisect(var: AlmaVar[_T], predicate: Callable[[_T], object]) -> Optional[Cha
     low = 1
     while low < found.index:
         try:
-            record = var.at((low + found.index) // 2)
+            record = var.at((low + found.index) // 2)  # and not from history(), which holds all values at once
         except PrunedError as gap:
             low = gap.first
             continue
@@ -3070,344 +4158,175 @@ def _bisect(var: AlmaVar[_T], predicate: Callable[[_T], object]) -> Optional[Cha
 
 
 def _bisect_all(var: AlmaVar[_T], predicate: Callable[[_T], object]) -> Optional[ChangeRecord[_T]]:
-    """Return the first kept record for which *predicate* holds, having asked it about every one."""
-    first: Optional[ChangeRecord[_T]] = None
-    relapses = []
-    for record in var.history():
-        if not predicate(_own_value(record)):
-            relapses.append(str(record.index))
-        elif first is None:
-            first, relapses = record, []
-    if first is None or not relapses:
-        return first
-    many = ", ..." if len(relapses) > 20 else ""
-    raise ValueError(
-        f"the predicate is true for record {first.index} of {var.name!r} but false again for "
-        f"{', '.join(relapses[:20])}{many}; a bisection needs one that stays true"
-    )
+    """Return the first kept record for which *predicate* holds; ValueError if it does not for one behind it."""
+    answers = [(record, bool(predicate(_own_value(record)))) for record in var.history()]
+    first = next((record for record, answer in answers if answer), None)
+    relapses = [record.index for record, answer in answers if first and record.index > first.index and not answer]
+    if first and relapses:
+        raise ValueError(
+            f"the predicate is true for record {first.index} of {var.name!r} but false again for "
+            f"{str(relapses[:20])[1:-1]}{', ...' * (len(relapses) > 20)}; a bisection needs one that stays true"
+        )
+    return first
+
+
+_TEST_FILE = '''\
+"""Hold {target} to what it made of these records.
+
+Written by alma.export_test. If a change is meant, export again and read the difference.
+"""
+
+{imports}
+
+# Index, time, label and value of each record, and what came out.
+CASES = {cases}
+
+
+@pytest.mark.parametrize("index, time, label, value, outcome", CASES, ids=[f"record {{case[0]}}" for case in CASES])
+def test_{name}_does_what_it_did(index, time, label, value, outcome):
+    cause = None
+    try:
+        now = {{"result": TARGET(copy.deepcopy(value))}}
+    except Exception as error:
+        kind, cause = type(error), error
+        now = {{"error": f"{{kind.__module__}}.{{kind.__qualname__}}", "text": str(error)}}
+    changes = alma.compare_values(outcome, now)
+    if changes:
+        report = [f"record {{index}}, label {{label!r}}, {{time}}", f"value: {{value!r}}"]
+        for op, path, old, new in changes:
+            where = "".join(f"[{{step!r}}]" for step in path)
+            report.append(f"{{op}} outcome{{where}}: {{old!r}} -> {{new!r}}")
+        raise AssertionError("\\n".join(report)) from cause
+'''
 
 
 def export_test(source: _Source[Any], path: "Union[str, os.PathLike[str]]", target: str) -> int:
     """Write a pytest file that holds *target* to what it makes of each record today; return the number of tests.
 
-    *target* is ``"package.module:function"`` or ``"module:Class.method"`` and is imported and called here, once for
-    each record. The file has one test for each record, with index, time, label, value and result (or error) as Python
+    *target* is ``"package.module:function"`` or ``"module:Class.method"``; it is imported and called here, once for
+    each record. The file has one test for each record, with index, time, label, value, and result or error as Python
     literals; it needs pytest, alma and the target. The same records and results give the same bytes. Raises
     ValueError for a target of another form or no record at all, ImportError or AttributeError if there is no such
-    target, and CodecError for a value or result that has no literal: those that have one are builtin and standard
-    values, and members of importable enums. Then nothing is written.
+    target, and CodecError for a value or result that has no literal: builtin and standard values have one. Then
+    nothing is written.
     """
-    records, called = _records_of(source), _Target(target)
+    records, fn = _records_of(source), _imported(target)
     if not records:
         raise ValueError("there is no record to export")
-    literals = _Literals()
-    cases = [_case(literals, record, called.function) for record in records]
-    text = _test_file(called, cases, literals.modules, source.name if isinstance(source, AlmaVar) else None)
-    _write_beside(os.fsdecode(path), text.encode())
-    return len(cases)
+    modules = {"alma", "copy", "pytest"}
+    cases = _bracketed("[", [_case(record, fn, modules) for record in records], "]")
+    module, _, name = target.partition(":")
+    first, dot, rest = name.partition(".")
+    lines = [f"import {used}" for used in sorted(modules)]
+    lines += [f"from {module} import {first} as TARGET"] + [f"\nTARGET = TARGET.{rest}"] * bool(dot)
+    names = {"target": target, "imports": "\n".join(lines), "cases": cases, "name": name.replace(".", "_")}
+    _write_beside(os.fsdecode(path), _TEST_FILE.format(**names).encode())
+    return len(records)
 
 
-class _Target:
-    """A function given as "module:name", and how a file imports and calls it."""
+def _imported(target: str) -> Callable[[Any], object]:
+    """Return the function that "module:name" leads to."""
+    from functools import reduce
+    from importlib import import_module
+    from keyword import iskeyword
 
-    def __init__(self, target: str) -> None:
-        if not isinstance(target, str):
-            raise TypeError(f"a target is text like 'package.module:function', not {target!r}")
-        self.text, (self.module, _, self.name) = target, target.partition(":")
-        if not all(map(_is_name, f"{self.module}.{self.name}".split("."))) or self.module == "__main__":
-            raise ValueError(f"a target is 'package.module:function' or 'module:Class.method', not {target!r}")
-        self.function = self._found()
-
-    def _found(self) -> Callable[[Any], object]:
-        from importlib import import_module
-
-        found: Any = import_module(self.module)
-        for step in self.name.split("."):
-            if not hasattr(found, step):
-                raise AttributeError(f"{self.text!r} leads nowhere: {found!r} has no {step!r}")
-            found = getattr(found, step)
-        if not callable(found):
-            raise TypeError(f"{self.text!r} is not a function but {found!r}")
-        return found  # type: ignore[no-any-return]
-
-    def imported(self, taken: Set[str]) -> Tuple[str, str]:
-        """Return the line that imports it and the expression that names it, as *target* if its own name is taken."""
-        first, dot, rest = self.name.partition(".")
-        alias = "target" if first in taken else first
-        line = f"from {self.module} import {first}" + (f" as {alias}" if alias != first else "")
-        return line, alias + dot + rest
+    module, _, name = str(target).partition(":")
+    steps = [*module.split("."), *name.split(".")]
+    if module == "__main__" or any(iskeyword(step) or not step.isidentifier() for step in steps):
+        raise ValueError(f"a target is 'package.module:function' or 'module:Class.method', not {target!r}")
+    fn: Any = reduce(getattr, name.split("."), import_module(module))
+    _functions("target", [fn])
+    return fn  # type: ignore[no-any-return]
 
 
-def _is_name(text: str) -> bool:
-    import keyword
-
-    return text.isidentifier() and not keyword.iskeyword(text)
-
-
-_WIDTH = 88  # of the lines of an exported test, where they can be broken; what black and ruff do by default
-_DEEPEST_LITERAL = 30  # containers in one another; the parser of Python 3.8 reads 94 lists or 47 deques
-
-
-class _Literal(NamedTuple):
-    """A piece of Python: on one line, and what is to be put on lines of their own where that is too long."""
-
-    flat: str
-    begin: str = ""
-    parts: "Sequence[_Literal]" = ()
-    end: str = ""
-    comma: str = ","
-
-    def after(self, prefix: str) -> "_Literal":
-        """Return the same behind a prefix."""
-        return self._replace(flat=prefix + self.flat, begin=prefix + self.begin)
-
-    def spread(self, indent: str = "") -> str:
-        """Return it on one line if that fits behind *indent*, else each part on a line of its own."""
-        if not self.parts or len(indent) + len(self.flat) < _WIDTH:
-            return self.flat
-        inner = indent + "    "
-        lines = "".join(f"{inner}{part.spread(inner)}{self.comma}\n" for part in self.parts)
-        return f"{self.begin}\n{lines}{indent}{self.end}"
-
-
-def _bracketed(begin: str, parts: Sequence[_Literal], end: str, comma: str = ",") -> _Literal:
-    """Return literals within brackets."""
-    flat = ", ".join(part.flat for part in parts)
-    return _Literal(f"{begin}{flat}{',' if begin == '(' and len(parts) == 1 else ''}{end}", begin, parts, end, comma)
-
-
-def _call(name: str, *arguments: _Literal) -> _Literal:
-    """Return a call."""
-    return _bracketed(name + "(", arguments, ")", "," if len(arguments) > 1 else "")
-
-
-def _quoted(text: Union[str, bytes]) -> str:
-    """Return text or bytes as a literal, in double quotes unless that takes a backslash more."""
-    quoted = repr(text)
-    if '"' in quoted:
-        return quoted
-    start = quoted.index("'")
-    return f'{quoted[:start]}"{quoted[start + 1 : -1]}"'
-
-
-def _text_literal(text: str) -> _Literal:
-    """Return text on one line, or broken behind its line ends where that is too long."""
-    lines = text.split("\n")
-    pieces = [line + "\n" for line in lines[:-1]] + lines[-1:] * bool(lines[-1])
-    return _Literal(_quoted(text), "(", [_Literal(_quoted(piece)) for piece in pieces] if pieces[1:] else (), ")", "")
-
-
-def _number_text(number: Union[int, float]) -> str:
-    """Return a number as a literal, in hexadecimal where some Pythons would refuse so many digits."""
-    if isinstance(number, int):
-        return repr(number) if number.bit_length() < 2_000 else hex(number).upper().replace("X", "x")
-    return repr(number) if number - number == 0 else f'float("{number!r}")'
-
-
-# How a value of each of these exact types is written, and which module that needs.
-_ATOM_TEXTS: Dict[type, Callable[[Any], str]] = {
-    type(None): repr, bool: repr, range: repr, date: repr, datetime: repr, time: repr, timedelta: repr, timezone: repr,
-    type(...): lambda value: "...",
-    int: _number_text,
-    float: _number_text,
-    complex: lambda value: f"complex({_number_text(value.real)}, {_number_text(value.imag)})",
-    bytes: _quoted,
-    bytearray: lambda value: f"bytearray({_quoted(bytes(value))})",
-}  # fmt: skip
-_FROM_TEXT = {
-    **_STANDARD,
-    "ipaddress": {f"IPv{version}{kind}" for version in (4, 6) for kind in ("Address", "Network", "Interface")},
-}
-
-
-class _Literals:
-    """Writes values as Python literals, and remembers which modules they name."""
-
-    def __init__(self) -> None:
-        self.modules: Set[str] = set()
-
-    def write(self, value: Any, path: str, within: Tuple[int, ...] = ()) -> _Literal:
-        """Return the literal of the value at *path*, inside the containers *within*; CodecError if there is none."""
-        kind = type(value)
-        if kind is str:
-            return _text_literal(value)
-        if kind not in _CONTAINERS or kind is bytearray:
-            return _Literal(self._atom(value, kind, path))
-        if id(value) in within:
-            raise _unwritable(path, "it contains itself")
-        if len(within) == _DEEPEST_LITERAL:
-            raise _unwritable(path, f"it is inside more than {_DEEPEST_LITERAL} containers")
-        if getattr(value, "__dict__", None):
-            raise _unwritable(path, f"a {kind.__name__} with attributes ({', '.join(map(str, value.__dict__))})")
-        within = (*within, id(value))
-        if isinstance(value, dict):
-            return self._mapping(value, kind, path, within)
-        if kind is set or kind is frozenset:
-            return self._set(value, kind, path, within)
-        return self._sequence(value, kind, path, within)
-
-    def _sequence(self, value: Any, kind: type, path: str, within: Tuple[int, ...]) -> _Literal:
-        parts = [self.write(part, f"{path}[{number}]", within) for number, part in enumerate(value)]
-        if kind is tuple:
-            return _bracketed("(", parts, ")")
-        items = _bracketed("[", parts, "]")
-        if kind is list:
-            return items
-        limit = [] if value.maxlen is None else [_Literal(f"maxlen={value.maxlen}")]
-        return self._collection(kind, items, *limit)
-
-    def _set(self, value: Any, kind: type, path: str, within: Tuple[int, ...]) -> _Literal:
-        """Return a set's literal, ordered: by number or text, and not as it happens to lie in this process."""
-        written = [(part if type(part) is int else 0, self.write(part, f"{path} (a member)", within)) for part in value]
-        if not written:
-            return _Literal(f"{kind.__name__}()")
-        braces = _bracketed("{", [part for _, part in sorted(written)], "}")
-        return braces if kind is set else _call("frozenset", braces)
-
-    def _mapping(self, value: Any, kind: type, path: str, within: Tuple[int, ...]) -> _Literal:
-        items = []
-        for key, part in value.items():
-            name = self.write(key, f"{path} (a key)", within).flat
-            step = repr(key) if type(key) is str else name
-            items.append(self.write(part, f"{path}[{step}]", within).after(f"{name}: "))
-        braces = _bracketed("{", items, "}")
-        if kind is dict:
-            return braces
-        factory = [_factory(value, path)] if kind is defaultdict else []
-        return self._collection(kind, *factory, braces)
-
-    def _collection(self, kind: type, *arguments: _Literal) -> _Literal:
-        self.modules.add("collections")
-        return _call(f"collections.{kind.__name__}", *arguments)
-
-    def _atom(self, value: Any, kind: type, path: str) -> str:
-        """Return the literal of what is no container."""
-        if issubclass(type(kind), enum.EnumMeta):
-            return self._member(value, kind, path)
-        module = str(kind.__module__).partition(".")[0]
-        if kind in _ATOM_TEXTS:
-            zone = getattr(value, "tzinfo", None)
-            if type(zone) not in (type(None), timezone):
-                raise _unwritable(path, f"a {kind.__name__} whose tzinfo is a {type(zone).__name__}, not a timezone")
-            self.modules.update({module} - {"builtins"})
-            return _ATOM_TEXTS[kind](value)
-        name = kind.__name__
-        if name not in _FROM_TEXT.get(module, ()) or getattr(sys.modules.get(module), name, None) is not kind:
-            raise _unwritable(path, f"a {kind.__module__}.{kind.__qualname__}")
-        self.modules.add(module)
-        name = {"PosixPath": "Path", "WindowsPath": "Path"}.get(name, name)
-        unsafe = module != "uuid" or value.is_safe.name == "unknown"
-        return f"{module}.{name}({_quoted(str(value))}{'' if unsafe else f', is_safe=uuid.{value.is_safe}'})"
-
-    def _member(self, value: Any, kind: Any, path: str) -> str:
-        """Return the literal of an enum's member, which an import must be able to find."""
-        module, name = str(kind.__module__), f"{kind.__module__}.{kind.__qualname__}"
-        found: Any = sys.modules.get(module.partition(".")[0])
-        for step in name.split(".")[1:]:
-            found = getattr(found, step, None)
-        if found is not kind or module == "__main__":
-            raise _unwritable(path, f"a member of {name}, which can't be imported")
-        self.modules.add(module)
-        if kind.__members__.get(value.name) is value:
-            return f"{name}.{value.name}" if _is_name(value.name) else f"{name}[{_quoted(value.name)}]"
-        if not isinstance(value, enum.Flag):
-            raise _unwritable(path, f"an object of {name} that is none of its members")
-        return f"{name}({_number_text(value.value)})"
-
-
-def _factory(value: Any, path: str) -> _Literal:
-    """Return the factory of a defaultdict as a literal: None or a builtin type."""
-    import builtins
-
-    factory = value.default_factory
-    name = getattr(factory, "__name__", "None")
-    if factory is not None and getattr(builtins, name, None) is not factory:
-        raise _unwritable(path, f"a defaultdict of {factory!r}, which is no builtin")
-    return _Literal(name)
-
-
-def _unwritable(path: str, reason: str) -> CodecError:
-    return CodecError(path, reason, "a test can hold builtin and standard values, and members of enums")
-
-
-# What literals need is imported as modules, so only the target's own name could collide with one of the file's.
-_TEST_FILE = '''\
-"""Hold %(target)s to what it made of these records.
-
-Written by alma.export_test. If a change is meant, export again and read the difference.
-"""
-
-%(imports)s
-
-# %(records)s: index, time, label and value, and what %(function)s made of the value.
-CASES = %(cases)s
-
-
-@pytest.mark.parametrize(
-    "index, time, label, value, outcome",
-    CASES,
-    ids=[f"record {case[0]}" for case in CASES],
-)
-def test_%(name)s_does_what_it_did(index, time, label, value, outcome):
-    cause = None
-    try:
-        now = {"result": %(called)s(copy.deepcopy(value))}
-    except Exception as error:
-        kind, cause = type(error), error
-        now = {"error": f"{kind.__module__}.{kind.__qualname__}", "text": str(error)}
-    changes = alma.compare_values(outcome, now)
-    if changes:
-        report = [f"record {index}, label {label!r}, {time}", f"value: {value!r}"]
-        for op, path, old, new in changes:
-            where = "".join(f"[{step!r}]" for step in path)
-            report.append(f"{op} outcome{where}: {old!r} -> {new!r}")
-        raise AssertionError("\\n".join(report)) from cause
-'''
-
-
-def _case(literals: _Literals, record: ChangeRecord[_T], fn: Callable[[_T], object]) -> _Literal:
-    """Return one line of the table: the record, and what *fn* makes of it."""
-    where = f"record {record.index}"
+def _case(record: ChangeRecord[_T], fn: Callable[[_T], object], modules: Set[str]) -> str:
+    """Return the literal of a record and of what *fn* makes of its value."""
     time = _moment(_nanoseconds(record)).isoformat(timespec="microseconds")
-    fields = [("index", record.index), ("time", time), ("label", record.label), ("value", _own_value(record))]
-    parts = [literals.write(part, f"{where}: {name}") for name, part in fields]  # before fn can change anything
+    parts = {"index": record.index, "time": time, "label": record.label, "value": _own_value(record)}
+    where = f"record {record.index}: "
+    literals = [_literal(part, where + name, modules) for name, part in parts.items()]  # before fn can change one
     step = _step(record, fn)
-    if step.error is None:
-        outcome = {"result": literals.write(step.result, f"{where}: result")}
+    outcome, kind = {"result": step.result}, type(step.error)
+    if step.error is not None:
+        outcome = {"error": f"{kind.__module__}.{kind.__qualname__}", "text": str(step.error)}
+    return _bracketed("(", [*literals, _literal(outcome, where + "outcome", modules)], ")")
+
+
+# Literals are ours: pprint writes a set in the order of its hashes, which another process has not, and inf as a name.
+# What they name is reached through its module, so no name of the target's can hide it.
+
+_LINE = 88  # up to here a container stands on one line
+_MOST_NESTED = 30  # containers in one another; the parser of Python 3.8 reads 94 lists or 47 deques
+_REMEDY = "a test can hold builtin and standard values"
+
+
+def _literal(value: Any, where: str, modules: Set[str], within: Tuple[int, ...] = ()) -> str:
+    """Return Python that makes *value* again, and note the modules it names; CodecError if there is none."""
+    kind = type(value)
+    if kind not in _CONTAINERS or kind is bytearray:
+        return _atom_literal(value, where, modules)
+    if id(value) in within or len(within) == _MOST_NESTED or getattr(value, "__dict__", None):
+        reason = f"it contains itself, bears attributes, or is inside {_MOST_NESTED} containers"
+        raise CodecError(where, reason, _REMEDY)
+
+    def inner(part: Any, step: str) -> str:
+        return _literal(part, where + step, modules, (*within, id(value)))
+
+    if isinstance(value, dict):
+        text = _bracketed("{", [f"{inner(key, ' (a key)')}: {inner(value[key], f'[{key!r}]')}" for key in value], "}")
+    elif isinstance(value, (set, frozenset)):
+        text = _bracketed("{", sorted(inner(part, " (a member)") for part in value), "}")
     else:
-        kind = type(step.error)
-        outcome = {
-            "error": _text_literal(f"{kind.__module__}.{kind.__qualname__}"),
-            "text": _text_literal(str(step.error)),
-        }
-    made = _bracketed("{", [part.after(f'"{name}": ') for name, part in outcome.items()], "}")
-    return _bracketed("(", [*parts, made], ")")
+        parts = [inner(part, f"[{number}]") for number, part in enumerate(value)]
+        text = _bracketed("(", parts, ")") if kind is tuple else _bracketed("[", parts, "]")
+    return text if kind in (dict, list, tuple) or (kind is set and value) else _made_from(text, value, where, modules)
 
 
-def _test_file(target: _Target, cases: List[_Literal], modules: Set[str], name: Optional[str]) -> str:
-    """Return the text of a test file."""
+def _made_from(text: str, value: Any, where: str, modules: Set[str]) -> str:
+    """Return the literal of a container that is made from another one, given as *text*."""
     import builtins
-    import re
 
-    standard = {module for module in modules if module in _FROM_TEXT or module in ("collections", "datetime")}
-    taken = {
-        *dir(builtins),
-        *re.findall(r"\w+", _TEST_FILE.partition("\nCASES")[2]),
-        *(module.partition(".")[0] for module in modules),
-    }
-    line, called = target.imported(taken)
-    blocks = [{"copy", *standard}, {"alma", "pytest"}, modules - standard]
-    lines = [[f"import {module}" for module in sorted(block)] for block in blocks]
-    lines[2].append(line)
-    return _TEST_FILE % {
-        "target": target.text,
-        "imports": "\n\n".join("\n".join(block) for block in lines),
-        "records": "Records" if name is None else f"Records of {_quoted(name)}",
-        "cases": _bracketed("[", cases, "]").spread(),
-        "name": target.name.replace(".", "_"),
-        "function": target.name,
-        "called": called,
-    }
+    kind = type(value)
+    if kind is deque:
+        text += f", maxlen={value.maxlen}"
+    elif kind is defaultdict:
+        factory = getattr(value.default_factory, "__name__", "None")
+        if getattr(builtins, factory, None) is not value.default_factory:
+            raise CodecError(where, f"a defaultdict of {factory}, which is no builtin", _REMEDY)
+        text = f"{factory}, {text}"
+    elif kind is set or kind is frozenset:
+        return f"{kind.__name__}({text})"
+    modules.add("collections")
+    return f"collections.{kind.__name__}({text})"
+
+
+def _bracketed(begin: str, parts: List[str], end: str) -> str:
+    """Return literals within brackets: on one line where that fits, else each on lines of its own."""
+    from textwrap import indent
+
+    flat = begin + ", ".join(parts) + "," * (begin == "(" and len(parts) == 1) + end
+    broken = "\n" in flat or len(flat) > _LINE
+    return begin + "\n" + indent(",\n".join(parts), "    ") + ",\n" + end if broken else flat
+
+
+def _atom_literal(value: Any, where: str, modules: Set[str]) -> str:
+    """Return the literal of what is no container."""
+    kind = type(value)
+    if isinstance(value, enum.Enum) or not (kind is bytearray or _is_atom(value)):
+        raise CodecError(where, f"a {kind.__module__}.{kind.__qualname__}", _REMEDY)
+    if kind is complex:
+        return f"complex({_atom_literal(value.real, where, modules)}, {_atom_literal(value.imag, where, modules)})"
+    if kind is float and value - value != 0:
+        return f"float('{value}')"
+    if kind is int and value.bit_length() > 2_000:  # Python may refuse that many decimals
+        return hex(value)
+    text, module = repr(value), str(kind.__module__).partition(".")[0]  # 3.13 has moved its paths
+    if module == "builtins":
+        return text
+    modules.add(module)
+    if module == "pathlib" and not text.startswith("Pure"):
+        text = text[text.index("Path") :]  # no PosixPath can be made on Windows
+    return text if module == "datetime" else f"{module}.{text}"
 
 
 def _write_beside(path: str, text: bytes) -> None:
@@ -3433,9 +4352,12 @@ _registry = AlmaRegistry()
 all_vars = _registry.all_vars
 flush = _registry.flush
 get_var = _registry.get_var
+namespace = _registry.namespace
+redo = _registry.redo
 restore = _registry.restore
 snapshot = _registry.snapshot
 transaction = _registry.transaction
+undo = _registry.undo
 unregister = _registry.unregister
 watch = _registry.watch
 

@@ -45,6 +45,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
 sys.path.insert(0, str(ROOT))  # measure this checkout, whatever is installed
 
 import alma  # noqa: E402
@@ -681,6 +682,74 @@ def find_moment(scale: Scale) -> Contestants:
     }
 
 
+def set_in_namespace(scale: Scale) -> Contestants:
+    keys = [f"key{i}" for i in range(1_000)]
+    namespace = alma.AlmaRegistry().namespace("n", dict.fromkeys(keys, 0))
+    registry = alma.AlmaRegistry()
+    setters = [registry.watch(key, 0).set for key in keys]
+    rounds = max(1, scale.calls // len(keys))
+
+    def fill_namespace() -> None:
+        for number in range(rounds):
+            for key in keys:
+                namespace[key] = number
+
+    def fill_variables() -> None:
+        for number in range(rounds):
+            for setter in setters:
+                setter(number)
+
+    changes = rounds * len(keys)
+    return {
+        "alma": lambda: seconds(fill_namespace) / changes,
+        "plain variables": lambda: seconds(fill_variables) / changes,
+    }
+
+
+def branch_late(scale: Scale) -> Contestants:
+    var, numbers = long_variable(scale.many), itertools.count()
+    values, times = list(range(scale.many)), array("q", range(scale.many))
+
+    def fork() -> None:
+        name = f"branch{next(numbers)}"
+        var.branch(name)
+        var.drop_branch(name)
+
+    return {
+        "alma": lambda: per_get(fork, 1),
+        "copies of a list and an array": lambda: per_get(lambda: (values[:], times[:]), 1),
+    }
+
+
+def branch_memory(scale: Scale) -> Contestants:
+    var = long_variable(scale.many)
+    fork = partial(var.branch, "measured")
+    try:
+        figure = held_by(fork, len(var))
+    finally:
+        var.drop_branch("measured")
+    return {"alma": lambda: figure}
+
+
+def text_memory(scale: Scale) -> Contestants:
+    text = README.read_text("utf-8")
+    texts = [f"{number}{text}" for number in range(scale.few // 10)]
+
+    def memory(**options: Any) -> float:
+        def fill() -> alma.AlmaVar:
+            var = variable("", **options)
+            for item in texts:
+                var.set(item[:-1])  # a text of its own, as after reading a file
+            return var
+
+        return held_by(fill, len(texts))
+
+    return {
+        "alma": lambda: memory(middleware=[alma.Compress()]),
+        "without Compress": memory,
+    }
+
+
 OURS, THEIRS = "import alma", "import dataclasses, pickle, threading, datetime"
 IMPORT = """
 import sys
@@ -812,6 +881,15 @@ ROWS = [
     Row("the same, every field read", read_history_fields, [Against("list of dataclasses")]),
     Row("set an int at 10^6 records", set_late, [Against("at 10^3 records", at_most=1.15)]),
     Row("at(moment) in 10^6 records", find_moment, [Against("bisect and a record", at_most=5)]),
+    Row("set an int in a namespace of 1,000 keys", set_in_namespace, [Against("plain variables", at_most=1.5)]),
+    Row("branch of 10^6 records", branch_late, [Against("copies of a list and an array")]),
+    Row("memory of a branch, each of 10^6 records", branch_memory, [limit("20 bytes", lambda f: 20)], unit="B"),
+    Row(
+        "memory of a change, README's text, Compress",
+        text_memory,
+        [limit("a quarter of it without", lambda f: f["without Compress"] / 4), Against("without Compress")],
+        unit="B",
+    ),
     Row(
         "import alma, Python's start included",
         import_and_start,

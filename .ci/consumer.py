@@ -63,6 +63,14 @@ reveal_type(alone.get())  # dict[str, list[int]]
 with alone.edit(label="filled") as draft:
     draft["a"] = [1, 2]
 
+exp = n.branch("exp", at=0)
+reveal_type(exp)  # AlmaVar[int]
+reveal_type(n.branches())  # dict[str, AlmaVar[int]]
+reveal_type(n.merge(exp, resolve=alma.ours))  # AlmaVar[int]
+reveal_type(n.compare(0, "one"))  # list[Change]
+reveal_type(n.compare(0, 1)[0].path)  # tuple[Any, ...]
+reveal_type(alma.apply_changes([1], alma.invert(alma.compare_values([1], [2]))))  # list[int]
+
 registry = AlmaRegistry()
 x = registry.watch("x", "a")
 reveal_type(x)  # AlmaVar[str]
@@ -70,6 +78,10 @@ reveal_type(registry.snapshot())  # dict[str, Any]
 reveal_type(registry.get_var("x"))  # AlmaVar[Any]
 reveal_type("x" in registry)  # bool
 reveal_type(alma.get_registry())  # AlmaRegistry
+settings = registry.namespace("settings", {"debug": True})
+reveal_type(settings)  # AlmaNamespace
+reveal_type(settings.var("debug"))  # AlmaVar[Any]
+reveal_type(settings.history()[0][1])  # ChangeRecord[Any]
 with registry.transaction(label="both"):
     x.set("b")
 
