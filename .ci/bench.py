@@ -750,6 +750,47 @@ def text_memory(scale: Scale) -> Contestants:
     }
 
 
+def differences(scale: Scale, old: Any, new: Any, rivals: Sequence[str]) -> Contestants:
+    new = pickle.loads(pickle.dumps(new))  # no part is one object with one of the old value
+    calls = {"alma": scale.calls // 1_000, "patchdiff": scale.calls // 1_000}  # the others are slow enough alone
+
+    def compare(name: str) -> float:
+        function = DIFFERS[name]()
+        return per_get(lambda: function(old, new), calls.get(name, 1))
+
+    return {name: partial(compare, name) for name in ("alma", *rivals)}
+
+
+DIFFERS: Dict[str, Callable[[], Callable[[Any, Any], Any]]] = {
+    "alma": lambda: alma.compare_values,
+    "deepdiff": lambda: peer("deepdiff").DeepDiff,
+    "jsonpatch": lambda: peer("jsonpatch").make_patch,
+    "patchdiff": lambda: peer("patchdiff").diff,
+}
+
+
+RIVALS = ["deepdiff", "jsonpatch", "patchdiff"]
+
+
+def diff_nested(scale: Scale) -> Contestants:
+    new = nested(NESTED_KEYS)
+    new["item77"]["price"] = -1.0
+    return differences(scale, nested(NESTED_KEYS), new, RIVALS)
+
+
+def diff_ints(scale: Scale, insertions: int) -> Contestants:
+    new = list(range(10_000))
+    for number in range(insertions):
+        new.insert((2 * number + 1) * len(new) // (2 * insertions), -1 - number)
+    return differences(scale, list(range(10_000)), new, RIVALS)
+
+
+def diff_equal_items(scale: Scale) -> Contestants:
+    new = [7] * 9_999
+    new[3_000], new[6_000] = 8, 9
+    return differences(scale, [7] * 10_000, new, ["jsonpatch", "patchdiff"])  # deepdiff takes 12 s
+
+
 OURS, THEIRS = "import alma", "import dataclasses, pickle, threading, datetime"
 IMPORT = """
 import sys
@@ -810,6 +851,11 @@ def limit(text: str, reckon: Callable[[Figures], float]) -> Against:
 
 def than_deepcopy(times: float) -> List[Against]:
     return [Against("copy.deepcopy", faster=times), Against("pickle.dumps")]
+
+
+def than_differs(times: float) -> List[Against]:
+    """Return what a diff is held against: patchdiff is quicker, but takes True for 1."""
+    return [Against("deepdiff", faster=times), Against("jsonpatch", faster=times), Against("patchdiff", at_most=8)]
 
 
 TWICE_PACKING = limit("2 x packing + 50 us", lambda f: 2 * f["pickle.dumps"] + 50e-6)
@@ -890,6 +936,10 @@ ROWS = [
         [limit("a quarter of it without", lambda f: f["without Compress"] / 4), Against("without Compress")],
         unit="B",
     ),
+    Row("diff of a dict, nested 200 keys, 1 change", diff_nested, than_differs(20)),
+    Row("diff of 10,000 ints, 1 insertion", partial(diff_ints, insertions=1), than_differs(20)),
+    Row("diff of 10,000 ints, 2 insertions", partial(diff_ints, insertions=2), than_differs(20)),
+    Row("diff of 10,000 equal items, 3 changes", diff_equal_items, than_differs(20)[1:]),
     Row(
         "import alma, Python's start included",
         import_and_start,
