@@ -30,6 +30,7 @@ The rooms of this file, top to bottom; a name refers only upward:
     Variables       AlmaVar: the lock, the clock, the guests, the verbs
     Registries      AlmaRegistry: variables by name, transactions, consistent cuts
     Namespaces      AlmaNamespace: a dict whose keys are variables
+    Replay          replay, compare, bisect, export_test
     Defaults        the default registry and the module-level functions
     Command line    main(argv=None) -> int
 """
@@ -50,7 +51,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from functools import partial, wraps
 from itertools import repeat, zip_longest
-from time import time_ns
+from time import monotonic, sleep, time_ns
 from types import CodeType
 from typing import (
     TYPE_CHECKING,
@@ -90,6 +91,7 @@ __all__ = [
     "ChangeRecord",
     "CodecError",
     "Compress",
+    "Divergence",
     "DuplicateNameError",
     "Encrypt",
     "FileFormatError",
@@ -105,13 +107,16 @@ __all__ = [
     "RollbackError",
     "SnapshotError",
     "StaleWriteError",
+    "Step",
     "SyncError",
     "UnknownNameError",
     "UntrustedDataError",
     "Validator",
     "all_vars",
     "apply_changes",
+    "compare_runs",
     "compare_values",
+    "export_test",
     "flush",
     "get_registry",
     "get_var",
@@ -120,6 +125,7 @@ __all__ = [
     "namespace",
     "ours",
     "redo",
+    "replay",
     "restore",
     "snapshot",
     "theirs",
@@ -341,8 +347,8 @@ class CodecError(AlmaError, TypeError):
     "value['db'][3] can't be written: a function; name its class in types=, or keep it out"
     """
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path} can't be written: {reason}; name its class in types=, or keep it out")
+    def __init__(self, path: str, reason: str, remedy: str = "name its class in types=, or keep it out") -> None:
+        super().__init__(f"{path} can't be written: {reason}; {remedy}")
         self.path, self.reason = path, reason
 
 
@@ -3280,6 +3286,32 @@ class AlmaVar(Generic[_T]):
         """Return the line in which a record was made, by which all that share it know it."""
         return [line for line, last in self._lineage().items() if index <= last][-1]
 
+    # -- the past run through a function: handed over to the room Replay
+
+    def replay(self, fn: Callable[[_T], object], *, speed: Optional[float] = None) -> "Iterator[Step]":
+        """Call *fn* with each kept value, oldest first, and yield a Step(record, result, error) for each.
+
+        What is kept now is replayed; *fn* runs when a step is asked for, gets a value of its own, and what it raises
+        is the step's error. *speed=1.0* keeps the times between the records, 2.0 halves them.
+
+        >>> [step.result for step in AlmaVar("x", 1).set(2).replay(lambda value: value * 10)]
+        [10, 20]
+        """
+        return replay(self, fn, speed=speed)
+
+    def bisect(self, predicate: Callable[[_T], object], *, verify: bool = False) -> Optional[ChangeRecord[_T]]:
+        """Return the first kept record for which *predicate* is true, or None if it is false for the newest.
+
+        Supposes that it is false up to some record and true from there on, and asks about O(log n) of them; *verify*
+        asks about every one, and raises ValueError that names those where it is false again. Across a gap that
+        pruning left the answer is the first record after it. Each value is the predicate's own.
+
+        >>> AlmaVar("x", 1).set(5).set(-3).set(-8).bisect(lambda value: value < 0).index
+        2
+        """
+        _functions("predicate", [predicate])
+        return _bisect(self, predicate, verify)
+
     # -- the owner's functions
 
     def add_validator(self, fn: Validator[_T]) -> "AlmaVar[_T]":
@@ -4088,6 +4120,345 @@ def _namespace(
             registry._monitor.run(made._put, _checked_key(key), made._pack(value), made._place(None), 0)
         namespaces[name] = made
     return made
+
+
+# == Replay: replay, compare, bisect, export_test =============================
+#
+# Knows records and the owner's functions, and changes no variable. Runs a past through a function, each call with a
+# value of its own: one run, two side by side, as few calls as a bisection needs, or a test file that holds the past.
+
+_Source = Union[AlmaVar[_T], Iterable[ChangeRecord[_T]]]
+
+
+class Step(NamedTuple):
+    """What a function made of one record: its result, or the exception that it raised (the result is None then)."""
+
+    record: ChangeRecord[Any]
+    result: Any
+    error: Optional[Exception]
+
+
+class Divergence(NamedTuple):
+    """The first record of which two functions made something else: both steps, and the changes from old to new.
+
+    Where an error is involved, *changes* is one replacement of what came out: a result or an exception.
+    """
+
+    record: ChangeRecord[Any]
+    old: Step
+    new: Step
+    changes: List[Change]
+
+
+def replay(source: _Source[_T], fn: Callable[[_T], object], *, speed: Optional[float] = None) -> Iterator[Step]:
+    """Call *fn* with each value of the past, oldest first, and yield a Step for each.
+
+    *source* is a variable or a list of records; what it holds now is replayed. *fn* runs when a step is asked for,
+    and gets a value of its own. An Exception that it raises is the step's error, and the replay goes on. *speed=1.0*
+    keeps the times between the records, 2.0 halves them, counted from the first step; a step that is late shortens
+    the next wait. Raises TypeError for another source, and TypeError or ValueError for a speed that is not a number
+    above 0, before the first step.
+
+    >>> [step.result for step in replay(AlmaVar("x", 1).set(2), lambda value: value * 10)]
+    [10, 20]
+    """
+    _functions("fn", [fn])
+    records = _records_of(source)
+    return _steps(records, fn, [0.0] * len(records) if speed is None else _delays(records, speed))
+
+
+def _records_of(source: _Source[_T]) -> List[ChangeRecord[_T]]:
+    """Return the records that a source holds now, oldest first."""
+    if not isinstance(source, Iterable) or isinstance(source, (str, bytes)):
+        raise TypeError(f"what is replayed is a variable, its history() or a list of records, not {source!r}")
+    records = list(source)
+    for record in records:
+        if not isinstance(record, ChangeRecord):
+            raise TypeError(f"what is replayed are records, not {record!r}")
+    return records
+
+
+def _nanoseconds(record: ChangeRecord[Any]) -> int:
+    """Return the time of any record in whole nanoseconds."""
+    exact: Optional[int] = getattr(record, "_time", None)
+    if exact is not None:
+        return exact
+    if not isinstance(record.timestamp, datetime) or record.timestamp.utcoffset() is None:
+        raise TypeError(f"the timestamp of record {record.index} is an aware datetime, not {record.timestamp!r}")
+    return (record.timestamp - _EPOCH) // _MICROSECOND * 1_000
+
+
+def _delays(records: Sequence[ChangeRecord[Any]], speed: float) -> List[float]:
+    """Return how many seconds after the first record each is due."""
+    if not isinstance(speed, (int, float)) or isinstance(speed, bool):
+        raise TypeError(f"speed is a number, not {speed!r}")
+    if not speed > 0:
+        raise ValueError(f"speed is above 0, not {speed}; leave it out to go on without waiting")
+    times = [_nanoseconds(record) for record in records]
+    return [(time - times[0]) / 1e9 / float(speed) for time in times]
+
+
+def _steps(records: Sequence[ChangeRecord[_T]], fn: Callable[[_T], object], delays: Sequence[float]) -> Iterator[Step]:
+    """Yield a step for each record, when it is asked for and not before it is due."""
+    began = monotonic()
+    for record, delay in zip(records, delays):
+        while (wait := began + delay - monotonic()) > 0:
+            sleep(min(wait, 86_400.0))  # a day at a time: longer ones it may refuse
+        yield _step(record, fn)
+
+
+def _step(record: ChangeRecord[_T], fn: Callable[[_T], object]) -> Step:
+    """Return what *fn* makes of a value of its own."""
+    value = _own_value(record)
+    try:
+        return Step(record, fn(value), None)
+    except Exception as error:
+        return Step(record, None, error)
+
+
+def _own_value(record: ChangeRecord[_T]) -> _T:
+    """Return the value of a record, sharing nothing with what anybody else has; only deep_copy=False shares it."""
+    value: _T = _value_again(record) if hasattr(record, "_open") else _unpack(_pack(record.value))
+    return value
+
+
+def compare_runs(
+    source: _Source[_T], old_fn: Callable[[_T], object], new_fn: Callable[[_T], object]
+) -> Optional[Divergence]:
+    """Return the first record of which *old_fn* and *new_fn* make something else, or None if there is none.
+
+    Each record's value is given to one and then to the other, until they differ. Results are the same if they are
+    equal in every part and its type; NaN is NaN. Errors are the same if type and text are.
+
+    >>> found = compare_runs(AlmaVar("x", 1).set(-2), abs, lambda value: value)
+    >>> found.record.index, found.old.result, found.new.result
+    (1, 2, -2)
+    """
+    _functions("old_fn and new_fn", [old_fn, new_fn])
+    for record in _records_of(source):
+        old, new = _step(record, old_fn), _step(record, new_fn)
+        changes = _changes_between(old, new)
+        if changes:
+            return Divergence(record, old, new, changes)
+    return None
+
+
+def _changes_between(old: Step, new: Step) -> List[Change]:
+    """Return what has changed from one function's outcome to the other's."""
+    if old.error is None and new.error is None:
+        return compare_values(old.result, new.result)
+    if type(old.error) is type(new.error) and str(old.error) == str(new.error):
+        return []
+    before, after = (step.result if step.error is None else step.error for step in (old, new))
+    return [Change("replace", (), before, after)]
+
+
+def _bisect(var: AlmaVar[_T], predicate: Callable[[_T], object], verify: bool) -> Optional[ChangeRecord[_T]]:
+    """Return the first kept record for which *predicate* holds, supposing that it holds from there on."""
+    if verify:
+        return _bisect_all(var, predicate)
+    found, initial = var.last_change(), var.at(0)
+    if not predicate(_own_value(found)):
+        return None
+    if found.index == 0 or predicate(_own_value(initial)):
+        return initial
+    low = 1
+    while low < found.index:
+        try:
+            record = var.at((low + found.index) // 2)  # and not from history(), which holds all values at once
+        except PrunedError as gap:
+            low = gap.first
+            continue
+        if predicate(_own_value(record)):
+            found = record
+        else:
+            low = record.index + 1
+    return found
+
+
+def _bisect_all(var: AlmaVar[_T], predicate: Callable[[_T], object]) -> Optional[ChangeRecord[_T]]:
+    """Return the first kept record for which *predicate* holds; ValueError if it does not for one behind it."""
+    answers = [(record, bool(predicate(_own_value(record)))) for record in var.history()]
+    first = next((record for record, answer in answers if answer), None)
+    relapses = [record.index for record, answer in answers if first and record.index > first.index and not answer]
+    if first and relapses:
+        raise ValueError(
+            f"the predicate is true for record {first.index} of {var.name!r} but false again for "
+            f"{str(relapses[:20])[1:-1]}{', ...' * (len(relapses) > 20)}; a bisection needs one that stays true"
+        )
+    return first
+
+
+_TEST_FILE = '''\
+"""Hold {target} to what it made of these records.
+
+Written by alma.export_test. If a change is meant, export again and read the difference.
+"""
+
+{imports}
+
+# Index, time, label and value of each record, and what came out.
+CASES = {cases}
+
+
+@pytest.mark.parametrize("index, time, label, value, outcome", CASES, ids=[f"record {{case[0]}}" for case in CASES])
+def test_{name}_does_what_it_did(index, time, label, value, outcome):
+    cause = None
+    try:
+        now = {{"result": TARGET(copy.deepcopy(value))}}
+    except Exception as error:
+        kind, cause = type(error), error
+        now = {{"error": f"{{kind.__module__}}.{{kind.__qualname__}}", "text": str(error)}}
+    changes = alma.compare_values(outcome, now)
+    if changes:
+        report = [f"record {{index}}, label {{label!r}}, {{time}}", f"value: {{value!r}}"]
+        for op, path, old, new in changes:
+            where = "".join(f"[{{step!r}}]" for step in path)
+            report.append(f"{{op}} outcome{{where}}: {{old!r}} -> {{new!r}}")
+        raise AssertionError("\\n".join(report)) from cause
+'''
+
+
+def export_test(source: _Source[Any], path: "Union[str, os.PathLike[str]]", target: str) -> int:
+    """Write a pytest file that holds *target* to what it makes of each record today; return the number of tests.
+
+    *target* is ``"package.module:function"`` or ``"module:Class.method"``; it is imported and called here, once for
+    each record. The file has one test for each record, with index, time, label, value, and result or error as Python
+    literals; it needs pytest, alma and the target. The same records and results give the same bytes. Raises
+    ValueError for a target of another form or no record at all, ImportError or AttributeError if there is no such
+    target, and CodecError for a value or result that has no literal: builtin and standard values have one. Then
+    nothing is written.
+    """
+    records, fn = _records_of(source), _imported(target)
+    if not records:
+        raise ValueError("there is no record to export")
+    modules = {"alma", "copy", "pytest"}
+    cases = _bracketed("[", [_case(record, fn, modules) for record in records], "]")
+    module, _, name = target.partition(":")
+    first, dot, rest = name.partition(".")
+    lines = [f"import {used}" for used in sorted(modules)]
+    lines += [f"from {module} import {first} as TARGET"] + [f"\nTARGET = TARGET.{rest}"] * bool(dot)
+    names = {"target": target, "imports": "\n".join(lines), "cases": cases, "name": name.replace(".", "_")}
+    _write_beside(os.fsdecode(path), _TEST_FILE.format(**names).encode())
+    return len(records)
+
+
+def _imported(target: str) -> Callable[[Any], object]:
+    """Return the function that "module:name" leads to."""
+    from functools import reduce
+    from importlib import import_module
+    from keyword import iskeyword
+
+    module, _, name = str(target).partition(":")
+    steps = [*module.split("."), *name.split(".")]
+    if module == "__main__" or any(iskeyword(step) or not step.isidentifier() for step in steps):
+        raise ValueError(f"a target is 'package.module:function' or 'module:Class.method', not {target!r}")
+    fn: Any = reduce(getattr, name.split("."), import_module(module))
+    _functions("target", [fn])
+    return fn  # type: ignore[no-any-return]
+
+
+def _case(record: ChangeRecord[_T], fn: Callable[[_T], object], modules: Set[str]) -> str:
+    """Return the literal of a record and of what *fn* makes of its value."""
+    time = _moment(_nanoseconds(record)).isoformat(timespec="microseconds")
+    parts = {"index": record.index, "time": time, "label": record.label, "value": _own_value(record)}
+    where = f"record {record.index}: "
+    literals = [_literal(part, where + name, modules) for name, part in parts.items()]  # before fn can change one
+    step = _step(record, fn)
+    outcome, kind = {"result": step.result}, type(step.error)
+    if step.error is not None:
+        outcome = {"error": f"{kind.__module__}.{kind.__qualname__}", "text": str(step.error)}
+    return _bracketed("(", [*literals, _literal(outcome, where + "outcome", modules)], ")")
+
+
+# Literals are ours: pprint writes a set in the order of its hashes, which another process has not, and inf as a name.
+# What they name is reached through its module, so no name of the target's can hide it.
+
+_LINE = 88  # up to here a container stands on one line
+_MOST_NESTED = 30  # containers in one another; the parser of Python 3.8 reads 94 lists or 47 deques
+_REMEDY = "a test can hold builtin and standard values"
+
+
+def _literal(value: Any, where: str, modules: Set[str], within: Tuple[int, ...] = ()) -> str:
+    """Return Python that makes *value* again, and note the modules it names; CodecError if there is none."""
+    kind = type(value)
+    if kind not in _CONTAINERS or kind is bytearray:
+        return _atom_literal(value, where, modules)
+    if id(value) in within or len(within) == _MOST_NESTED or getattr(value, "__dict__", None):
+        reason = f"it contains itself, bears attributes, or is inside {_MOST_NESTED} containers"
+        raise CodecError(where, reason, _REMEDY)
+
+    def inner(part: Any, step: str) -> str:
+        return _literal(part, where + step, modules, (*within, id(value)))
+
+    if isinstance(value, dict):
+        text = _bracketed("{", [f"{inner(key, ' (a key)')}: {inner(value[key], f'[{key!r}]')}" for key in value], "}")
+    elif isinstance(value, (set, frozenset)):
+        text = _bracketed("{", sorted(inner(part, " (a member)") for part in value), "}")
+    else:
+        parts = [inner(part, f"[{number}]") for number, part in enumerate(value)]
+        text = _bracketed("(", parts, ")") if kind is tuple else _bracketed("[", parts, "]")
+    return text if kind in (dict, list, tuple) or (kind is set and value) else _made_from(text, value, where, modules)
+
+
+def _made_from(text: str, value: Any, where: str, modules: Set[str]) -> str:
+    """Return the literal of a container that is made from another one, given as *text*."""
+    import builtins
+
+    kind = type(value)
+    if kind is deque:
+        text += f", maxlen={value.maxlen}"
+    elif kind is defaultdict:
+        factory = getattr(value.default_factory, "__name__", "None")
+        if getattr(builtins, factory, None) is not value.default_factory:
+            raise CodecError(where, f"a defaultdict of {factory}, which is no builtin", _REMEDY)
+        text = f"{factory}, {text}"
+    elif kind is set or kind is frozenset:
+        return f"{kind.__name__}({text})"
+    modules.add("collections")
+    return f"collections.{kind.__name__}({text})"
+
+
+def _bracketed(begin: str, parts: List[str], end: str) -> str:
+    """Return literals within brackets: on one line where that fits, else each on lines of its own."""
+    from textwrap import indent
+
+    flat = begin + ", ".join(parts) + "," * (begin == "(" and len(parts) == 1) + end
+    broken = "\n" in flat or len(flat) > _LINE
+    return begin + "\n" + indent(",\n".join(parts), "    ") + ",\n" + end if broken else flat
+
+
+def _atom_literal(value: Any, where: str, modules: Set[str]) -> str:
+    """Return the literal of what is no container."""
+    kind = type(value)
+    if isinstance(value, enum.Enum) or not (kind is bytearray or _is_atom(value)):
+        raise CodecError(where, f"a {kind.__module__}.{kind.__qualname__}", _REMEDY)
+    if kind is complex:
+        return f"complex({_atom_literal(value.real, where, modules)}, {_atom_literal(value.imag, where, modules)})"
+    if kind is float and value - value != 0:
+        return f"float('{value}')"
+    if kind is int and value.bit_length() > 2_000:  # Python may refuse that many decimals
+        return hex(value)
+    text, module = repr(value), str(kind.__module__).partition(".")[0]  # 3.13 has moved its paths
+    if module == "builtins":
+        return text
+    modules.add(module)
+    if module == "pathlib" and not text.startswith("Pure"):
+        text = text[text.index("Path") :]  # no PosixPath can be made on Windows
+    return text if module == "datetime" else f"{module}.{text}"
+
+
+def _write_beside(path: str, text: bytes) -> None:
+    """Write a file whole or not at all: beside its place first, and then put there."""
+    beside = f"{path}.{os.getpid()}-{_get_ident()}.tmp"
+    try:
+        with open(beside, "wb") as file:
+            file.write(text)
+        os.replace(beside, path)
+    except BaseException:
+        if os.path.exists(beside):
+            os.unlink(beside)
+        raise
 
 
 # == Defaults: the default registry and the module-level functions ============

@@ -93,7 +93,9 @@ HEAVY = """
 FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
 EXTRAS = {"crypto": "cryptography", "diff": "deepdiff"}  # the packages by extra
 HAND_OVERS = {
-    "AlmaRegistry.namespace"
+    "AlmaRegistry.namespace",
+    "AlmaVar.bisect",
+    "AlmaVar.replay",
 }  # the one-line verbs that name what stands in a room below: "AlmaVar.save" and so on
 
 
@@ -8420,6 +8422,844 @@ def test_the_making_of_a_namespace_is_neither_heard_nor_undone():
     assert registry.watch("n.a", 5) is ns.var("a") and registry.watch("n.b", 5) is ns.var("b")
 
 
+# == Replay: replay, compare, bisect, export_test =============================
+
+
+class ManualClock:
+    """Stands in for the monotonic clock and sleep: time passes only when somebody sleeps or works."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.slept = 1_000.0, []
+        monkeypatch.setattr(alma, "monotonic", lambda: self.now)
+        monkeypatch.setattr(alma, "sleep", self.sleep)
+
+    def sleep(self, seconds):
+        assert seconds > 0
+        self.slept.append(seconds)
+        self.now += seconds
+
+    def work(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def manual_clock(monkeypatch):
+    return ManualClock(monkeypatch)
+
+
+def var_at(*seconds):
+    """Return a variable whose records were made so many seconds after NOON; each value is the record's index."""
+    noon = (NOON - EPOCH) // timedelta(microseconds=1) * 1000
+    var = registry_at(*(noon + int(moment * 10**9) for moment in seconds)).watch("x", 0)
+    for value in range(1, len(seconds)):
+        var.set(value)
+    return var
+
+
+def by_hand(*values):
+    """Return records made by hand, a second apart."""
+    return [ChangeRecord(index, value, NOON + timedelta(seconds=index)) for index, value in enumerate(values)]
+
+
+def past(*values):
+    """Return a variable that had these values, one after the other."""
+    var = AlmaVar("x", values[0])
+    for value in values[1:]:
+        var.set(value)
+    return var
+
+
+SOURCES = {
+    "variable": past,
+    "history": lambda *values: past(*values).history(),
+    "history that was read": lambda *values: [record for record in past(*values) if record.value is record.value],
+    "pickled": lambda *values: pickle.loads(pickle.dumps(past(*values).history())),
+    "by hand": by_hand,
+    "generator": lambda *values: (record for record in by_hand(*values)),
+}
+every_source = pytest.mark.parametrize("make", SOURCES.values(), ids=SOURCES)
+
+
+@every_source
+def test_a_replay_gives_each_record_with_what_the_function_made_of_it(make):
+    steps = list(alma.replay(make(1, -2, 3), abs))
+    assert [type(step) for step in steps] == [alma.Step] * 3
+    assert [(step.record.index, step.record.value, step.result, step.error) for step in steps] == [
+        (0, 1, 1, None), (1, -2, 2, None), (2, 3, 3, None),
+    ]  # fmt: skip
+
+
+@every_source
+def test_a_function_that_changes_its_argument_spoils_nothing(make):
+    source = make({"a": [1]}, [{"a": {1}}], {"a": [[2]]})
+    source = list(source) if inspect.isgenerator(source) else source
+    expected = [{"a": [1]}, [{"a": {1}}], {"a": [[2]]}]
+    for _ in range(2):
+        steps = list(alma.replay(source, lambda value: (copy.deepcopy(value), spoil(value))))
+        assert [step.result[0] for step in steps] == expected
+    assert [record.value for record in source] == expected
+
+
+def test_what_its_owner_shares_is_shared_with_a_replay():
+    value = [1]
+    (step,) = alma.replay(AlmaVar("x", value, deep_copy=False), lambda same: same)
+    assert step.result is value
+
+
+def test_an_exception_is_the_error_of_its_step_and_the_replay_goes_on():
+    steps = list(alma.replay(past(1, 0, 2), lambda value: 4 // value))
+    assert [step.result for step in steps] == [4, None, 2]
+    assert [type(step.error) for step in steps] == [type(None), ZeroDivisionError, type(None)]
+
+
+@pytest.mark.parametrize("error", [StopIteration, RecursionError, AlmaError])
+def test_no_exception_ends_a_replay(error):
+    def fail(value):
+        raise error
+
+    assert [type(step.error) for step in alma.replay(past(1, 2), fail)] == [error, error]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_what_is_no_exception_passes_through_a_replay(stop):
+    def interrupt(value):
+        raise stop
+
+    with pytest.raises(stop):
+        next(alma.replay(past(1, 2), interrupt))
+
+
+def test_the_function_runs_when_a_step_is_asked_for():
+    seen = []
+    steps = alma.replay(past(1, 2, 3), seen.append)
+    assert seen == []
+    next(steps)
+    assert seen == [1]
+    next(steps)
+    assert seen == [1, 2]
+
+
+def test_what_is_kept_when_a_replay_is_asked_for_is_replayed():
+    var = past(1, 2)
+    steps = alma.replay(var, lambda value: var.set(value + 10))
+    var.set(3).prune(keep_last=1)
+    assert [step.record.value for step in steps] == [1, 2]
+    assert len(var) == 4
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["x.json", "", Path("x.json"), b"x.json", 5, None, [1], [*by_hand(1), (1, 2)], AlmaRegistry(), {"x": 1}, len],
+)
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda source: alma.replay(source, abs),
+        lambda source: alma.compare_runs(source, abs, abs),
+        lambda source: alma.export_test(source, os.devnull, "builtins:abs"),
+    ],
+    ids=["replay", "compare_runs", "export_test"],
+)
+def test_what_is_neither_a_variable_nor_records_is_refused_at_once(use, source):
+    if isinstance(source, AlmaRegistry):
+        source.watch("y", 1, overwrite=True)
+    with pytest.raises(TypeError, match="records"):
+        use(source)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda var: alma.replay(var, 5),
+        lambda var: alma.compare_runs(var, abs, 5),
+        lambda var: alma.compare_runs(var, None, abs),
+        lambda var: var.bisect("positive"),
+        lambda var: var.bisect(5, verify=True),
+        lambda var: var.replay(None),
+    ],
+)
+def test_what_can_not_be_called_is_refused_at_once(use):
+    with pytest.raises(TypeError, match="functions"):
+        use(past(1, 2))
+
+
+def test_a_value_made_by_hand_that_can_not_be_copied_raises_at_its_step():
+    steps = alma.replay(by_hand(1, threading.Lock()), lambda value: value)
+    assert next(steps).result == 1
+    with pytest.raises(SnapshotError):
+        next(steps)
+
+
+def test_speed_1_keeps_the_times_between_records_and_2_halves_them(manual_clock):
+    var = var_at(0, 1.5, 2, 10)
+    list(alma.replay(var, abs, speed=1.0))
+    assert manual_clock.slept == [1.5, 0.5, 8]
+    manual_clock.slept.clear()
+    list(var.replay(abs, speed=2))
+    assert manual_clock.slept == [0.75, 0.25, 4]
+
+
+def test_a_slow_function_does_not_add_up(manual_clock):
+    began, seen = manual_clock.now, []
+
+    def work(value):
+        seen.append(manual_clock.now - began)
+        manual_clock.work(0.25)
+
+    list(alma.replay(var_at(0, 1, 2, 3), work, speed=1))
+    assert seen == [0, 1, 2, 3]
+    assert manual_clock.slept == [0.75, 0.75, 0.75]
+
+
+def test_a_step_that_is_late_is_not_waited_for(manual_clock):
+    steps = alma.replay(var_at(0, 1, 2, 10), abs, speed=1)
+    next(steps)
+    manual_clock.work(5)
+    assert [next(steps).result, next(steps).result, manual_clock.slept] == [1, 2, []]
+    next(steps)
+    assert manual_clock.slept == [5]
+
+
+def test_the_time_of_a_replay_begins_with_its_first_step(manual_clock):
+    steps = alma.replay(var_at(0, 2), abs, speed=1)
+    manual_clock.work(100)
+    list(steps)
+    assert manual_clock.slept == [2]
+
+
+def test_without_a_speed_nobody_sleeps(manual_clock):
+    assert len(list(alma.replay(var_at(0, 1, 9), abs))) == 3
+    assert manual_clock.slept == []
+
+
+def test_records_made_by_hand_are_waited_for_too_and_never_backwards(manual_clock):
+    first, second, third = by_hand(0, 1, 2)
+    list(alma.replay([second, first, third, dataclasses.replace(third, index=3)], abs, speed=1))
+    assert manual_clock.slept == [1]
+
+
+def test_a_moment_that_passes_while_it_is_looked_at_is_not_waited_for(monkeypatch):
+    looks = itertools.count()
+    monkeypatch.setattr(alma, "monotonic", lambda: next(looks) * 0.75)
+    monkeypatch.setattr(alma, "sleep", lambda seconds: math.sqrt(seconds) or pytest.fail("slept for nothing"))
+    assert len(list(alma.replay(var_at(0, 1, 2, 2.5, 3, 9.25), abs, speed=1))) == 6
+
+
+def test_a_long_wait_is_slept_in_pieces_that_every_system_takes(manual_clock):
+    list(alma.replay(var_at(0, 86_400 * 40), abs, speed=1))
+    assert sum(manual_clock.slept) == 86_400 * 40 and max(manual_clock.slept) <= 86_400
+
+
+@pytest.mark.parametrize(
+    "speed, error",
+    [(0, ValueError), (-1.0, ValueError), (math.nan, ValueError), ("2", TypeError), (True, TypeError), ([], TypeError)],
+)
+def test_a_speed_is_a_number_above_zero_and_checked_at_once(speed, error):
+    for use in (alma.replay, AlmaVar.replay):
+        with pytest.raises(error):
+            use(past(1), abs, speed=speed)
+
+
+@pytest.mark.parametrize("timestamp", [datetime(2026, 1, 1), "noon", None])
+def test_a_speed_needs_aware_timestamps_and_nothing_else_does(timestamp):
+    records = [ChangeRecord(7, 1, timestamp)]
+    assert [step.result for step in alma.replay(records, abs)] == [1]
+    with pytest.raises(TypeError, match="record 7"):
+        alma.replay(records, abs, speed=1)
+
+
+def outcome_of(old, new, *values):
+    """Return index and changes of where two functions first differ over these values, or None."""
+    found = alma.compare_runs(past(*values), old, new)
+    return found and (found.record.index, [tuple(change) for change in found.changes])
+
+
+def raising(error):
+    """Return a function that raises this error."""
+
+    def fail(value):
+        raise error
+
+    return fail
+
+
+def test_two_functions_are_compared_up_to_the_first_record_where_they_differ():
+    calls = []
+    found = alma.compare_runs(past(1, 2, -3, -4), lambda value: calls.append(value) or value, abs)
+    assert type(found) is alma.Divergence
+    assert (found.record.index, found.record.value, calls) == (2, -3, [1, 2, -3])
+    assert (found.old.result, found.new.result) == (-3, 3)
+    assert (found.old.record, found.new.record) == (found.record, found.record)
+    assert [tuple(change) for change in found.changes] == [("replace", (), -3, 3)]
+
+
+def test_where_functions_differ_is_said_by_path():
+    old = lambda value: {"sum": value, "of": [value, 0]}  # noqa: E731
+    new = lambda value: {"sum": value, "of": [value, value]}  # noqa: E731
+    assert outcome_of(old, new, 0, 5) == (1, [("replace", ("of", 1), 0, 5)])
+
+
+@every_source
+def test_functions_that_agree_have_no_divergence(make):
+    assert alma.compare_runs(make(1, -2), abs, lambda value: max(value, -value)) is None
+
+
+@pytest.mark.parametrize("result", [math.nan, [math.nan], {"a": (math.nan, None)}])
+def test_nan_agrees_with_nan(result):
+    assert outcome_of(lambda value: copy.deepcopy(result), lambda value: copy.deepcopy(result), 1) is None
+    assert outcome_of(lambda value: [float("nan")], lambda value: [-float("nan")], 1) is None
+
+
+@pytest.mark.parametrize("old, new", [(1, True), (1, 1.0), ((1,), [1]), ({"a": 1}, {"a": 1.0})])
+def test_results_that_are_equal_but_of_another_type_differ(old, new):
+    assert old == new or old == tuple(new)
+    assert outcome_of(lambda value: old, lambda value: new, 1)[0] == 0
+
+
+def test_errors_agree_if_type_and_text_do():
+    assert outcome_of(raising(ValueError("a")), raising(ValueError("a")), 1) is None
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        (raising(ValueError("a")), raising(ValueError("b"))),
+        (raising(ValueError("a")), raising(TypeError("a"))),
+        (raising(ValueError("a")), raising(UnicodeError("a"))),
+        (raising(ValueError("a")), lambda value: None),
+        (lambda value: None, raising(ValueError("a"))),
+        (lambda value: 3, raising(ValueError("3"))),
+    ],
+)
+def test_where_an_error_is_involved_the_change_is_one_replacement_of_the_outcome(old, new):
+    found = alma.compare_runs(past(1), old, new)
+    outcomes = [step.result if step.error is None else step.error for step in (found.old, found.new)]
+    assert [tuple(change) for change in found.changes] == [("replace", (), *outcomes)]
+
+
+@every_source
+def test_each_of_two_functions_gets_a_value_of_its_own(make):
+    assert alma.compare_runs(make([1], [2, 3]), lambda value: value.pop(), lambda value: value.pop()) is None
+
+
+def counted(predicate):
+    """Return a predicate and the list of values it was asked about."""
+    asked = []
+    return (lambda value: asked.append(value) or predicate(value)), asked
+
+
+def test_a_bisection_finds_the_first_record_with_few_calls():
+    for count in range(1, 34):
+        var = past(*range(count))
+        for first in range(count + 1):
+            predicate, asked = counted(lambda value, first=first: value >= first)
+            found = var.bisect(predicate)
+            assert (found and found.index) == (first if first < count else None)
+            assert len(asked) == len(set(asked)) <= 2 + math.ceil(math.log2(count))
+
+
+def test_a_bisection_of_ten_thousand_records_asks_about_sixteen_at_most():
+    predicate, asked = counted(lambda value: value["n"] >= 7_777)
+    var = past(*({"n": number} for number in range(10_000)))
+    assert var.bisect(predicate).index == 7_777
+    assert len(asked) <= 16
+
+
+def test_a_fine_head_is_known_after_one_call():
+    predicate, asked = counted(lambda value: False)
+    assert past(1, 2, 3).bisect(predicate) is None
+    assert asked == [3]
+
+
+def test_a_bisection_answers_across_a_gap_with_the_first_record_after_it():
+    for first in range(1, 21):
+        predicate, asked = counted(lambda value, first=first: value >= first)
+        var = past(*range(21))
+        var.prune(keep_last=5)
+        assert [var.bisect(way).index for way in (predicate, lambda value, first=first: value >= first)] == [
+            max(first, 16)
+        ] * 2
+        assert set(asked) <= {0, 16, 17, 18, 19, 20}
+        assert var.bisect(predicate, verify=True).index == max(first, 16)
+
+
+def test_a_variable_that_is_pruned_while_it_is_bisected_is_bisected_all_the_same():
+    for keep in range(1, 8):
+        for first in range(1, 64):
+            var = past(*range(64))
+
+            def predicate(value, first=first, var=var, keep=keep):
+                var.prune(keep_last=keep)
+                return value >= first
+
+            assert var.bisect(predicate).index == max(first, 64 - keep)
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_predicate_has_values_of_its_own(verify):
+    var = past([0], [1], [2], [3])
+    found = var.bisect(lambda value: value.pop() >= 2, verify=verify)
+    assert found == var.at(2) and found.value == [2]
+    assert [record.value for record in var] == [[0], [1], [2], [3]]
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_what_a_predicate_raises_reaches_the_caller(verify):
+    with pytest.raises(ZeroDivisionError):
+        past(1, 0, 0).bisect(lambda value: 1 / value, verify=verify)
+
+
+def test_verifying_asks_about_every_record_and_gives_the_same_answer():
+    for count in range(1, 10):
+        for first in range(count + 1):
+            predicate, asked = counted(lambda value, first=first: value >= first)
+            found = past(*range(count)).bisect(predicate, verify=True)
+            assert (found and found.index) == (first if first < count else None)
+            assert asked == list(range(count))
+
+
+@pytest.mark.parametrize(
+    "values, named", [((0, 1, 0), "2"), ((1, 0, 0, 1), "1, 2"), ((0, 1, 0, 1, 0, 1), "2, 4"), ((1, 0), "1")]
+)
+def test_verifying_names_the_records_where_the_predicate_is_false_again(values, named):
+    with pytest.raises(ValueError, match=f"for record {values.index(1)} of 'x' but false again for {named};"):
+        past(*values).bisect(bool, verify=True)
+
+
+def test_control_without_verifying_a_predicate_that_relapses_is_not_noticed():
+    assert past(0, 1, 0, 1).bisect(bool).index in (1, 3)
+
+
+TARGET = """
+class Empty(Exception):
+    pass
+
+def same(value):
+    return value
+
+def total(order):
+    if not order:
+        raise Empty("an order has lines")
+    return {"lines": len(order), "sum": sum(order.values())}
+
+def spoilt(value):
+    value.append(len(value))
+    return value
+
+class Cart:
+    @staticmethod
+    def size(value):
+        return len(value)
+
+    class Inner:
+        @classmethod
+        def size(cls, value):
+            return 2 * len(value)
+
+label = copy = alma = pytest = datetime = CASES = TARGET = test_it = len
+number = 7
+"""
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """A module of functions to export tests of, in a folder where nothing else is."""
+    (tmp_path / "shop.py").write_text(TARGET, "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield __import__("shop")
+    del sys.modules["shop"]
+
+
+def run_pytest(path):
+    """Run a test file with this Python's pytest as its owner would; return exit code and output."""
+    folders = os.pathsep.join([str(SOURCE.parent), str(path.parent)])
+    environment = {**os.environ, "PYTHONPATH": folders, "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": ""}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--rootdir", str(path.parent), str(path)]
+    done = subprocess.run(command, cwd=str(path.parent), env=environment, timeout=120, stdout=-1, stderr=-2)
+    return done.returncode, done.stdout.decode("utf-8", "replace")
+
+
+def exported_in(path):
+    """Run an exported file as a module, and return its table and its test function."""
+    namespace = {"__name__": "exported"}
+    exec(compile(path.read_text("utf-8"), str(path), "exec"), namespace)
+    (test,) = (thing for name, thing in namespace.items() if name.startswith("test_"))
+    return namespace["CASES"], test
+
+
+ORDERS = [{}, {"tea": 3}, {"tea": 3, "cups": 40}]
+
+
+def orders():
+    """Return a variable with ORDERS for a past, each made at a known time."""
+    noon = (NOON - EPOCH) // timedelta(microseconds=1) * 1000
+    var = registry_at(*range(noon, noon + 3_000_000, 1_000_000)).watch("order", ORDERS[0])
+    return var.set(ORDERS[1], label="first order").set(ORDERS[2])
+
+
+EXPORTED = '''\
+"""Hold shop:total to what it made of these records.
+
+Written by alma.export_test. If a change is meant, export again and read the difference.
+"""
+
+import alma
+import copy
+import pytest
+from shop import total as TARGET
+
+# Index, time, label and value of each record, and what came out.
+CASES = [
+    (
+        0,
+        '2026-03-01T12:00:00.000000+00:00',
+        'initial',
+        {},
+        {'error': 'shop.Empty', 'text': 'an order has lines'},
+    ),
+    (
+        1,
+        '2026-03-01T12:00:00.001000+00:00',
+        'first order',
+        {'tea': 3},
+        {'result': {'lines': 1, 'sum': 3}},
+    ),
+    (
+        2,
+        '2026-03-01T12:00:00.002000+00:00',
+        None,
+        {'tea': 3, 'cups': 40},
+        {'result': {'lines': 2, 'sum': 43}},
+    ),
+]
+
+
+@pytest.mark.parametrize('''
+
+
+def test_an_exported_file_reads_like_one_written_by_hand(shop, tmp_path):
+    path = tmp_path / "test_total.py"
+    assert alma.export_test(orders(), path, "shop:total") == 3
+    text = path.read_bytes().decode("ascii")
+    assert text.startswith(EXPORTED) and text.endswith("from cause\n") and "\r" not in text
+
+
+def test_an_exported_test_passes_until_the_function_changes_and_then_shows_the_record_and_what_changed(shop, tmp_path):
+    path = tmp_path / "test_total.py"
+    alma.export_test(orders(), path, "shop:total")
+    code, out = run_pytest(path)
+    assert code == 0 and "3 passed" in out and "[record 2]" in out
+
+    (tmp_path / "shop.py").write_text(TARGET.replace("sum(order.values())", "max(order.values())"), "utf-8")
+    code, out = run_pytest(path)
+    assert code == 1 and "1 failed, 2 passed" in out
+    for shown in ("record 2, label None, 2026-03-01T12:00:00.002000+00:00", f"value: {ORDERS[2]!r}", "43", "40"):
+        assert shown in out
+    assert re.search(r"^E .*result.*sum.*43.*40", out, re.MULTILINE)
+    assert not re.search(r"^E .*lines'\]", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "old, new, shown",
+    [
+        ('Empty("an order has lines")', 'Empty("no lines")', ["an order has lines", "no lines"]),
+        ("raise Empty(", "raise ValueError(", ["shop.Empty", "builtins.ValueError"]),
+        ("if not order:", "if order is None:", ["shop.Empty", "{'lines': 0, 'sum': 0}"]),
+        ("if not order:", "if len(order) < 2:", ["label 'first order'", "shop.Empty", "if len(order) < 2:"]),
+    ],
+    ids=["another text", "another type", "no error any more", "an error now"],
+)
+def test_an_exported_test_holds_a_function_to_its_errors(shop, tmp_path, old, new, shown):
+    path = tmp_path / "test_total.py"
+    alma.export_test(orders(), path, "shop:total")
+    (tmp_path / "shop.py").write_text(TARGET.replace(old, new), "utf-8")
+    code, out = run_pytest(path)
+    assert code == 1 and "1 failed, 2 passed" in out
+    assert [text for text in shown if text not in out] == []
+
+
+def test_a_test_exported_twice_is_the_same_to_the_byte(shop, tmp_path):
+    words = {"set": {f"word {number}" for number in range(50)}, "both": frozenset([(1, "a"), 2.5, None, 30, 4, "b"])}
+    records = ChangeRecord(0, words, NOON), ChangeRecord(1, {3, 1, 2, 20, 100}, NOON)
+    pickled = tmp_path / "records"
+    pickled.write_bytes(pickle.dumps(records))
+    code = "import pickle, sys; sys.path[:0] = sys.argv[3:]; import alma\n"
+    code += "alma.export_test(pickle.load(open(sys.argv[1], 'rb')), sys.argv[2], 'shop:same')"
+    texts = set()
+    for seed in "123":
+        command = [sys.executable, "-c", code, str(pickled), str(tmp_path / seed), str(SOURCE.parent), str(tmp_path)]
+        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, timeout=60, check=True)
+        texts.add((tmp_path / seed).read_bytes())
+    assert len(texts) == 1 and b"{1, 100, 2, 20, 3}" in texts.pop()
+
+
+LITERAL_ATOMS = [
+    *(atom for atom in ATOMS if not isinstance(atom, enum.Enum) and alma._is_atom(atom)),
+    ODD, ODD.replace(tzinfo=None),
+    True, -1, 10**600, -(10**600), 1e300, 5e-324, -float("inf"), complex(-0.0, -0.0), complex(math.nan, math.inf),
+    "'", '"', "'\"", "\\", "\r\n\t\0", "line\nline " * 20, "\n" * 100, "é☕\u2028\u202e\x7f", "\ud83d", "x" * 200,
+    b"'\"\\\n", b"\xff" * 90, range(9, -9, -2), dt.date.max, dt.time(1, 2, 3, 4), dt.time(3, fold=1),
+    datetime.max, datetime.min.replace(tzinfo=timezone(timedelta(hours=-23, minutes=-59), "'\"\n")), timedelta.min,
+    timezone(timedelta(seconds=1)), timezone(timedelta(0), "nought"), decimal.Decimal("-0E+9"), decimal.Decimal("NaN"),
+    fractions.Fraction(10**30, 7), Path("a b/'c"), Path("."), pathlib.PurePosixPath("/é\ud800"),
+    pathlib.PureWindowsPath("c:\\d\\e"), *map(ipaddress.ip_address, ("1.2.3.4", "::1")),
+]  # fmt: skip
+LITERAL_CONTAINERS = [
+    (), [], {}, set(), frozenset(), (1,), [()], ((),), {(): ()}, {1}, frozenset({frozenset(), 1}), {None: {True: ...}},
+    bytearray(b"ab'"), bytearray(), collections.OrderedDict(), collections.OrderedDict([("b", 1), ("a", [2])]),
+    collections.Counter(), collections.Counter({"a": -2, None: 1.5}), collections.defaultdict(None),
+    collections.defaultdict(list, {"a": [1]}), collections.defaultdict(dict), collections.deque(),
+    collections.deque([1, (2,)]), collections.deque(maxlen=0), collections.deque([1], maxlen=3),
+]  # fmt: skip
+LITERAL = [*LITERAL_ATOMS, *LITERAL_CONTAINERS]
+LEAVES.update(map(type, LITERAL_ATOMS))
+WRAPPED = {
+    "list": lambda *parts: list(parts),
+    "tuple": lambda *parts: parts,
+    "dict": lambda *parts: dict(zip(["a", 2, (3,), "a long key, to fill the line" * 3], parts)),
+    "OrderedDict": lambda *parts: collections.OrderedDict(zip("cab", parts)),
+    "defaultdict": lambda *parts: collections.defaultdict(int, zip("cab", parts)),
+    "Counter": lambda *parts: collections.Counter(dict(zip("cab", parts))),
+    "deque": lambda *parts: collections.deque(parts, maxlen=9),
+    "set": lambda *parts: {str(type(part)) for part in parts},
+    "frozenset": lambda *parts: frozenset((type(part).__name__, number) for number, part in enumerate(parts)),
+}
+
+
+def exportable(draw, depth):
+    """Return a value of those that have a literal, nested at random."""
+    if depth == 0 or draw.random() < 0.2:
+        return copy.deepcopy(draw.choice(LITERAL))
+    parts = [exportable(draw, depth - 1) for _ in range(draw.randrange(1, 4))]
+    return WRAPPED[draw.choice(list(WRAPPED))](*parts)
+
+
+class Forgetful(dict):
+    """What shape() remembers by, for trees: Python makes equal constants of one source file one object."""
+
+    def __contains__(self, key):
+        return False
+
+
+def shape_of_tree(value):
+    return shape(value, Forgetful())
+
+
+def test_every_value_that_is_exported_comes_back_exactly(shop, tmp_path):
+    draw = random.Random(3)
+    values = [*LITERAL, *(exportable(draw, 4) for _ in range(rounds(300, 10_000)))]
+    shapes = list(map(shape_of_tree, values))
+    path = tmp_path / "test_same.py"
+    assert alma.export_test(by_hand(*values), path, "shop:same") == len(values)
+    cases, test = exported_in(path)
+    assert [shape_of_tree(case[3]) for case in cases] == shapes
+    assert [shape_of_tree(case[4]) for case in cases] == [shape_of_tree({"result": value}) for value in values]
+    for case in cases:
+        test(*case)
+
+
+def test_an_int_of_more_digits_than_python_writes_comes_back_exactly(shop, tmp_path):
+    values = [10**5_000, -(10**5_000), [fractions.Fraction(1, 3), 10**601 + 1]]
+    alma.export_test(by_hand(*values), tmp_path / "test_same.py", "shop:same")
+    assert [case[3] for case in exported_in(tmp_path / "test_same.py")[0]] == values
+
+
+def test_labels_and_names_of_any_kind_stay_text(shop, tmp_path):
+    odd = '"""\n# \ud800\\é\'\u2028'
+    path = tmp_path / "test_same.py"
+    alma.export_test(AlmaVar(odd, 1).set(2, label=odd), path, "shop:same")
+    cases, _ = exported_in(path)
+    assert [case[2] for case in cases] == ["initial", odd]
+
+
+def within(depth, kind=lambda inner: [inner]):
+    """Return a value inside so many containers."""
+    value = 1
+    for _ in range(depth):
+        value = kind(value)
+    return value
+
+
+def in_itself(value, put):
+    put(value, value)
+    return value
+
+
+class Odd:
+    def __repr__(self):
+        raise ZeroDivisionError
+
+
+NO_LITERAL = [
+    (lambda: Odd(), "value"),
+    (lambda: {"db": [1, 2, 3, len]}, "value['db'][3]"),
+    (lambda: {"db": {2: ({1: Odd},)}}, "value['db'][2][0][1]"),
+    (lambda: (1, Point(1)), "value[1]"),
+    (lambda: [Pair(1, 2)], "value[0]"),
+    (lambda: collections.OrderedDict(a=Text("a")), "value['a']"),
+    (lambda: collections.deque([Number(1)]), "value[0]"),
+    (lambda: {"a": Names()}, "value['a']"),
+    (lambda: {Odd(): 1}, "value (a key)"),
+    (lambda: {1, Pair(1, 2)}, "value (a member)"),
+    (lambda: collections.defaultdict(lambda: 0), "value"),
+    (lambda: [collections.defaultdict(Point)], "value[0]"),
+    (lambda: NotImplemented, "value"),
+    (lambda: [ODD.replace(tzinfo=Zone())], "value[0]"),
+    (lambda: dt.time(1, tzinfo=Zone()), "value"),
+    (lambda: Zone(), "value"),
+    (lambda: [re.IGNORECASE], "value[0]"),
+    (lambda: uuid.SafeUUID.safe, "value"),
+    (lambda: [ipaddress.ip_network("10.0.0.0/8")], "value[0]"),
+    (lambda: {"a": int}, "value['a']"),
+    (lambda: [Money("1.50")], "value[0]"),
+    (lambda: type("Decimal", (), {"__module__": "decimal"})(), "value"),
+    (lambda: in_itself([1], list.append), "value[1]"),
+    (lambda: in_itself({}, lambda value, same: value.update(a=[same])), "value['a'][0]"),
+    (lambda: in_itself(collections.deque(), collections.deque.append), "value[0]"),
+    (lambda: within(100_000), "value" + 30 * "[0]"),
+    (lambda: in_itself(collections.Counter(), lambda value, same: setattr(value, "note", 1)), "value"),
+]
+
+
+@pytest.mark.parametrize("make, where", NO_LITERAL, ids=[str(number) for number in range(len(NO_LITERAL))])
+def test_what_has_no_literal_is_named_by_its_path_and_nothing_is_written(shop, tmp_path, make, where):
+    path = tmp_path / "test_same.py"
+    path.write_bytes(b"as it was")
+    shop.same = lambda value: make() if value == 2 else None
+    for var, named in (
+        (AlmaVar("x", 1, deep_copy=False).set(make()), f"record 1: {where}"),
+        (AlmaVar("x", 1).set(2), f"record 1: {where}".replace("value", "outcome['result']")),
+    ):
+        with pytest.raises(CodecError) as caught:
+            alma.export_test(var, path, "shop:same")
+        assert (
+            named.startswith(caught.value.path)
+            and len(named) - len(caught.value.path) in (0, 3)
+            and "types=" not in str(caught.value)
+        )
+    assert path.read_bytes() == b"as it was" and sorted(os.listdir(str(tmp_path))) == ["shop.py", "test_same.py"]
+
+
+def test_a_path_of_this_system_is_written_as_one_of_any_system(shop, tmp_path):
+    path = tmp_path / "test_same.py"
+    alma.export_test(AlmaVar("x", Path("a")), path, "shop:same")
+    assert "pathlib.Path('a')" in path.read_text("utf-8")
+
+
+def test_what_is_too_long_for_a_line_is_broken_at_its_parts(shop, tmp_path):
+    path, words = tmp_path / "test_same.py", [f"word {number}" for number in range(20)]
+    alma.export_test(by_hand((words,)), path, "shop:same")
+    lines = list(map(str.strip, path.read_text("utf-8").splitlines()))
+    assert all(lines.count(f"{word!r},") == 2 for word in words)  # in the value and in the result
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["shop", "shop.total", "shop:", ":total", "", "shop:total()", "shop: total", "shop:a:b", ".shop:total", "shop:a..b",
+     "shop:class", "class:total", "sh op:total", "shop/total", "__main__:total", "shop:total\nimport os"],
+)  # fmt: skip
+def test_a_malformed_target_is_told_the_right_form(shop, tmp_path, target):
+    with pytest.raises(ValueError, match="module:function"):
+        alma.export_test(orders(), tmp_path / "test_x.py", target)
+    assert os.listdir(str(tmp_path)) == ["shop.py"]
+
+
+@pytest.mark.parametrize(
+    "target, error, hint",
+    [
+        ("shop:totl", AttributeError, "totl"),
+        ("shop:Cart.length", AttributeError, "length"),
+        ("shop:number", TypeError, "functions"),
+        ("no_such_module:total", ImportError, "no_such_module"),
+        ("shop.cart:total", ImportError, "shop.cart"),
+        (abs, ValueError, "module:function"),
+    ],
+)
+def test_a_target_that_is_not_there_or_no_function_is_named(shop, tmp_path, target, error, hint):
+    with pytest.raises(error, match=hint):
+        alma.export_test(orders(), tmp_path / "test_x.py", target)
+    assert os.listdir(str(tmp_path)) == ["shop.py"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "shop:Cart.size", "shop:Cart.Inner.size", "shop:label", "shop:copy", "shop:alma", "shop:pytest",
+        "shop:datetime", "shop:CASES", "shop:TARGET", "shop:test_it", "alma_x.inner:size", "alma_x.inner.size:size",
+        "complex:size", "TARGET:size", "copy:deepcopy", "alma:compare_runs", "pytest:register_assert_rewrite",
+        "builtins:len", "os.path:isdir",
+    ],
+)  # fmt: skip
+def test_a_target_of_any_name_is_tested(shop, tmp_path, target):
+    inner = tmp_path / "alma_x" / "inner"
+    inner.mkdir(parents=True)
+    (tmp_path / "alma_x" / "__init__.py").write_text("")
+    (inner / "__init__.py").write_text("from alma_x.inner.size import size")  # hides the module of that name
+    for module in (inner / "size.py", tmp_path / "complex.py", tmp_path / "TARGET.py"):
+        module.write_text("def size(value):\n    return str(value)")
+    path, before = tmp_path / "test_x.py", set(sys.modules)
+    try:
+        alma.export_test(past("", {"at": NOON, "n": complex(1, math.inf)}), path, target)
+        cases, test = exported_in(path)
+        for case in cases:
+            test(*case)
+        with pytest.raises(AssertionError):
+            test(*cases[0][:4], {"result": "something else"})
+    finally:
+        for name in set(sys.modules) - before:
+            del sys.modules[name]
+
+
+def test_a_target_that_changes_its_argument_changes_neither_the_table_nor_what_is_exported(shop, tmp_path):
+    path = tmp_path / "test_spoilt.py"
+    for source in (past([], [5]), by_hand([], [5]), AlmaVar("x", [], deep_copy=False).set([5])):
+        alma.export_test(source, path, "shop:spoilt")
+        cases, test = exported_in(path)
+        assert [case[3:] for case in cases] == [([], {"result": [0]}), ([5], {"result": [5, 1]})]
+        for case in [*cases, *cases]:
+            test(*case)
+
+
+def test_control_a_table_with_another_result_fails(shop, tmp_path):
+    path = tmp_path / "test_total.py"
+    alma.export_test(orders(), path, "shop:total")
+    cases, test = exported_in(path)
+    for index, time, label, value, _ in cases:
+        for outcome in ({"result": None}, {"error": "shop.Empty", "text": ""}, {"result": {"lines": 1, "sum": 43}}):
+            with pytest.raises(AssertionError, match=rf"record {index}, label {label!r}, {re.escape(time)}"):
+                test(index, time, label, value, outcome)
+
+
+def test_there_is_no_test_of_no_record(shop, tmp_path):
+    with pytest.raises(ValueError, match="no record"):
+        alma.export_test([], tmp_path / "test_x.py", "shop:total")
+    assert os.listdir(str(tmp_path)) == ["shop.py"]
+
+
+@pytest.mark.parametrize("stop", [OSError, KeyboardInterrupt])
+def test_a_file_that_can_not_be_put_in_its_place_leaves_what_was_there(shop, tmp_path, monkeypatch, stop):
+    path = tmp_path / "test_total.py"
+    path.write_bytes(b"as it was")
+    monkeypatch.setattr(os, "replace", lambda *paths: raising(stop)(paths))
+    with pytest.raises(stop):
+        alma.export_test(orders(), path, "shop:total")
+    assert path.read_bytes() == b"as it was" and sorted(os.listdir(str(tmp_path))) == ["shop.py", "test_total.py"]
+
+
+def test_a_folder_that_is_not_there_is_named(shop, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        alma.export_test(orders(), str(tmp_path / "nowhere" / "test_x.py"), "shop:total")
+
+
+def test_what_stops_a_target_stops_the_export(shop, tmp_path):
+    shop.same = raising(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        alma.export_test(orders(), tmp_path / "test_x.py", "shop:same")
+    assert os.listdir(str(tmp_path)) == ["shop.py"]
+
+
 # == Defaults: the default registry and the module-level functions ============
 
 
@@ -8427,7 +9267,8 @@ def test_the_functions_of_the_module_belong_to_the_default_registry():
     functions = {name: getattr(alma, name) for name in alma.__all__ if inspect.isroutine(getattr(alma, name))}
     owners = {name: getattr(function, "__self__", None) for name, function in functions.items()}
     pure = {"apply_changes", "compare_values", "invert", "ours", "theirs"}
-    assert {name for name, owner in owners.items() if owner is None} == {"get_registry", "main", *pure}
+    doors = {"compare_runs", "export_test", "replay"}
+    assert {name for name, owner in owners.items() if owner is None} == {"get_registry", "main", *pure, *doors}
     assert {owner for owner in owners.values() if owner is not None} == {alma.get_registry()}
     assert all(getattr(alma, name) == getattr(alma.get_registry(), name) for name, owner in owners.items() if owner)
 

@@ -25,6 +25,10 @@ def must_be_short(value: str) -> bool:
     return len(value) < 10
 
 
+def plus_one(value: int) -> int:
+    return value + 1
+
+
 def plus(value: int, by: int) -> int:
     return value + by
 
@@ -45,6 +49,11 @@ reveal_type(n.last_change().label)  # str | None
 reveal_type(n.at(0).value)  # int
 reveal_type([record.value for record in n])  # list[int]
 reveal_type(n.rollback(0).undo().redo())  # AlmaVar[int]
+reveal_type(next(n.replay(abs, speed=2)).error)  # Exception | None
+reveal_type(n.bisect(lambda value: value > 0))  # ChangeRecord[int] | None
+reveal_type(next(alma.replay(n.history(), must_be_positive)).record.index)  # int
+reveal_type([found.old.error for found in [alma.compare_runs(n, abs, plus_one)] if found])  # list[Exception | None]
+reveal_type(alma.export_test(n, "test_n.py", "builtins:abs"))  # int
 reveal_type(n.add_listener(print_change).add_validator(must_be_positive))  # AlmaVar[int]
 
 watched = alma.watch("watched", 0, on_change=[print_change], validators=[must_be_positive])
@@ -85,4 +94,6 @@ value_of(n)
 n.set("one")  # type: ignore[arg-type]
 n.update(str)  # type: ignore[arg-type]
 n.add_validator(must_be_short)  # type: ignore[arg-type]
+n.replay(must_be_short)  # type: ignore[arg-type]
+n.bisect(must_be_short)  # type: ignore[arg-type]
 n.last_change().value = 2  # type: ignore[misc]
