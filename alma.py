@@ -894,7 +894,9 @@ class _Log:
     What is stored means what *opener* makes of it; without one it is unpacked.
     """
 
-    __slots__ = ("atoms", "bases", "chain", "facts", "failures", "head", "labels", "line", "name", "opener", "skip")
+    __slots__ = (
+        "atoms", "bases", "chain", "facts", "failures", "head", "labels", "line", "merges", "name", "opener", "skip",
+    )  # fmt: skip
 
     def __init__(self, name: str, layout: _Layout, labels: Dict[int, _Label], opener: Optional[_Opener] = None) -> None:
         self.name, self.labels, self.opener = name, labels, opener
@@ -903,6 +905,7 @@ class _Log:
         self.facts: Dict[int, _Facts] = {}
         # what merges took in whose records have been pruned, by the record in the gap from which they are looked for
         self.bases: Dict[Tuple[int, _Line], _Base] = {}
+        self.merges = False  # whether there ever was one
         self.chain = 0  # splices since the last value kept whole
         self.failures = self.skip = 0  # deltas that did not pay in a row; records to wait before the next attempt
         newest = layout.values[-1]
@@ -916,7 +919,7 @@ class _Log:
         values[-1] = self.stored(head, index)  # whole: the deltas before it lead to it
         forked = _Layout(values, times, shift, first, layout.since)
         log = _Log(name, forked, self.labels.copy(), opener)
-        log.facts, log.bases = self.facts.copy(), self.bases.copy() if index else {}
+        log.facts, log.bases, log.merges = self.facts.copy(), self.bases.copy() if index else {}, self.merges
         log.chain = _LONGEST_CHAIN  # so it will stay whole
         log.trim(log.head)
         return log
@@ -939,6 +942,7 @@ class _Log:
             self.labels[count] = label
         if facts is not None:
             self.facts[count] = facts
+            self.merges = self.merges or facts.merged is not None
         return count + 1, stored, layout, type(stored) in self.atoms
 
     def trim(self, head: _Head) -> None:
@@ -1066,7 +1070,7 @@ class _Log:
         """Forget the records from 1 to before *first*. Amortised O(1) a record: columns are renewed when half empty."""
         self.trim(head)
         count, newest, layout, atom = head
-        bases = self._bases(head, first) if self.facts or self.bases else {}
+        bases = self._bases(head, first) if self.merges else {}
         self.bases = {**self.bases, **bases}  # both, until the head says which holds
         gone = layout.first - layout.shift
         since = layout.since if layout.first > 1 else layout.times[1]
@@ -2626,7 +2630,7 @@ class AlmaVar(Generic[_T]):
         self._branches = _Table(monitor)
         self._transaction: Any = None  # the transaction in which this variable may have another head
         self._resumed = False  # whether the first watch() of its name is to take it
-        self._origin = 0  # the record at which undo ends over a registry; -1 is before a key was there
+        self._origin = 0  # the record at which undo over a registry ends: a branch's fork; -1 before a key was there
 
     def _opener(self) -> Optional[_Opener]:
         return self._chain.open if self._chain is not None and self._chain.decoders else None
@@ -3192,6 +3196,7 @@ class AlmaVar(Generic[_T]):
         branch._own(self._monitor, full, _Options(self._pack is _pack, *guests, self._keep, self._traced))
         branch._log = self._log.fork(full, head, index, branch._opener())
         branch._forks = (*self._forks, _Fork(self._log.line, index, branch._log.head[1]))
+        branch._origin = index
         branch._be_careful()
         if transaction is not None:
             transaction.bear(branch, transaction.first_change(self._log))

@@ -8412,6 +8412,24 @@ def test_undo_over_a_registry_takes_back_that_a_key_was_added():
         ns.var("b").undo()
 
 
+def test_undo_over_a_registry_takes_back_what_was_done_on_a_branch_and_not_what_it_shares():
+    registry = AlmaRegistry()
+    x = registry.watch("x", 0).set(1)
+    exp = x.branch("exp")
+    registry.undo()
+    assert (x.get(), exp.get(), len(exp)) == (0, 1, 2)
+    exp.set(2)
+    x.set(3)
+    registry.undo(2)
+    assert (x.get(), exp.get()) == (0, 1)
+    registry.redo(2)
+    assert (x.get(), exp.get()) == (3, 2)
+    with registry.transaction():
+        x.set(4).branch("inner").set(5)
+    registry.undo()
+    assert (x.get(), x.branches()["inner"].get()) == (3, 4)
+
+
 def test_the_making_of_a_namespace_is_neither_heard_nor_undone():
     registry, heard = AlmaRegistry(), []
     ns = registry.namespace("n", {"a": 1}, on_change=[lambda var, record: heard.append((var.name, record.value))])
