@@ -4366,7 +4366,7 @@ def _imported(target: str) -> Callable[[Any], object]:
 def _case(record: ChangeRecord[_T], fn: Callable[[_T], object], modules: Set[str]) -> str:
     """Return the literal of a record and of what *fn* makes of its value."""
     time = _moment(_nanoseconds(record)).isoformat(timespec="microseconds")
-    parts = {"index": record.index, "time": time, "label": record.label, "value": _own_value(record)}
+    parts = {"index": record.index, "time": time, "label": record.label, "value": record.value}
     where = f"record {record.index}: "
     literals = [_literal(part, where + name, modules) for name, part in parts.items()]  # before fn can change one
     step = _step(record, fn)
