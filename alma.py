@@ -3026,7 +3026,7 @@ class AlmaVar(Generic[_T]):
         for _ in range(steps):
             if stands_for <= origin:
                 raise RollbackError(self._name, steps, f"can't undo {steps}: the initial value is reached before")
-            index, undone = stands_for - 1, (stands_for, undone)
+            index, undone = log.kept(head, stands_for - 1) if stands_for else -1, (stands_for, undone)
             stands_for = log.standing(index).stands_for
         if index < 0:
             self._append(head, DELETED, "undo to before it was there", _Facts(index, undone))
