@@ -62,6 +62,7 @@ from typing import (
     Dict,
     Generator,
     Generic,
+    ItemsView,
     Iterable,
     Iterator,
     List,
@@ -76,6 +77,7 @@ from typing import (
     Type,
     TypeVar,
     Union,
+    ValuesView,
     overload,
 )
 
@@ -273,12 +275,12 @@ class UnknownNameError(AlmaError, KeyError):
     "no variable is named 'scor'; did you mean 'score'?"
     """
 
-    def __init__(self, name: str, known: Iterable[str] = (), deleted: bool = False) -> None:
+    def __init__(self, name: str, known: Iterable[str] = (), deleted: bool = False, makes: str = "watch()") -> None:
         import difflib  # only an error needs it
 
         self.name, self.known, self.deleted = name, sorted(known), deleted
         close = difflib.get_close_matches(str(name), self.known[:1_000], 1)  # of 20,000 names it would take 0.4 s
-        hint = f"did you mean {close[0]!r}?" if close else "watch() makes one"
+        hint = f"did you mean {close[0]!r}?" if close else f"{makes} makes one"
         super().__init__(
             f"{name!r} has been deleted; history() and at() show what it was, set() and rollback() bring it back"
             if deleted
@@ -455,6 +457,11 @@ def _value_again(record: "ChangeRecord[Any]") -> Any:
     return record.value if opener is None else opener(record._stored)
 
 
+def _is_deletion(record: "ChangeRecord[Any]") -> bool:
+    """Tell whether a record says that a key was deleted, without unpacking its value."""
+    return (record._stored if hasattr(record, "_open") else record.value) is DELETED
+
+
 class _RecordSlots:
     """Where a record keeps its fields, and until they are asked for, what they are made from."""
 
@@ -605,7 +612,8 @@ class _Unpacker(pickle.Unpickler):
         except (AttributeError, ImportError):
             thing = None
         if thing is ... or (isinstance(thing, type) and (thing in _PICKLED or _is_standard(thing))):
-            self._require_plain_states()
+            if isinstance(thing, type) and thing.__flags__ & 0x300 == 0x200:  # a class that can be changed: no date
+                self._require_plain_states()
             return thing
         raise pickle.UnpicklingError(f"{module}.{name} is no standard value type")
 
@@ -1862,7 +1870,11 @@ def _merged(name: str, base: Any, ours: Any, theirs: Any, resolve: Optional[Reso
     def note(*conflict: Any) -> None:
         conflicts.append(conflict)
 
-    merged = _merge_at((), base, ours, theirs, resolve or note)
+    try:
+        merged = _merge_at((), base, ours, theirs, resolve or note)
+    except RecursionError:  # a cycle: one conflict
+        conflicts.clear()
+        merged = (resolve or note)((), base, ours, theirs)
     if conflicts:
         raise MergeConflict(name, conflicts)
     return merged
@@ -1874,13 +1886,18 @@ def _merge_at(path: Tuple[Any, ...], base: Any, ours: Any, theirs: Any, decide: 
         return ours
     if _alike(base, ours):
         return theirs
-    if not type(base) is type(ours) is type(theirs):
-        return decide(path, base, ours, theirs)
-    if type(base) in (set, frozenset):
-        return (ours | theirs) - (base - ours) - (base - theirs)
-    if type(base) in _BY_KEY and _same_beside(base, ours) and _same_beside(base, theirs):
-        return _merge_mappings(path, base, ours, theirs, decide)
+    if type(base) is type(ours) is type(theirs):
+        if type(base) in _BY_MEMBER:
+            return (ours | theirs) - (base - ours) - (base - theirs)
+        if type(base) in _BY_KEY and _can_merge(base, ours) and _can_merge(base, theirs):
+            return _merge_mappings(path, base, ours, theirs, decide)
     return decide(path, base, ours, theirs)
+
+
+def _can_merge(base: Any, side: Any) -> bool:
+    """Tell whether two dicts of one kind differ in their keys and values only, not in their order or factory."""
+    moved = type(base) is OrderedDict and [key for key in base if key in side] != [key for key in side if key in base]
+    return _same_beside(base, side) and not moved
 
 
 def _merge_mappings(path: Tuple[Any, ...], base: Any, ours: Any, theirs: Any, decide: Resolver) -> Any:
@@ -2112,7 +2129,7 @@ class Compress(_Packing):
     """
 
     def __init__(self, level: int = 6) -> None:
-        if _whole("level", level, 0) > 9:
+        if _whole("level", level, 1) > 9:
             raise ValueError(f"level is at most 9, not {level}")
         self.level = level
 
@@ -2142,6 +2159,8 @@ class Encrypt(_Packing):
 
     def __init__(self, keys: Union[str, bytes, Iterable[Union[str, bytes]]]) -> None:
         fernet = _of_extra("crypto", "cryptography.fernet")
+        if not isinstance(keys, Iterable):
+            raise TypeError(f"Encrypt takes a key or a list of keys, not a {type(keys).__name__}")
         given = [keys] if isinstance(keys, (str, bytes)) else list(keys)
         if not given:
             raise ValueError("Encrypt needs at least one key: Encrypt.new_key() makes one")
@@ -3028,10 +3047,11 @@ class AlmaVar(Generic[_T]):
                 raise RollbackError(self._name, steps, f"can't undo {steps}: the initial value is reached before")
             index, undone = log.kept(head, stands_for - 1) if stands_for else -1, (stands_for, undone)
             stands_for = log.standing(index).stands_for
-        if index < 0:
-            self._append(head, DELETED, "undo to before it was there", _Facts(index, undone))
+        facts = _Facts(stands_for, undone)
+        if stands_for < 0:
+            self._append(head, DELETED, "undo to before it was there", facts)
         else:
-            self._bring_back(head, index, f"undo to index {stands_for}", _Facts(stands_for, undone))
+            self._bring_back(head, index, f"undo to index {stands_for}", facts)
 
     def redo(self, steps: int = 1) -> "AlmaVar[_T]":
         """Append the value that the last *steps* undos took back, and return the variable.
@@ -3091,7 +3111,8 @@ class AlmaVar(Generic[_T]):
         index = head[0] - 1
         while index >= head[2].first and log.standing(index).stands_for != index:
             index -= 1
-        return log.time(head, index) + (index == head[0] - 1) if index >= head[2].first else 0
+        changed = index >= head[2].first or index == 0 > self._origin  # that a key was added is a change as well
+        return log.time(head, index) + (index == head[0] - 1) if changed else 0
 
     def _times_to_redo(self, since: int) -> List[int]:
         """Return when the changes were made that redo would bring back, next first, if undone not before *since*."""
@@ -3102,7 +3123,9 @@ class AlmaVar(Generic[_T]):
             index -= 1
             newest = max(newest, log.standing(index).stands_for)  # what stood then, or was brought back later
         times = []
-        while undone and undone[0] <= newest:  # those after it had been undone when another change was made
+        while (
+            undone and self._origin < undone[0] <= newest
+        ):  # those after it had been undone when another change was made
             times.append(log.time(head, undone[0]))
             undone = undone[1]
         return times
@@ -3222,11 +3245,11 @@ class AlmaVar(Generic[_T]):
     def _drop_branch(self, name: str) -> None:
         if self._monitor.idle is _CLOSED:
             raise FrozenError(self._name, closed=True)
-        if name not in self.branches():
-            raise UnknownNameError(name, self.branches())
+        branches = self.branches()
+        if name not in branches:
+            raise UnknownNameError(name, branches, makes="branch()")
         parent, _, last = name.rpartition("@")
-        home = self.branches()[parent] if parent else self
-        del home._branches.changeable()[last]
+        del branches.get(parent, self)._branches.changeable()[last]
 
     def merge(
         self, other: "AlmaVar[_T]", *, resolve: Optional[Resolver] = None, label: Optional[str] = None
@@ -3924,7 +3947,8 @@ class AlmaNamespace(MutableMapping[str, Any]):
         try:
             return self._vars.current()[self._keys.current()[key]]  # type: ignore[no-any-return]
         except KeyError:
-            raise UnknownNameError(f"{self._name}.{key}", self._keys.current().copy().values()) from None
+            names = self._keys.current().copy().values()
+            raise UnknownNameError(f"{self._name}.{key}", names, makes=f"namespace[{key!r}] = value") from None
 
     # -- the dict
 
@@ -3957,19 +3981,20 @@ class AlmaNamespace(MutableMapping[str, Any]):
         keys: Any = self._keys.changeable()
         full, known = f"{self._name}.{key}", key in keys
         var = self._vars.current().get(full)
-        if var is not None and not known and not var._resumed:
+        if var is not None and not known:
             raise DuplicateNameError(full, "it is no key of this namespace: unregister it, or choose another key")
-        if not known or var is None or var._head()[1] is DELETED:
-            if self.is_frozen:
-                raise FrozenError(full)
-            keys.setdefault(key, full)  # before the change: an interrupt must leave no variable without its key
-            keys.move_to_end(key)
+        comes = var is None or var._head()[1] is DELETED
+        if comes and self.is_frozen:
+            raise FrozenError(full)
+        keys.setdefault(key, full)  # before the change: an interrupt must leave no variable without its key
         try:
             if var is None:
                 options = self._options._replace(listeners=self._listeners)
                 self._registry._watch(full, _unpack(packed), options, origin=origin)
             else:
                 var._set(packed, label, None)
+            if comes:
+                keys.move_to_end(key)
         except BaseException:
             if not known and full not in self._vars.current():
                 keys.pop(key, None)
@@ -3992,6 +4017,18 @@ class AlmaNamespace(MutableMapping[str, Any]):
         head = var._writable()
         var._value(head)  # raises if it is deleted already
         var._append(head, DELETED, label)
+
+    def items(self) -> ItemsView[str, Any]:
+        """Return the keys and values of now. Takes no lock; snapshot() is a consistent cut."""
+        return self._values().items()
+
+    def values(self) -> ValuesView[Any]:
+        """Return the values of now. Takes no lock; snapshot() is a consistent cut."""
+        return self._values().values()
+
+    def _values(self) -> Dict[str, Any]:
+        values = {key: var._current() for key, var in self._claimed().items()}
+        return {key: value for key, value in values.items() if value is not DELETED}
 
     def update(self, /, *args: Any, **kwargs: Any) -> None:
         """Set all keys of a mapping or of pairs, and of keyword arguments, in one transaction: all or nothing."""
@@ -4161,7 +4198,8 @@ def replay(source: _Source[_T], fn: Callable[[_T], object], *, speed: Optional[f
     *source* is a variable or a list of records; what it holds now is replayed. *fn* runs when a step is asked for,
     and gets a value of its own. An Exception that it raises is the step's error, and the replay goes on. *speed=1.0*
     keeps the times between the records, 2.0 halves them, counted from the first step; a step that is late shortens
-    the next wait. Raises TypeError for another source, and TypeError or ValueError for a speed that is not a number
+    the next wait. Deletions of a namespace's key are left out. Raises TypeError for another source, and TypeError or
+    ValueError for a speed that is not a number
     above 0, before the first step.
 
     >>> [step.result for step in replay(AlmaVar("x", 1).set(2), lambda value: value * 10)]
@@ -4173,14 +4211,14 @@ def replay(source: _Source[_T], fn: Callable[[_T], object], *, speed: Optional[f
 
 
 def _records_of(source: _Source[_T]) -> List[ChangeRecord[_T]]:
-    """Return the records that a source holds now, oldest first."""
+    """Return the records that a source holds now, oldest first, but for deletions: guests are not told of those."""
     if not isinstance(source, Iterable) or isinstance(source, (str, bytes)):
         raise TypeError(f"what is replayed is a variable, its history() or a list of records, not {source!r}")
     records = list(source)
     for record in records:
         if not isinstance(record, ChangeRecord):
             raise TypeError(f"what is replayed are records, not {record!r}")
-    return records
+    return [record for record in records if not _is_deletion(record)]
 
 
 def _nanoseconds(record: ChangeRecord[Any]) -> int:
@@ -4223,7 +4261,7 @@ def _step(record: ChangeRecord[_T], fn: Callable[[_T], object]) -> Step:
 
 def _own_value(record: ChangeRecord[_T]) -> _T:
     """Return the value of a record, sharing nothing with what anybody else has; only deep_copy=False shares it."""
-    value: _T = _value_again(record) if hasattr(record, "_open") else _unpack(_pack(record.value))
+    value: _T = _value_again(record) if hasattr(record, "_time") else _unpack(_pack(record.value))
     return value
 
 

@@ -2924,14 +2924,14 @@ def test_a_large_text_takes_a_quarter_of_the_memory_at_most():
 
 
 def test_the_level_says_how_hard_compress_tries():
-    sizes = [memory_of(AlmaVar("x", speech(15), middleware=[alma.Compress(level)])) for level in (0, 1, 6, 9)]
-    assert sizes[0] > 2 * sizes[1] and sizes[1] > 1.1 * sizes[2]
+    sizes = [memory_of(AlmaVar("x", speech(15), middleware=[alma.Compress(level)])) for level in (1, 6)]
+    assert sizes[0] > sizes[1]
     assert alma.Compress().level == 6 and alma.Compress(level=1).level == 1
     assert repr(alma.Compress(3)) == "Compress(level=3)"
 
 
-@pytest.mark.parametrize("level, error", [(-1, ValueError), (10, ValueError), ("6", TypeError), (True, TypeError)])
-def test_a_level_is_a_number_from_0_to_9(level, error):
+@pytest.mark.parametrize("level, error", [(0, ValueError), (10, ValueError), ("6", TypeError), (True, TypeError)])
+def test_a_level_is_a_number_from_1_to_9(level, error):
     with pytest.raises(error):
         alma.Compress(level)
 
@@ -6010,12 +6010,41 @@ class Kinship:
 @pytest.mark.parametrize("prunes", [False, True], ids=["branching", "pruning"])
 def test_merges_in_all_directions_are_what_a_model_of_bases_gives(prunes):
     merged = 0
-    for seed in range(rounds(60, 2_000)):
+    for seed in range(rounds(60, 1_500)):
         walk = Kinship(seed, prunes)
         for _ in range(80):
             walk.step()
         merged += walk.merged
     assert merged > 500
+
+
+def test_the_order_of_an_ordered_dict_is_merged_whole():
+    make = collections.OrderedDict
+    x = AlmaVar("x", make(a=1, b=2))
+    exp = x.branch("exp").set(make(b=2, a=1))
+    x.set(make(a=9, b=2))
+    with pytest.raises(MergeConflict) as caught:
+        x.merge(exp)
+    assert [conflict[0] for conflict in caught.value.conflicts] == [()]
+    assert list(x.merge(exp, resolve=alma.theirs).get()) == ["b", "a"]
+    y = AlmaVar("y", make(a=1, b=2))
+    exp = y.branch("exp").set(make(a=1, b=3, c=4))
+    assert list(y.set(make(a=5, b=2)).merge(exp).get().items()) == [("a", 5), ("b", 3), ("c", 4)]
+
+
+def test_a_cycle_that_both_sides_changed_is_one_conflict():
+    def ring(value):
+        ring = {"value": value}
+        ring["self"] = ring
+        return ring
+
+    x = AlmaVar("x", ring(0))
+    exp = x.branch("exp").set(ring(1))
+    x.set(ring(2))
+    with pytest.raises(MergeConflict) as caught:
+        x.merge(exp)
+    assert [conflict[0] for conflict in caught.value.conflicts] == [()]
+    assert x.merge(exp, resolve=alma.theirs).get()["value"] == 1
 
 
 # -- comparing and blaming
@@ -7516,7 +7545,7 @@ class Desk:
 
 def test_undo_and_redo_over_a_registry_are_what_a_stack_of_states_gives():
     met = collections.Counter()
-    for seed in range(rounds(60, 2_000)):
+    for seed in range(rounds(60, 1_500)):
         desk = Desk(seed)
         for _ in range(60):
             desk.step()
@@ -8103,17 +8132,50 @@ def test_a_key_whose_variable_is_overwritten_shows_the_new_one():
     assert values(new) == [9, 10] and values(old) == [1]
 
 
-def test_dots_in_names_lead_to_one_variable_for_one_full_name():
+def test_no_two_namespaces_share_a_key_though_dots_give_both_the_same_full_name():
     _, registry, _ = settled()
     one, other, deep = registry.namespace("a"), registry.namespace("a.b"), registry.namespace("a.b.c")
     one["b.x"] = 1
-    other["x"] = 2
+    with pytest.raises(DuplicateNameError):
+        other["x"] = 2
     deep["y"] = 3
-    assert (one == {"b.x": 2}, other == {"x": 2}, deep == {"y": 3}) == (True, True, True)
-    assert one.var("b.x") is other.var("x") is registry.get_var("a.b.x")
-    del one["b.x"]
-    assert one == {} == other and "x" not in other
-    assert "y" not in other and "b.c.y" not in one
+    assert (dict(one), dict(other), dict(deep)) == ({"b.x": 1}, {}, {"y": 3})
+    assert one.var("b.x") is registry.get_var("a.b.x")
+    with pytest.raises(DuplicateNameError):
+        one["b.c.y"] = 4
+
+
+def test_items_and_values_of_a_namespace_raise_nothing_while_keys_come_and_go(hurried):
+    ns = AlmaRegistry().namespace("n", {"a": 1, "b": 2})
+
+    def churn():
+        for number in range(rounds(300, 5_000)):
+            del ns["a"]
+            ns["a"] = number
+
+    def read():
+        for _ in range(rounds(300, 5_000)):
+            assert len(list(ns.items())) in (1, 2) and 2 in ns.values() and ns != {}
+
+    assert side_by_side(churn, read)
+
+
+def test_a_set_that_is_refused_moves_no_deleted_key():
+    ns = AlmaRegistry().namespace("n", {"a": 1, "b": 2}, validators=[lambda value: 1 / value])
+    moment = ns.var("b").last_change().timestamp
+    del ns["a"]
+    with pytest.raises(ZeroDivisionError):
+        ns["a"] = 0
+    assert list(ns.rollback(moment)) == ["a", "b"]
+
+
+def test_an_unknown_key_is_told_how_to_be_made():
+    registry = AlmaRegistry()
+    ns = registry.namespace("n", {})
+    with pytest.raises(UnknownNameError, match=re.escape("namespace['foo'] = value")):
+        ns["foo"]
+    with pytest.raises(UnknownNameError, match=re.escape("branch()")):
+        registry.watch("x", 0).drop_branch("exp")
 
 
 @pytest.mark.parametrize(
@@ -8453,6 +8515,44 @@ def test_undo_over_a_registry_takes_back_what_was_done_on_a_branch_and_not_what_
         x.set(4).branch("inner").set(5)
     registry.undo()
     assert (x.get(), x.branches()["inner"].get()) == (3, 4)
+
+
+def test_redo_over_a_registry_is_refused_after_a_key_was_added():
+    registry = AlmaRegistry()
+    x, ns = registry.watch("x", 0).set(1), registry.namespace("n", {})
+    registry.undo()
+    ns["a"] = 1
+    with pytest.raises(RollbackError):
+        registry.redo()
+    registry.undo()
+    registry.redo()
+    assert (x.get(), dict(ns)) == (0, {"a": 1})
+    registry.undo()
+    ns["b"] = 2
+    with pytest.raises(RollbackError):
+        registry.redo()
+
+
+def test_redo_over_a_registry_leaves_a_branch_alone_that_was_made_after_the_undo():
+    registry = AlmaRegistry()
+    x = registry.watch("x", 0).set(1)
+    registry.undo()
+    branch = x.branch("b")
+    registry.redo()
+    assert (x.get(), branch.get()) == (1, 0)
+
+
+def test_what_undo_calls_a_key_that_was_added_again_is_no_index():
+    ns = AlmaRegistry().namespace("n", {})
+    registry = ns._registry
+    ns["a"] = 1
+    registry.undo()
+    ns["a"] = 2
+    registry.undo()
+    with pytest.raises(RollbackError):
+        registry.undo()
+    assert "index -1" not in "".join(record.label or "" for record in ns.var("a").history())
+    assert "a" not in ns
 
 
 def test_the_making_of_a_namespace_is_neither_heard_nor_undone():
@@ -9301,6 +9401,18 @@ def test_what_stops_a_target_stops_the_export(shop, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         alma.export_test(orders(), tmp_path / "test_x.py", "shop:same")
     assert os.listdir(str(tmp_path)) == ["shop.py"]
+
+
+def test_deletions_of_a_key_are_not_replayed():
+    ns = AlmaRegistry().namespace("n", {"a": [1]})
+    del ns["a"]
+    ns["a"] = [2]
+    var = ns.var("a")
+    assert [step.result for step in var.replay(sum)] == [1, 2]
+    assert alma.compare_runs(var, sum, max) is None
+    assert [step.record.index for step in alma.replay(var.history(), sum)] == [0, 2]
+    assert var.bisect(lambda value: value == [2]).index == 2
+    assert var.bisect(lambda value: value is alma.DELETED or value == [2], verify=True).index == 1
 
 
 # == Defaults: the default registry and the module-level functions ============
