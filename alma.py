@@ -50,7 +50,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from functools import partial, wraps
-from itertools import repeat, zip_longest
+from itertools import repeat, takewhile, zip_longest
 from time import monotonic, sleep, time_ns
 from types import CodeType
 from typing import (
@@ -870,7 +870,12 @@ class _Layout:
 _Head = Tuple[int, Any, _Layout, bool]
 
 
-_Line = object  # what one log, branches apart, is known by in others
+class _Line:
+    """What one log, branches apart, is known by in others; gone when nobody can merge it any more."""
+
+    __slots__ = ("__weakref__",)
+
+
 _ANY_INDEX = float("inf")  # no record has it
 _Opener = Callable[[int, Any], Any]  # an index and what is stored there to the value
 
@@ -909,10 +914,10 @@ class _Log:
     def __init__(self, name: str, layout: _Layout, labels: Dict[int, _Label], opener: Optional[_Opener] = None) -> None:
         self.name, self.labels, self.opener = name, labels, opener
         self.atoms = _ATOMS if opener is None else frozenset()  # the types that stand for themselves
-        self.line: _Line = object()
+        self.line = _Line()
         self.facts: Dict[int, _Facts] = {}
         # what merges took in whose records have been pruned, by the record in the gap from which they are looked for
-        self.bases: Dict[Tuple[int, _Line], _Base] = {}
+        self.bases: Dict[Tuple[int, weakref.ref[_Line]], _Base] = {}
         self.merges = False  # whether there ever was one
         self.chain = 0  # splices since the last value kept whole
         self.failures = self.skip = 0  # deltas that did not pay in a row; records to wait before the next attempt
@@ -1048,9 +1053,11 @@ class _Log:
         return [_make_record(0, layout.values[0], layout.times[0], self.labels.get(0), self.opener), *kept]
 
     def time(self, head: _Head, index: int) -> int:
-        """Return when a record was made, in nanoseconds; of one that has been pruned, when the oldest of these was."""
+        """Return when a record was made, in nanoseconds; of one that has been pruned, the latest that it can be."""
         layout = head[2]
-        return layout.since if 0 < index < layout.first else layout.times[index - layout.shift if index else 0]
+        if 0 < index < layout.first:
+            return layout.times[layout.first - layout.shift] - 1
+        return layout.times[index - layout.shift if index else 0]
 
     def standing(self, index: int) -> _Facts:
         """Return for which record a record stands, and what a redo from there would bring back."""
@@ -1064,13 +1071,16 @@ class _Log:
         """
         layout, found = head[2], []
         for noted, facts in reversed(list(self.facts.copy().items())):
-            if noted > index:
+            if noted > index or noted < layout.first:  # what was interrupted may not have removed all that it pruned
                 continue
             index = facts.stands_for
             if facts.merged:
                 found.append((facts.merged[0], _Base(layout.times[noted - layout.shift], noted, *facts.merged[1:])))
         entry = min(index, layout.first - 1)  # into the gap
-        found += [(line, base) for (begin, line), base in self.bases.copy().items() if begin == entry]
+        for (begin, reference), base in self.bases.copy().items():
+            line = reference()
+            if begin == entry and line is not None:
+                found.append((line, base))
         bases = [base for line, base in found if after < base.taken <= lines.get(line, -1)]
         return max(bases, key=lambda base: (base.taken, base.noted), default=None)
 
@@ -1086,21 +1096,27 @@ class _Log:
         self.bases = bases
         for position in range(gone, first - layout.shift):
             layout.values[position] = _GONE
-            self.labels.pop(position + layout.shift, None)
-            self.facts.pop(position + layout.shift, None)
+        columns: Tuple[Dict[int, Any], ...] = (self.labels, self.facts)
+        for column in columns:  # in the order of indices, so what an interruption left is found as well
+            for index in list(takewhile(first.__gt__, column)):
+                if index:
+                    column.pop(index, None)
         if 2 * (first - layout.shift) > len(layout.values) and first - layout.shift > 32:
             self._renew()
 
-    def _bases(self, head: _Head, first: int) -> Dict[Tuple[int, _Line], _Base]:
-        """Return what has to be known of the merges before *first*, from wherever undo, redo and forks may ask."""
-        lines = {facts.merged[0] for index, facts in self.facts.items() if facts.merged and index < first}
-        lines.update(line for _, line in self.bases)
+    def _bases(self, head: _Head, first: int) -> "Dict[Tuple[int, weakref.ref[_Line]], _Base]":
+        """Return what has to be known of the merges before *first*, from wherever undo, redo and forks may ask.
+
+        Of the newest merge with each line that somebody can still merge. O(lines x facts).
+        """
+        pruned = [facts.merged[0] for index, facts in self.facts.items() if facts.merged and index < first]
+        lines = {*pruned, *filter(None, (reference() for _, reference in self.bases))}
         if not lines:
             return {}
         entries = {min(facts.stands_for, first - 1) for index, facts in self.facts.items() if index >= first}
         known = [(entry, line) for entry in {first - 1, *entries} for line in lines]
-        bases = [(key, self.last_merged(head, key[0], {key[1]: _ANY_INDEX}, -1)) for key in known]
-        return {key: base for key, base in bases if base is not None}
+        bases = [(entry, line, self.last_merged(head, entry, {line: _ANY_INDEX}, -1)) for entry, line in known]
+        return {(entry, weakref.ref(line)): base for entry, line, base in bases if base is not None}
 
     def _renew(self) -> None:
         count, newest, layout, atom = self.head
@@ -1234,7 +1250,7 @@ class _Sink:
 
     __slots__ = ("write",)
 
-    def __init__(self, write: Callable[[bytes], None]) -> None:
+    def __init__(self, write: Any) -> None:
         self.write = write
 
 
@@ -2505,8 +2521,11 @@ class _Table:
 
     def changeable(self) -> Dict[str, Any]:
         """Return the entries to be changed, the draft's inside a transaction. Assumes the lock."""
-        transaction = self.monitor.transaction
-        return self.entries if transaction is None else transaction.own(self)
+        idle = self.monitor.idle
+        if idle is None or idle is _CLOSED:
+            return self.entries
+        entries: Dict[str, Any] = idle.entries(self) if idle.over else idle.own(self)  # over: it is being put away
+        return entries
 
 
 def _functions(what: str, given: Optional[Iterable[Callable[..., object]]]) -> Tuple[Any, ...]:
@@ -2637,7 +2656,7 @@ class AlmaVar(Generic[_T]):
         stored = self._admitted(self._pack(initial_value))
         layout = _Layout([stored], array("q", [monitor.now()]))
         self._log = _Log(name, layout, {0: "initial"}, self._opener())
-        self._forks: Tuple[_Fork, ...] = (_Fork(None, 0, stored),)
+        self._forks: Tuple[_Fork, ...] = (_Fork(self._log.line, 0, stored),)
         self._be_careful()
 
     def _own(self, monitor: _Monitor, name: str, options: _Options) -> None:
@@ -2879,7 +2898,8 @@ class AlmaVar(Generic[_T]):
                                 log.trim(head)
                             layout.values.append(stored)
                             layout.times.append(now)
-                            monitor.time = now
+                            if monitor.time < now:  # a signal handler may have watched a variable after that
+                                monitor.time = now
                             if note is not None:
                                 log.labels[count] = note
                             if listeners:
@@ -2933,7 +2953,7 @@ class AlmaVar(Generic[_T]):
         if now <= monitor.time:
             now = monitor.time + 1
         new = log.append(head, stored, now, label, facts)
-        monitor.time = now  # not before: a clock gone mad may have said what is no time
+        monitor.time = max(monitor.time, now)  # not before: a clock gone mad may have said what is no time
         if listeners:
             depth = monitor.depth() if monitor.turn or monitor.nesting else 0
             notice = (depth + 1, now, self, head[0], new[1], label, listeners, iter(listeners))
@@ -3213,7 +3233,7 @@ class AlmaVar(Generic[_T]):
             raise DuplicateNameError(full, "take it with branches(), or drop_branch() it first")
         head = self._head()
         index = head[0] - 1 if at is None else self._log.kept(head, self._index(at))
-        branch: AlmaVar[_T] = AlmaVar.__new__(AlmaVar)
+        branch: Any = AlmaVar.__new__(AlmaVar)
         middleware = () if self._chain is None else self._chain.middleware
         guests = self._validators, (), middleware
         branch._own(self._monitor, full, _Options(self._pack is _pack, *guests, self._keep, self._traced))
@@ -3223,8 +3243,9 @@ class AlmaVar(Generic[_T]):
         branch._be_careful()
         if transaction is not None:
             transaction.bear(branch, transaction.first_change(self._log))
-        branches[name] = branch
-        return branch
+        if branches.setdefault(name, branch) is not branch:  # a signal handler was quicker
+            raise DuplicateNameError(full, "take it with branches(), or drop_branch() it first")
+        return branch  # type: ignore[no-any-return]
 
     def branches(self) -> "Dict[str, AlmaVar[_T]]":
         """Return the branches by name, each followed by its own, which are named branch@name."""
@@ -3332,7 +3353,8 @@ class AlmaVar(Generic[_T]):
 
         Supposes that it is false up to some record and true from there on, and asks about O(log n) of them; *verify*
         asks about every one, and raises ValueError that names those where it is false again. Across a gap that
-        pruning left the answer is the first record after it. Each value is the predicate's own.
+        pruning left the answer is the first record after it. Deletions of a key are left out. Each value is the
+        predicate's own. Holds all kept records, packed, at once.
 
         >>> AlmaVar("x", 1).set(5).set(-3).set(-8).bisect(lambda value: value < 0).index
         2
@@ -3366,11 +3388,20 @@ class AlmaVar(Generic[_T]):
         """Take the options of the first watch() of a variable that was there before it."""
         if options.middleware:
             raise ValueError(f"{self._name!r} has values already, stored without middleware: watch it without, too")
+        transaction = self._monitor.transaction
+        if transaction is not None:
+            transaction.resumed.append((self, self._pack, self._validators, self._listeners, self._keep, self._traced))
         self._pack = self._pack if options.deep_copy else _share
         self._validators += options.validators
         self._listeners += options.listeners
         self._keep, self._traced = options.keep or self._keep, options.traced or self._traced
         self._resumed = False
+        self._be_careful()
+
+    def _unresume(self, *before: Any) -> None:
+        """Take a first watch() back."""
+        self._pack, self._validators, self._listeners, self._keep, self._traced = before
+        self._resumed = True
         self._be_careful()
 
     def _set_guests(self, kind: str, change: Callable[[Tuple[Any, ...], Any], Tuple[Any, ...]], guest: Any) -> None:
@@ -3430,12 +3461,13 @@ class _Draft:
 class _Transaction:
     """An open transaction: only its own thread sees the draft, until *committed* makes it everybody's."""
 
-    __slots__ = ("committed", "draft", "label", "monitor", "notices", "open", "owner", "time", "touched")
+    __slots__ = ("committed", "draft", "label", "monitor", "notices", "open", "owner", "resumed", "time", "touched")
 
     def __init__(self, monitor: _Monitor, label: Optional[str]) -> None:
         self.monitor, self.label = monitor, label
         self.owner = _get_ident()
         self.draft = _Draft({}, {}, {})
+        self.resumed: List[Tuple[Any, ...]] = []  # variables taken by their first watch(), with the options before it
         self.touched: List[AlmaVar[Any]] = []  # not in the draft: a savepoint taken back must not lose them
         self.notices: Iterator[_Notice] = iter(())
         self.time = max(monitor.clock(), monitor.time + 1)  # until the commit gives the true one
@@ -3464,7 +3496,8 @@ class _Transaction:
 
     def first_change(self, log: _Log) -> int:
         """Return the index of the first record of a log that belongs to this transaction, or that will. O(changes)."""
-        return min((index for changed, index in self.draft.changes if changed is log), default=self.head(log)[0])
+        changes = list(self.draft.changes)
+        return min((index for changed, index in changes if changed is log), default=self.head(log)[0])
 
     def bear(self, var: "AlmaVar[Any]", since: int, listeners: Tuple[Any, ...] = ()) -> None:
         """Take a new variable into the draft, whose records from index *since* on belong to this transaction."""
@@ -3490,9 +3523,7 @@ class _Transaction:
     def own(self, table: _Table) -> Dict[str, Any]:
         """Return the draft's entries of a table. O(entries) for the first change."""
         tables = self.draft.tables
-        if table not in tables:
-            tables[table] = table.entries.copy()
-        return tables[table]
+        return tables[table] if table in tables else tables.setdefault(table, table.entries.copy())
 
     def commit(self) -> None:
         """Give all records one time and make the draft the truth, in one store."""
@@ -3514,6 +3545,12 @@ class _Transaction:
         if self.open or self.owner != _get_ident():
             raise RuntimeError("a transaction ended before one inside it, or in another thread: nothing was changed")
 
+    def forget_resumed(self, kept: int) -> None:
+        """Take the first watch() of variables back, but for so many of them."""
+        for var, *before in reversed(self.resumed[kept:]):
+            var._unresume(*before)
+        del self.resumed[kept:]
+
     def finish(self) -> None:
         """Bring every variable touched to its head; may be interrupted and called again. Assumes the lock."""
         monitor = self.monitor
@@ -3524,12 +3561,15 @@ class _Transaction:
             log.trim(log.head)
             var._transaction = None
             log.compress(log.head, start)
-            var._retain()
+            if self.committed:
+                var._retain()
             var._be_careful()
         if self.committed:
             for table, entries in self.draft.tables.items():
                 table.entries = entries
             monitor.notices.extend(self.notices)  # one call, and an iterator: what was interrupted adds none twice
+        else:
+            self.forget_resumed(0)
         monitor.idle = monitor.mark = None
 
 
@@ -3872,11 +3912,12 @@ def _savepoint(transaction: _Transaction, label: Optional[str]) -> Generator[Non
     """Take back what a nested block has done if it raises; its records bear its own label if it has one."""
     before, outer = transaction.draft, transaction.label
     transaction.draft, transaction.label = before.copy(), outer if label is None else label
-    transaction.open += 1
+    transaction.open, resumed = transaction.open + 1, len(transaction.resumed)
     try:
         yield
     except BaseException:
         transaction.draft = before
+        transaction.forget_resumed(resumed)
         raise
     finally:
         transaction.label = outer
@@ -4252,9 +4293,8 @@ def _steps(records: Sequence[ChangeRecord[_T]], fn: Callable[[_T], object], dela
 
 def _step(record: ChangeRecord[_T], fn: Callable[[_T], object]) -> Step:
     """Return what *fn* makes of a value of its own."""
-    value = _own_value(record)
     try:
-        return Step(record, fn(value), None)
+        return Step(record, fn(_own_value(record)), None)
     except Exception as error:
         return Step(record, None, error)
 
@@ -4298,38 +4338,33 @@ def _changes_between(old: Step, new: Step) -> List[Change]:
 
 def _bisect(var: AlmaVar[_T], predicate: Callable[[_T], object], verify: bool) -> Optional[ChangeRecord[_T]]:
     """Return the first kept record for which *predicate* holds, supposing that it holds from there on."""
+    records = _records_of(var)
     if verify:
-        return _bisect_all(var, predicate)
-    found, initial = var.last_change(), var.at(0)
-    if not predicate(_own_value(found)):
+        return _first_of_all(var.name, records, [bool(predicate(_own_value(record))) for record in records])
+    low, high = 0, len(records) - 1
+    if not predicate(_own_value(records[high])):
         return None
-    if found.index == 0 or predicate(_own_value(initial)):
-        return initial
-    low = 1
-    while low < found.index:
-        try:
-            record = var.at((low + found.index) // 2)  # and not from history(), which holds all values at once
-        except PrunedError as gap:
-            low = gap.first
-            continue
-        if predicate(_own_value(record)):
-            found = record
+    while low < high:
+        middle = (low + high) // 2
+        if predicate(_own_value(records[middle])):
+            high = middle
         else:
-            low = record.index + 1
-    return found
+            low = middle + 1
+    return records[high]
 
 
-def _bisect_all(var: AlmaVar[_T], predicate: Callable[[_T], object]) -> Optional[ChangeRecord[_T]]:
-    """Return the first kept record for which *predicate* holds; ValueError if it does not for one behind it."""
-    answers = [(record, bool(predicate(_own_value(record)))) for record in var.history()]
-    first = next((record for record, answer in answers if answer), None)
-    relapses = [record.index for record, answer in answers if first and record.index > first.index and not answer]
-    if first and relapses:
+def _first_of_all(name: str, records: List[ChangeRecord[_T]], answers: List[bool]) -> Optional[ChangeRecord[_T]]:
+    """Return the record of the first answer that is true; ValueError where one behind it is false."""
+    if True not in answers:
+        return None
+    first = answers.index(True)
+    relapses = [record.index for record, answer in zip(records[first:], answers[first:]) if not answer]
+    if relapses:
         raise ValueError(
-            f"the predicate is true for record {first.index} of {var.name!r} but false again for "
-            f"{str(relapses[:20])[1:-1]}{', ...' * (len(relapses) > 20)}; a bisection needs one that stays true"
+            f"the predicate is true for record {records[first].index} of {name!r} but false again for"
+            f" {str(relapses[:20])[1:-1]}{', ...' * (len(relapses) > 20)}; a bisection needs one that stays true"
         )
-    return first
+    return records[first]
 
 
 _TEST_FILE = '''\
@@ -4367,7 +4402,8 @@ def export_test(source: _Source[Any], path: "Union[str, os.PathLike[str]]", targ
 
     *target* is ``"package.module:function"`` or ``"module:Class.method"``; it is imported and called here, once for
     each record. The file has one test for each record, with index, time, label, value, and result or error as Python
-    literals; it needs pytest, alma and the target. The same records and results give the same bytes. Raises
+    literals; it needs pytest, alma and the target. The same records and results give the same bytes. What stands in
+    two places of a value is written twice. Raises
     ValueError for a target of another form or no record at all, ImportError or AttributeError if there is no such
     target, and CodecError for a value or result that has no literal: builtin and standard values have one. Then
     nothing is written.
@@ -4588,7 +4624,7 @@ def _demo() -> Iterator[str]:
     except ValueError as error:
         yield f"  ValueError: {error}; rows is still {config.get()['rows']:,}"
 
-    peak = max(memory.history(), key=lambda record: record.value)
+    peak = max(memory.history()[1:], key=lambda record: record.value)  # since there is a config
     cause = config.at(peak.timestamp)
     yield f"\nMemory was highest at record {peak.index}, {peak.value:,} blocks. What did the config say then?"
     yield f"  {cause.value}, since {cause.label}"
