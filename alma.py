@@ -50,7 +50,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from functools import partial, wraps
-from itertools import repeat, takewhile, zip_longest
+from itertools import combinations, product, repeat, takewhile, zip_longest
 from time import monotonic, sleep, time_ns
 from types import CodeType
 from typing import (
@@ -1194,18 +1194,23 @@ class Change(NamedTuple):
 
 _AnyChange = Tuple[str, Tuple[Any, ...], Any, Any]  # a Change is one
 
-_BY_INDEX = (list, tuple)
-_BY_MEMBER = (set, frozenset)
-_BY_KEY = (dict, OrderedDict, defaultdict, Counter)
-_PARTED = frozenset((*_BY_INDEX, *_BY_MEMBER, *_BY_KEY))  # exact types whose parts are compared; the rest is one
+_BY_INDEX = frozenset((list, tuple))  # the exact types whose parts are compared; the rest is one
+_BY_MEMBER = frozenset((set, frozenset))
+_BY_KEY = frozenset((dict, OrderedDict, defaultdict, Counter))
+_PARTED = _BY_INDEX | _BY_MEMBER | _BY_KEY
+_UNORDERED = _PARTED - _BY_INDEX - {OrderedDict}
 _CERTAIN = frozenset((str, int, bytes))  # among objects of one of these, equal says it all: no NaN, no parts
 
 _DEEPEST = 100  # levels down to which parts are compared
-_MANY = 16  # parts from which on picklers are asked, so many at a time: below that they are slower than a look at each
+_MANY = 16  # containers that are pickled at a time, 32 times as many atoms: they take 10 ns each, a call 2 us
 _MOST_EDITS = 16  # additions and removals up to which a shortest way between two sequences is looked for
-_LOOKS_AT_ALL = 1 << 15  # steps that the same search may take in all gaps between anchors, beside 4 for each item
-_FEW = 16  # parts by which likeness is judged
-_MOST_LOOKS = 64  # pairs of items up to which a gap is paired by likeness
+_STEPS = 1 << 15  # of the same search in all gaps between anchors, beside 4 for each item
+_CHOICE = 8  # items of a gap up to which likeness decides which of them replace each other: at most 70 ways
+
+
+def _fact(value: Any) -> Any:
+    """Return what makes two containers of one type different beside their parts."""
+    return getattr(value, "maxlen", id(getattr(value, "default_factory", None)))
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -1214,6 +1219,16 @@ def _equal(one: Any, other: Any) -> bool:
         return bool(one == other) or bool(one != one and other != other)
     except Exception:  # of another's __eq__; or Decimal("sNaN"), which is a NaN as well
         return _is_atom(one) and repr(one) == repr(other)
+
+
+def _certain(one: Iterable[Any], other: Iterable[Any]) -> bool:
+    """Tell whether == says it all about the items of both: all are of one and the same type in _CERTAIN."""
+    kinds = {*map(type, one), *map(type, other)}
+    return len(kinds) == 1 and kinds <= _CERTAIN
+
+
+class _Sink(List[bytes]):
+    write = list.append
 
 
 class _Twins:
@@ -1225,49 +1240,107 @@ class _Twins:
     """
 
     def __init__(self) -> None:
-        self._written: Tuple[List[bytes], List[bytes]] = ([], [])
-        self._picklers = [_Packer(_Sink(written.append), 5) for written in self._written]
+        self._written = _Sink(), _Sink()
+        self._picklers = [_Packer(sink, 5) for sink in self._written]
 
     def same(self, mine: Any, theirs: Any) -> bool:
         """Tell whether what comes next in both is alike for certain."""
-        one, other = self._written
         try:
             self._picklers[0].dump(mine)
             self._picklers[1].dump(theirs)
-            same = one == other
+            same = self._written[0] == self._written[1]
         except Exception:
             same = False
-        if not same:  # what each remembers no longer corresponds
-            self._picklers[0].clear_memo()
-            self._picklers[1].clear_memo()
-        one.clear()
-        other.clear()
+        for sink, pickler in zip(self._written, self._picklers):
+            sink.clear()
+            if not same:  # what each remembers no longer corresponds
+                pickler.clear_memo()
         return same
 
 
-class _Sink:
-    """A file for a pickler to write to."""
+class _Alike:
+    """Tells what is alike: two values by their parts, and many by numbers, of which alike values get the same.
 
-    __slots__ = ("write",)
-
-    def __init__(self, write: Any) -> None:
-        self.write = write
-
-
-class _Numbers:
-    """Gives each value a number: alike values get the same one. O(size), whatever is shared."""
+    What it has seen it remembers: O(size) for all that one comparison asks. In a cycle, or nested too deep for the
+    stack, nothing is alike, unless it is one object.
+    """
 
     def __init__(self) -> None:
+        self._verdicts: Dict[Tuple[int, int], bool] = {}
+        self._known: Dict[int, int] = {}  # the numbers of containers, by their ids
         self._numbers: Dict[Any, int] = {}
-        self._known: Dict[int, int] = {}
         self._strange: Dict[int, List[Tuple[Any, int]]] = {}  # by type: what has no hash, with its number
-        self._at: Dict[int, int] = {}
-        self._last = self._depth = 0
+        self._at: Dict[int, int] = {}  # by type: how far of these the present sequence has met again
+        self._last = 0
 
-    def of(self, values: Iterable[Any]) -> List[int]:
-        """Return the numbers of a sequence of values."""
-        self._at.clear()
-        return list(map(self.number, values))
+    def alike(self, one: Any, other: Any) -> bool:
+        """Tell whether two values are alike."""
+        kind = type(one)
+        if one is other or kind is not type(other):
+            return one is other
+        if kind not in _CONTAINERS or kind is bytearray:
+            return _equal(one, other)
+        pair = id(one), id(other)
+        if pair not in self._verdicts:
+            self._verdicts[pair] = False  # until known better: where the stack ends, and in a cycle, it stays
+            try:
+                self._verdicts[pair] = len(one) == len(other) and self._parts_alike(one, other, kind)
+            except RecursionError:
+                pass
+        return self._verdicts[pair]
+
+    def _parts_alike(self, one: Any, other: Any, kind: type) -> bool:
+        if _fact(one) != _fact(other):
+            return False
+        if kind not in _BY_MEMBER and kind not in _BY_KEY:
+            return self._all_alike(list(one), list(other))
+        mine, theirs = self.tokens(one, other)
+        if kind in _BY_MEMBER:
+            return sorted(mine) == sorted(theirs)
+        if kind is OrderedDict and mine != theirs:
+            return False
+        parts, twins = dict(zip(mine, one.values())), dict(zip(theirs, other.values()))
+        if len(parts) < len(one):  # two NaN are keys of one dict: which is which cannot be told
+            return self.number(one) == self.number(other)
+        return parts.keys() == twins.keys() and self._all_alike([*parts.values()], [twins[token] for token in parts])
+
+    def _all_alike(self, mine: List[Any], theirs: List[Any]) -> bool:
+        if len(mine) < _MANY:
+            return all(map(self.alike, mine, theirs))
+        return self.run(mine, theirs) == len(mine)
+
+    def run(self, mine: Sequence[Any], theirs: Sequence[Any]) -> int:
+        """Return how many items at the start of two sequences are alike."""
+        return next(self.unlike(mine, theirs), min(len(mine), len(theirs)))
+
+    def unlike(self, mine: Sequence[Any], theirs: Sequence[Any]) -> Iterator[int]:
+        """Yield the positions at which two sequences are not alike, up to the end of the shorter one.
+
+        Twins prove stretches alike; one that they don't is cut in eight, and at last looked at item by item.
+        """
+        most = min(len(mine), len(theirs))
+        many = _MANY if most and type(mine[0]) in _CONTAINERS else 32 * _MANY
+        twins, start, ends = _Twins(), 0, deque(range(many, most + many, many))
+        while start < most:
+            end = min(ends[0], most)
+            few = (end - start) // 8
+            if twins.same(mine[start:end], theirs[start:end]):
+                start = ends.popleft()
+            elif few > 1:
+                ends.extendleft(range(end - few, start, -few))
+            else:
+                yield from (place for place in range(start, end) if not self.alike(mine[place], theirs[place]))
+                start = ends.popleft()
+
+    def tokens(self, one: Iterable[Any], other: Iterable[Any]) -> List[List[Any]]:
+        """Return what stands for the items of both, equal where they are alike: numbers, or the items themselves."""
+        if _certain(one, other):
+            return [list(one), list(other)]
+        tokens: List[List[Any]] = []
+        for side in (one, other):
+            self._at.clear()
+            tokens.append(list(map(self.number, side)))
+        return tokens
 
     def number(self, value: Any) -> int:
         """Return the number of one value."""
@@ -1286,24 +1359,21 @@ class _Numbers:
 
     def _number_container(self, value: Any, kind: type) -> int:
         self._last += 1
-        self._known[id(value)] = number = self._last  # until it is known better; for a cycle it stays its own
-        if self._depth < _DEEPEST:
-            self._depth += 1
-            self._known[id(value)] = number = self._numbers.setdefault(self._key(value, kind), number)
-            self._depth -= 1
+        self._known[id(value)] = number = self._last  # its own, until known better: see alike()
+        try:
+            self._known[id(value)] = number = self._numbers.setdefault(self.key(value, kind), number)
+        except RecursionError:
+            pass
         return number
 
-    def _key(self, value: Any, kind: type) -> Tuple[Any, ...]:
+    def key(self, value: Any, kind: type) -> Tuple[Any, ...]:
         """Return the numbers of a container's parts, in a form that is equal where the containers are alike."""
         if kind is bytearray:
             return kind, bytes(value)
-        if kind in _BY_MEMBER:
-            return (kind, *sorted(map(self.number, value)))
-        if kind not in _BY_KEY:
-            return (kind, getattr(value, "maxlen", None), *map(self.number, value))
-        items = list(zip(map(self.number, value), map(self.number, value.values())))
-        factory = id(getattr(value, "default_factory", None))
-        return (kind, factory, *(items if kind is OrderedDict else sorted(items)))
+        numbers: Iterable[Any] = map(self.number, value)
+        if kind in _BY_KEY:
+            numbers = zip(numbers, map(self.number, value.values()))
+        return (kind, _fact(value), *(sorted(numbers) if kind in _UNORDERED else numbers))
 
     def _number_strange(self, value: Any, kind: type) -> int:
         """Number an object without a hash: it is held against the few that stood where it may belong."""
@@ -1316,153 +1386,28 @@ class _Numbers:
         return self._last
 
 
-class _Alike:
-    """Tells which values are alike, and remembers it: O(size) for all pairs that one comparison asks about."""
-
-    def __init__(self) -> None:
-        self.numbers = _Numbers()
-        self._verdicts: Dict[Tuple[int, int], bool] = {}
-        self._open: Set[Tuple[int, int]] = set()
-        self._assumed = False
-
-    def alike(self, one: Any, other: Any) -> bool:
-        """Tell whether two values are alike."""
-        kind = type(one)
-        if one is other or kind is not type(other):
-            return one is other
-        if kind not in _CONTAINERS or kind is bytearray:
-            return _equal(one, other)
-        if len(one) != len(other):  # would be found below as well, at greater cost
-            return False
-        pair = id(one), id(other)
-        if pair in self._open:
-            self._assumed = True  # a cycle: alike if all the rest is
-            return True
-        verdict = self._verdicts.get(pair)
-        return self._look_inside(one, other, kind, pair) if verdict is None else verdict
-
-    def _look_inside(self, one: Any, other: Any, kind: type, pair: Tuple[int, int]) -> bool:
-        if len(self._open) >= _DEEPEST:
-            return _Twins().same(one, other)
-        self._open.add(pair)
-        try:
-            verdict = self._verdicts[pair] = self._parts_alike(one, other, kind)
-        finally:
-            self._open.discard(pair)
-        if not self._open and self._assumed:
-            self._assumed = False
-            if not verdict:
-                self._verdicts.clear()  # some may rest upon what turned out to be false
-        return verdict
-
-    def _parts_alike(self, one: Any, other: Any, kind: type) -> bool:
-        if kind in _BY_KEY:
-            return self._dicts_alike(one, other, kind)
-        if kind in _BY_MEMBER:
-            if _certain(one, other):
-                return bool(one == other)
-            return sorted(map(self.numbers.number, one)) == sorted(map(self.numbers.number, other))
-        return getattr(one, "maxlen", None) == getattr(other, "maxlen", None) and self.all_alike(list(one), list(other))
-
-    def _dicts_alike(self, one: Any, other: Any, kind: type) -> bool:
-        if kind is not dict and not _same_beside(one, other):
-            return False
-        if kind is OrderedDict and not self.all_alike(list(one), list(other)):
-            return False
-        if _certain(one, other):
-            return one.keys() == other.keys() and self.all_alike(list(one.values()), [other[key] for key in one])
-        mine, theirs = self.by_number(one), self.by_number(other)
-        if len(mine) < len(one):  # two NaN are keys of one dict: which is which cannot be told
-            return self.numbers.number(one) == self.numbers.number(other)
-        if mine.keys() != theirs.keys():
-            return False
-        return self.all_alike([one[key] for key in mine.values()], [other[theirs[number]] for number in mine])
-
-    def by_number(self, keys: Iterable[Any]) -> Dict[int, Any]:
-        """Return keys or members by their numbers."""
-        return {self.numbers.number(key): key for key in keys}
-
-    def all_alike(self, mine: List[Any], theirs: List[Any]) -> bool:
-        """Tell whether two lists of one length are alike item by item."""
-        kinds = list(map(type, mine))
-        if kinds != list(map(type, theirs)):
-            return False
-        if _ATOMS.issuperset(kinds):
-            try:
-                if mine == theirs:
-                    return True
-            except Exception:  # a Decimal that is a signalling NaN
-                pass
-            return all(map(_equal, mine, theirs))
-        if len(mine) < _MANY:
-            return all(map(self.alike, mine, theirs))
-        return next(self.unlike(mine, theirs), None) is None
-
-    def unlike(self, mine: Sequence[Any], theirs: Sequence[Any]) -> Iterator[int]:
-        """Yield the positions at which two sequences are not alike, up to the end of the shorter one.
-
-        Picklers prove stretches alike; one that they don't is cut in eight, and at last looked at item by item.
-        """
-        most = min(len(mine), len(theirs))
-        many = _MANY if most and type(mine[0]) not in _ATOMS else 32 * _MANY  # atoms take 10 ns each, a call 2 us
-        twins, start, ends = _Twins(), 0, deque(range(many, most + many, many))
-        while start < most:
-            end = min(ends[0], most)
-            few = (end - start) // 8
-            if twins.same(mine[start:end], theirs[start:end]):
-                start = ends.popleft()
-            elif few > 1:
-                ends.extendleft(range(end - few, start, -few))
-            else:
-                yield from (place for place in range(start, end) if not self.alike(mine[place], theirs[place]))
-                start = ends.popleft()
-
-    def run(self, mine: Sequence[Any], theirs: Sequence[Any]) -> int:
-        """Return how many items at the start of two sequences are alike."""
-        return next(self.unlike(mine, theirs), min(len(mine), len(theirs)))
-
-
-def _certain(one: Any, other: Any) -> bool:
-    """Tell whether all that two containers iterate over is of one and the same type in _CERTAIN."""
-    kind = type(next(iter(one or other), None))
-    return kind in _CERTAIN and all(list(map(type, parts)).count(kind) == len(parts) for parts in (one, other))
-
-
-def _by_itself(parts: Iterable[Any]) -> Dict[Any, Any]:
-    return dict(zip(parts, parts))
-
-
-def _same_beside(one: Any, other: Any) -> bool:
-    """Tell whether two defaultdicts make their defaults alike; so do two of any other type."""
-    return getattr(one, "default_factory", None) is getattr(other, "default_factory", None)
-
-
-# Alignment of two sequences, given as lists of what is equal where the items are alike: as numbers, or as items of
-# one type in _CERTAIN. A block (i, j, length) says where they run alike; blocks rise in both. First the shortest way
-# by Myers' greedy algorithm ("An O(ND) difference algorithm", 1986), bounded; where the way is longer, items that
-# stand once on each side are anchors (Heckel 1978; patience diff), and between them it is tried again.
+# Alignment of two sequences of tokens. A block (i, j, length) says where they run alike; blocks rise in both. First the
+# shortest way by Myers' greedy algorithm ("An O(ND) difference algorithm", 1986), bounded; where the way is longer,
+# items that stand once on each side are anchors (Heckel 1978; patience diff), and it is tried again between them.
 
 _Block = Tuple[int, int, int]
 
 
-def _shortest(one: Sequence[Any], other: Sequence[Any], most: int) -> Optional[List[_Block]]:
-    """Return the blocks between which the fewest items are added and removed; None if those are more than *most*."""
-    m, n = len(one), len(other)
+def _shortest(one: Sequence[Any], other: Sequence[Any], most: int) -> Tuple[bool, List[_Block]]:
+    """Tell whether *most* additions and removals lead to the ends; and the blocks on the way that leads furthest."""
+    m, n, nowhere = len(one), len(other), (-1, None)
     ends: Dict[int, Tuple[int, Any]] = {1: (0, None)}  # by diagonal: how far in one, and the blocks on the way
-    for edits in range(min(most, m + n) + 1):
+    for edits in range(most + 1):
         for k in range(-edits, edits + 1, 2):
-            if k == -edits or (k != edits and ends[k - 1][0] < ends[k + 1][0]):
-                x, way = ends[k + 1]
-            else:
-                x, way = ends[k - 1][0] + 1, ends[k - 1][1]
-            y = x - k
-            if x < m and y < n and one[x] == other[y]:
-                run = _common(one, x, other, y)
-                x, y, way = x + run, y + run, (way, (x, y, run))
+            removed, added = ends.get(k - 1, nowhere), ends.get(k + 1, nowhere)
+            x, way = added if removed[0] < added[0] else (removed[0] + 1, removed[1])
+            if x < m and x - k < n and one[x] == other[x - k]:
+                run = _common(one, x, other, x - k)
+                x, way = x + run, (way, (x, x - k, run))
             ends[k] = x, way
-            if x >= m and y >= n:
-                return _unwound(way)
-    return None
+            if x >= m and x - k >= n:
+                return True, _unwound(way)
+    return False, _unwound(max(ends.items(), key=lambda end: 2 * end[1][0] - end[0])[1][1])
 
 
 def _unwound(way: Any) -> List[Any]:
@@ -1478,137 +1423,84 @@ def _anchors(one: Sequence[Any], other: Sequence[Any]) -> List[Tuple[int, int]]:
     """Return where items stand that occur once in each, as long a rising row of them as there is. O(n log n)."""
     mine, theirs = Counter(one), Counter(other)
     places = {item: j for j, item in enumerate(other) if theirs[item] == 1}
-    pairs = [(i, places[item]) for i, item in enumerate(one) if mine[item] == 1 and item in places]
     lowest: List[int] = []  # by length of a rising row: the lowest place in which one ends
-    rows: List[Any] = []
-    for i, j in pairs:
-        length = bisect_left(lowest, j)
-        row = (rows[length - 1] if length else None, (i, j))
-        lowest[length : length + 1] = [j]
-        rows[length : length + 1] = [row]
-    return _unwound(rows[-1]) if rows else []
+    rows: List[Any] = [None]
+    for i, item in enumerate(one):
+        if mine[item] == 1 and item in places:
+            length = bisect_left(lowest, places[item])
+            lowest[length : length + 1] = [places[item]]
+            rows[length + 1 : length + 2] = [(rows[length], (i, places[item]))]
+    return _unwound(rows[-1])
 
 
 def _aligned(one: Sequence[Any], other: Sequence[Any]) -> List[_Block]:
     """Return the blocks at which two sequences run alike. Near linear, whatever they hold."""
-    found = _shortest(one, other, _MOST_EDITS)
-    if found is not None:
-        return found
-    blocks: List[_Block] = []
-    anchors = [(-1, -1), *_anchors(one, other), (len(one), len(other))]
-    gaps = [(i, j, i2, j2) for (i, j), (i2, j2) in zip(anchors, anchors[1:]) if i2 - i > 1 and j2 - j > 1]
-    most = int(min(160, max(4, ((_LOOKS_AT_ALL + 4 * len(one)) / (len(gaps) or 1)) ** 0.5)))
-    for (i, j), (i2, j2) in zip(anchors, anchors[1:]):
-        if i >= 0:
-            blocks.append((i, j, 1))
-        if i2 - i > 1 and j2 - j > 1:
-            blocks += _gap_blocks(one[i + 1 : i2], other[j + 1 : j2], i + 1, j + 1, most)
+    whole, blocks = _shortest(one, other, _MOST_EDITS)
+    if whole:
+        return blocks
+    anchors = _anchors(one, other)
+    met = set(anchors)
+    begins = [(0, 0), *((i, j) for i, j in anchors if (i - 1, j - 1) not in met), (len(one), len(other))]
+    most = int(max(4, ((_STEPS + 4 * len(one)) / len(begins)) ** 0.5))
+    blocks = []
+    for (i, j), (end, stop) in zip(begins, begins[1:]):
+        blocks += [(i + x, j + y, run) for x, y, run in _shortest(one[i:end], other[j:stop], most)[1]]
     return blocks
 
 
-def _common_start(one: Sequence[Any], other: Sequence[Any]) -> int:
-    return _common(one, 0, other, 0)
-
-
-def _gap_blocks(one: Sequence[Any], other: Sequence[Any], i: int, j: int, most: int) -> List[_Block]:
-    """Return the blocks between two anchors; where the shortest way is too long, what touches the anchors."""
-    blocks = _shortest(one, other, most)
-    if blocks is None:
-        head = _common_start(one, other)
-        tail = _common_start(one[head:][::-1], other[head:][::-1])
-        blocks = [(0, 0, head), (len(one) - tail, len(other) - tail, tail)]
-    return [(x + i, y + j, run) for x, y, run in blocks if run]
-
-
-class _Comparison:
+class _Comparison(_Alike):
     """Collects the changes that lead from one value to another."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.changes: List[Change] = []
-        self._alike = _Alike()
-        self._met: Dict[Tuple[int, int], bool] = {}  # pairs whose parts were compared; True: and one stands in itself
-        self._open: Set[Tuple[int, int]] = set()
-
-    def compare_roots(self, old: Any, new: Any) -> None:
-        """Add the changes from one whole value to another."""
-        if old is not new and (type(old) in _PARTED or not self._alike.alike(old, new)):
-            self.compare(old, new, ())
+        self._met: Dict[Tuple[int, int], bool] = {}  # the pairs whose parts were compared; True: met again
 
     def compare(self, old: Any, new: Any, path: Tuple[Any, ...]) -> None:
-        """Add the changes from *old* to *new*, which are not alike, or containers of which that is not known."""
+        """Add the changes from *old* to *new*."""
         kind, pair, start = type(old), (id(old), id(new)), len(self.changes)
         if kind is type(new) and kind in _PARTED and len(path) < _DEEPEST:
-            if pair not in self._met:
-                self._met[pair] = False
-                self._open.add(pair)
-                fine = self._parts(kind)(old, new, path)
-                self._open.discard(pair)
-                if fine and not self._met[pair]:
-                    return
-                del self.changes[start:]
-                if self._alike.alike(old, new):
-                    return
-            elif pair in self._open:
-                self._met[pair] = True
-        self.changes.append(Change("replace", path, old, new))
-
-    def _parts(self, kind: type) -> Callable[[Any, Any, Tuple[Any, ...]], bool]:
-        """Return what compares the parts of two values of a kind, and tells whether that will do."""
-        return self._by_index if kind in _BY_INDEX else self._by_member if kind in _BY_MEMBER else self._by_key
+            again = self._met[pair] = pair in self._met
+            fine = not again and (self._by_index if kind in _BY_INDEX else self._by_key)(old, new, path)
+            if fine and not self._met[pair]:  # else it stands in itself
+                return
+            del self.changes[start:]
+        if not self.alike(old, new):
+            self.changes.append(Change("replace", path, old, new))
 
     def _by_key(self, old: Any, new: Any, path: Tuple[Any, ...]) -> bool:
-        if not _same_beside(old, new):
+        """Add the changes between two dicts, and tell whether they will do; a set is a dict of its members here."""
+        if type(old) in _BY_MEMBER:
+            old, new = dict(zip(old, old)), dict(zip(new, new))
+        if _fact(old) != _fact(new):
             return False
-        if _certain(old, new) and list(old) == list(new):  # the common case: 20 us less for 200 keys
-            self._values(list(old), list(old.values()), list(new.values()), path)
-            return True
-        mine, theirs = self._keys(old, new)
-        if len(mine) < len(old) or len(theirs) < len(new):
-            return False
-        kept, gone, come = list(mine), [], []
-        if mine.keys() != theirs.keys():
-            kept = [number for number in mine if number in theirs]
-            gone = [number for number in mine if number not in theirs]
-            come = [number for number in theirs if number not in mine]
-        if type(old) is OrderedDict and (list(mine) != kept + gone or list(theirs) != kept + come):
-            return False
-        for number in reversed(gone):  # the last one first, so that the inverse puts them back in their order
-            self.changes.append(Change("remove", (*path, mine[number]), old[mine[number]], None))
-        keys = [mine[number] for number in kept]
-        self._values(keys, [old[key] for key in keys], [new[theirs[number]] for number in kept], path)
-        for number in come:
-            self.changes.append(Change("add", (*path, theirs[number]), None, new[theirs[number]]))
-        return True
-
-    def _values(self, keys: List[Any], before: List[Any], after: List[Any], path: Tuple[Any, ...]) -> None:
-        for place in self._alike.unlike(before, after):
+        keys, before, after, come = list(old), list(old.values()), list(new.values()), []
+        if not _certain(old, new) or keys != list(new):  # where they are the same, 40 us less for 200
+            tokens = self.tokens(old, new)
+            mine, theirs = dict(zip(tokens[0], old)), dict(zip(tokens[1], new))
+            kept = [token for token in mine if token in theirs]
+            gone = [token for token in mine if token not in theirs]
+            come = [token for token in theirs if token not in mine]
+            if len(mine) < len(old) or len(theirs) < len(new):  # two NaN are keys
+                return False
+            if type(old) is OrderedDict and tokens != [kept + gone, kept + come]:
+                return False
+            keys, come = [mine[token] for token in kept], [theirs[token] for token in come]
+            before, after = [old[key] for key in keys], [new[theirs[token]] for token in kept]
+            lost = [mine[token] for token in reversed(gone)]  # backwards, so that the inverse restores their order
+            self.changes += [Change("remove", (*path, key), old[key], None) for key in lost]
+        for place in self.unlike(before, after):
             self.compare(before[place], after[place], (*path, keys[place]))
-
-    def _keys(self, old: Any, new: Any) -> List[Dict[Any, Any]]:
-        """Return the keys or members of both, each by something that is equal for two that are alike."""
-        by = _by_itself if _certain(old, new) else self._alike.by_number
-        return [by(old), by(new)]
-
-    def _by_member(self, old: Any, new: Any, path: Tuple[Any, ...]) -> bool:
-        mine, theirs = self._keys(old, new)
-        if len(mine) < len(old) or len(theirs) < len(new):
-            return False
-        gone = [mine[number] for number in mine if number not in theirs]
-        come = [theirs[number] for number in theirs if number not in mine]
-        self.changes += [Change("remove", (*path, member), member, None) for member in gone]
-        self.changes += [Change("add", (*path, member), None, member) for member in come]
+        self.changes += [Change("add", (*path, key), None, new[key]) for key in come]
         return True
 
     def _by_index(self, old: Any, new: Any, path: Tuple[Any, ...]) -> bool:
-        mine, theirs = old, new  # as they are: copies would cost a fifth
-        head = self._alike.run(mine, theirs)
+        """Add the changes between two lists or tuples, which will do."""
+        head = self.run(old, new)
         stop = head - 1 if head else None
-        tail = self._alike.run(mine[:stop:-1], theirs[:stop:-1])
-        mine, theirs = mine[head : len(mine) - tail], theirs[head : len(theirs) - tail]
-        blocks: List[_Block] = []
-        if len(mine) > 1 and len(theirs) > 1:
-            certain = _certain(mine, theirs)
-            blocks = _aligned(mine, theirs) if certain else _aligned(*map(self._alike.numbers.of, (mine, theirs)))
+        tail = self.run(old[:stop:-1], new[:stop:-1])
+        mine, theirs = old[head : len(old) - tail], new[head : len(new) - tail]
+        blocks = _aligned(*self.tokens(mine, theirs)) if len(mine) > 1 and len(theirs) > 1 else []
         i = j = 0
         for x, y, length in [*blocks, (len(mine), len(theirs), 0)]:
             self._gap(mine[i:x], theirs[j:y], path, head + j)
@@ -1621,38 +1513,24 @@ class _Comparison:
         for x, y in [*self._pairs(mine, theirs), (len(mine), len(theirs))]:
             self.changes += [Change("remove", (*path, at + j), item, None) for item in mine[i:x]]
             self.changes += [Change("add", (*path, at + place), None, theirs[place]) for place in range(j, y)]
-            if x < len(mine) and not self._alike.alike(mine[x], theirs[y]):
+            if x < len(mine):
                 self.compare(mine[x], theirs[y], (*path, at + y))
             i, j = x + 1, y + 1
 
-    def _pairs(self, mine: Sequence[Any], theirs: Sequence[Any]) -> List[Tuple[int, int]]:
+    def _pairs(self, mine: Sequence[Any], theirs: Sequence[Any]) -> Iterable[Tuple[int, int]]:
         """Return which items replace each other: by position, or by likeness where there is a choice and few items."""
-        m, n = len(mine), len(theirs)
-        if m == n or not m * n or m * n > _MOST_LOOKS or not any(type(item) in _PARTED for item in mine):
-            return [(place, place) for place in range(min(m, n))]
-        best: Dict[Tuple[int, int], Tuple[float, Any]] = {}  # by how many items of each: the most likeness, and how
-        for i in range(m):
-            for j in range(n):
-                total, rest = best.get((i - 1, j - 1), (0.0, None))
-                taken = total + 1 + self._likeness(mine[i], theirs[j]) / (m + n), (rest, (i, j))
-                best[i, j] = max(taken, best.get((i - 1, j), taken), best.get((i, j - 1), taken), key=_total)
-        return _unwound(best[m - 1, n - 1][1])
+        m, n, few = len(mine), len(theirs), min(len(mine), len(theirs))
+        if m == n or max(m, n) > _CHOICE:
+            return zip(range(few), range(few))
+        likeness = [[self._likeness(one, other) for other in theirs] for one in mine]
+        ways = product(combinations(range(m), few), combinations(range(n), few))
+        return zip(*max(ways, key=lambda way: sum(likeness[i][j] for i, j in zip(*way))))
 
     def _likeness(self, one: Any, other: Any) -> float:
-        """Return how much two items have in common, from 0 to 1, judged by a few of their parts."""
-        kind = type(one)
-        if kind is not type(other) or kind not in _PARTED or not one or not other:
+        if not type(one) is type(other) in _PARTED:
             return 0.0
-        few, fewer = list(one)[:_FEW], list(other)[:_FEW]
-        if kind in _BY_KEY:
-            shared = sum(key in other and self._alike.alike(one[key], other[key]) for key in few)
-        else:
-            shared = len(set(map(self._alike.numbers.number, few)).intersection(map(self._alike.numbers.number, fewer)))
-        return (shared + 0.5) / (max(len(few), len(fewer)) + 1)
-
-
-def _total(row: Tuple[float, Any]) -> float:
-    return row[0]
+        mine, theirs = set(self.key(one, type(one))), set(self.key(other, type(other)))
+        return len(mine & theirs) / max(len(mine), len(theirs))
 
 
 def compare_values(old: Any, new: Any) -> List[Change]:
@@ -1670,32 +1548,11 @@ def compare_values(old: Any, new: Any) -> List[Change]:
     """
     comparison = _Comparison()
     try:
-        comparison.compare_roots(old, new)
+        if old is not new:
+            comparison.compare(old, new, ())
     except RecursionError:
         return [Change("replace", (), old, new)]
     return comparison.changes
-
-
-def _check(number: int, op: Any, path: Any) -> None:
-    """Raise ValueError where an operation or a path is none."""
-    if not isinstance(op, str) or op not in _OPPOSITE or not isinstance(path, tuple):
-        raise ValueError(f"change {number} is not add, remove or replace at a tuple of keys: {op!r} at {path!r}")
-
-
-_OPPOSITE = {"add": "remove", "remove": "add", "replace": "replace"}
-
-
-def invert(changes: Iterable[_AnyChange]) -> List[Change]:
-    """Return the changes that take *changes* back.
-
-    >>> invert(compare_values([1], [1, 2]))
-    [Change(op='remove', path=(1,), old=2, new=None)]
-    """
-    turned = []
-    for number, (op, path, old, new) in enumerate(changes):
-        _check(number, op, path)
-        turned.append(Change(_OPPOSITE[op], path, new, old))
-    return turned[::-1]
 
 
 def _alike(one: Any, other: Any) -> bool:
@@ -1706,149 +1563,96 @@ def _alike(one: Any, other: Any) -> bool:
     >>> _alike({"a": [1, float("nan")]}, {"a": [1, float("nan")]}), _alike(1, True), _alike({1: 0}, {1.0: 0})
     (True, False, False)
     """
-    try:
-        return _Alike().alike(one, other)
-    except RecursionError:
-        return False
+    return one is other or (type(one) is type(other) and (_Twins().same(one, other) or _Alike().alike(one, other)))
 
 
-class _Misfit(Exception):
-    """Raised where a change does not fit; says what is there instead."""
+_OPPOSITE = {"add": "remove", "remove": "add", "replace": "replace"}
 
 
-class _Row:
-    """A list or tuple while changes are applied; some of its items may be drafts as well."""
-
-    def __init__(self, value: Any, number: Callable[[Any], int]) -> None:
-        self.kind: Type[Any] = type(value)
-        self.items: Any = list(value)
-        self.made: Any = None
-
-    def place(self, op: str, index: Any) -> Any:
-        """Return where an operation belongs."""
-        if type(index) is int and 0 <= index < len(self.items) + (op == "add"):
-            return index
-        raise _Misfit(f"a {self.kind.__name__} of length {len(self.items)} is there")
-
-    def put(self, op: str, place: Any, new: Any) -> None:
-        """Do what an operation says."""
-        if op == "add":
-            self.items.insert(place, new)
-        elif op == "remove":
-            del self.items[place]
-        else:
-            self.items[place] = new
-
-    def make(self) -> None:
-        """Make the container of what has become of its items."""
-        items = [item.made if isinstance(item, _DRAFTS) else item for item in self.items]
-        self.made = items if self.kind is list else self.kind(items)
+def _numbered(changes: Iterable[_AnyChange]) -> Iterator[Tuple[int, _AnyChange]]:
+    """Yield changes with their numbers; ValueError for what is none."""
+    for number, change in enumerate(changes):
+        op, path = change[:2]
+        if not isinstance(op, str) or op not in _OPPOSITE or not isinstance(path, tuple):
+            raise ValueError(f"change {number} is not add, remove or replace at a tuple of keys: {op!r} at {path!r}")
+        yield number, change
 
 
-class _Keyed:
-    """A dict of any kind while changes are applied; some of its values may be drafts as well."""
+def invert(changes: Iterable[_AnyChange]) -> List[Change]:
+    """Return the changes that take *changes* back.
+
+    >>> invert(compare_values([1], [1, 2]))
+    [Change(op='remove', path=(1,), old=2, new=None)]
+    """
+    return [Change(_OPPOSITE[op], path, new, old) for _, (op, path, old, new) in _numbered(changes)][::-1]
+
+
+class _Opened:
+    """A container while changes are applied; parts of it may be open as well. A set is a dict of its members here."""
 
     def __init__(self, value: Any, number: Callable[[Any], int]) -> None:
-        self.kind: Type[Any] = type(value)
-        self.items: Any = copy.copy(value) if self.kind in _BY_KEY else set(value)
-        self.made: Any = None
-        self._number = number
-        self._keys = {number(key): key for key in value}
+        self.kind, self._number = type(value), number
+        if self.kind not in _PARTED:
+            raise ValueError(f"the way leads into a {self.kind.__name__}, which can only be replaced as a whole")
+        by_index, by_member = self.kind in _BY_INDEX, self.kind in _BY_MEMBER
+        self.parts: Any = list(value) if by_index else dict(zip(value, value)) if by_member else copy.copy(value)
+        self._keys = {} if by_index else {number(key): key for key in value}  # of a dict, by number
 
     def place(self, op: str, key: Any) -> Any:
-        """Return the key there that is alike; for an addition, the key itself."""
-        there = self._keys.get(self._number(key), _GONE)
-        if op == "add" and (there is not _GONE or key in self.items):
-            raise _Misfit(f"it, or what equals it, is already in the {self.kind.__name__} there")
-        if op != "add" and there is _GONE:
-            raise _Misfit(f"the {self.kind.__name__} there, of length {len(self.items)}, does not hold it")
-        return key if op == "add" else there
+        """Return where an operation belongs: an index, or the key there that is alike; ValueError if there is none."""
+        size, why = len(self.parts), "does not hold it"
+        if self.kind in _BY_INDEX:
+            fits, there = type(key) is int and 0 <= key < size + (op == "add"), key
+        elif op == "add":
+            fits, there, why = self._number(key) not in self._keys and key not in self.parts, key, "holds its equal"
+        else:
+            there = self._keys.get(self._number(key), _GONE)
+            fits = there is not _GONE and (op == "remove" or self.kind in _BY_KEY)  # members are what they are
+        if not fits:
+            raise ValueError(f"a {self.kind.__name__} of length {size} is there, which {why}")
+        return there
 
     def put(self, op: str, place: Any, new: Any) -> None:
         """Do what an operation says."""
-        if op == "remove":
-            del self.items[place], self._keys[self._number(place)]
+        if op == "add" and self.kind in _BY_INDEX:
+            self.parts.insert(place, new)
+        elif op == "remove":
+            del self.parts[place]
+            self._keys.pop(self._number(place), None)
         else:
-            self.items[place] = new
-            self._keys[self._number(place)] = place
+            self.parts[place] = new
+            if op == "add":
+                self._keys[self._number(place)] = place
 
-    def make(self) -> None:
-        """Make the container of what has become of its items."""
-        for key, item in list(self.items.items()):
-            if isinstance(item, _DRAFTS):
-                self.items[key] = item.made
-        self.made = self.items
-
-
-class _Members(_Keyed):
-    """A set or frozenset while changes are applied."""
-
-    def put(self, op: str, place: Any, new: Any) -> None:
-        """Do what an operation says."""
-        if op == "replace":
-            raise _Misfit(f"a member of the {self.kind.__name__} there is added or removed, not replaced")
-        if op == "add":
-            self.items.add(place)
-            self._keys[self._number(place)] = place
-        else:
-            self.items.discard(place)
-            del self._keys[self._number(place)]
-
-    def make(self) -> None:
-        """Make the container of what has become of its members."""
-        self.made = self.kind(self.items)
-
-
-_DRAFTS = (_Row, _Keyed)
-
-
-class _Application:
-    """Applies changes to drafts of a value's containers, each made when a change first leads into it."""
-
-    def __init__(self, value: Any) -> None:
-        self._number = _Numbers().number
-        self._root = _Row([value], self._number)  # so that the value is an item like any other
-        self._drafts: List[Any] = [self._root]
-
-    def apply(self, op: str, path: Tuple[Any, ...], new: Any) -> None:
-        """Apply one change, or raise _Misfit."""
-        if not path and op != "replace":
-            raise _Misfit("the value as a whole can only be replaced")
-        draft, place = self._root, 0
-        for depth, key in enumerate(path, 1):
-            draft = self._draft(draft, place)
-            place = draft.place(op if depth == len(path) else "", key)
-        draft.put(op, place, new)
-
-    def _draft(self, outer: Any, place: Any) -> Any:
-        inner = None if type(outer) is _Members else outer.items[place]
-        if isinstance(inner, _DRAFTS):
-            return inner
-        kind = type(inner)
-        if kind not in _PARTED:
-            raise _Misfit(f"the way leads into a {kind.__name__}, which can only be replaced as a whole")
-        make = _Row if kind in _BY_INDEX else _Keyed if kind in _BY_KEY else _Members
-        outer.items[place] = draft = make(inner, self._number)
-        self._drafts.append(draft)
-        return draft
-
-    def result(self) -> Any:
-        """Return the value with all changes applied."""
-        for draft in reversed(self._drafts):  # each stands before those within it
-            draft.make()
-        return self._root.made[0]
+    def close(self) -> Any:
+        """Return the container that has become of its parts."""
+        for place, part in enumerate(self.parts) if self.kind in _BY_INDEX else list(self.parts.items()):
+            if type(part) is _Opened:
+                self.parts[place] = part.parts
+        return self.parts if type(self.parts) is self.kind else self.kind(self.parts)
 
 
 def _applied(value: Any, changes: Iterable[_AnyChange]) -> Any:
     """Return *value* with *changes* applied; it is left as it is, and shared wherever no change leads."""
-    application = _Application(value)
-    for number, (op, path, _, new) in enumerate(list(changes)):
-        _check(number, op, path)
+    number = _Alike().number
+    opened = [_Opened([value], number)]  # so that the value is a part like any other
+    for count, (op, path, _, new) in _numbered(list(changes)):
         try:
-            application.apply(op, path, new)
-        except (_Misfit, TypeError) as misfit:  # TypeError: a key without a hash
-            raise ValueError(f"change {number}, {op} at {path!r}, does not fit: {misfit}") from None
-    return application.result()
+            at, place = opened[0], 0
+            if not path and op != "replace":
+                raise ValueError("the value as a whole can only be replaced")
+            for depth, key in enumerate(path, 1):
+                part = at.parts[place]
+                if type(part) is not _Opened:
+                    at.parts[place] = part = _Opened(part, number)
+                    opened.append(part)
+                at, place = part, part.place(op if depth == len(path) else "", key)
+            at.put(op, place, new)
+        except (ValueError, TypeError) as misfit:  # TypeError: a key without a hash
+            raise ValueError(f"change {count}, {op} at {path!r}, does not fit: {misfit}") from None
+    for container in reversed(opened):  # each was opened before those within it
+        container.parts = container.close()
+    return opened[0].parts[0]
 
 
 def apply_changes(value: _T, changes: Iterable[_AnyChange]) -> _T:
@@ -1913,7 +1717,7 @@ def _merge_at(path: Tuple[Any, ...], base: Any, ours: Any, theirs: Any, decide: 
 def _can_merge(base: Any, side: Any) -> bool:
     """Tell whether two dicts of one kind differ in their keys and values only, not in their order or factory."""
     moved = type(base) is OrderedDict and [key for key in base if key in side] != [key for key in side if key in base]
-    return _same_beside(base, side) and not moved
+    return bool(_fact(base) == _fact(side)) and not moved
 
 
 def _merge_mappings(path: Tuple[Any, ...], base: Any, ours: Any, theirs: Any, decide: Resolver) -> Any:
@@ -1936,11 +1740,9 @@ def _parts(value: Any) -> Optional[List[Tuple[Any, Any]]]:
     kind = type(value)
     if kind in _BY_KEY:
         return list(value.items())
-    if kind is list or kind is tuple:
+    if kind in _BY_INDEX:
         return list(enumerate(value))
-    if kind is set or kind is frozenset:
-        return [(member, member) for member in value]
-    return None
+    return list(zip(value, value)) if kind in _BY_MEMBER else None
 
 
 def _part_at(value: Any, path: Iterable[Any]) -> Any:
@@ -1948,12 +1750,12 @@ def _part_at(value: Any, path: Iterable[Any]) -> Any:
     for step in path:
         kind = type(value)
         try:
-            if kind is list or kind is tuple:
-                value = value[step] if type(step) is int and 0 <= step < len(value) else DELETED
-            elif kind in _BY_KEY:
+            if kind in _BY_KEY:
                 value = value.get(step, DELETED)
-            elif kind is set or kind is frozenset:
+            elif kind in _BY_MEMBER:
                 value = step if step in value else DELETED
+            elif kind in _BY_INDEX and type(step) is int and 0 <= step < len(value):
+                value = value[step]
             else:
                 return DELETED
         except TypeError:  # a step that has no hash
@@ -1961,19 +1763,13 @@ def _part_at(value: Any, path: Iterable[Any]) -> Any:
     return value
 
 
-def _leaves(value: Any, path: Tuple[Any, ...], above: Tuple[int, ...] = ()) -> Iterator[Tuple[Any, ...]]:
-    """Yield the paths of the leaves of a value that stands at *path*. Empty containers, and cycles, are leaves."""
-    parts = None if id(value) in above else _parts(value)
-    if not parts:
-        yield path
-    for step, part in parts or ():
-        yield from _leaves(part, (*path, step), (*above, id(value)))
-
-
 def _lost(
     now: Any, newer: Any, older: Any, path: Tuple[Any, ...], above: Tuple[int, ...] = ()
 ) -> Iterator[Tuple[Any, ...]]:
-    """Yield the paths of those leaves of *now* that don't stand in *older*, where that is unlike *newer*."""
+    """Yield the paths of those leaves of *now* that don't stand in *older*, where that is unlike *newer*.
+
+    Empty containers, and cycles, are leaves.
+    """
     parts = None if id(now) in above else _parts(now)
     if not parts:
         if not _alike(now, older):
@@ -1989,7 +1785,7 @@ def _blamed(
     part: Any, path: Tuple[Any, ...], records: "List[ChangeRecord[_T]]"
 ) -> "Dict[Tuple[Any, ...], ChangeRecord[_T]]":
     """Return the record that brought each leaf of a part of the newest value, by its path, in the value's order."""
-    leaves = list(_leaves(part, path))
+    leaves = list(_lost(part, part, DELETED, path))
     blamed: Dict[Tuple[Any, ...], ChangeRecord[_T]] = {}
     newer, held = records[-1], part
     for older in reversed(records[:-1]):

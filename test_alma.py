@@ -2107,6 +2107,14 @@ def test_a_cycle_is_compared_and_replaced_whole(first):
     assert [change.path for change in compare_values(old["x"], new["x"])] == [()]
 
 
+def test_a_cycle_that_nothing_proves_alike_is_replaced_whole():
+    old, new = ({"a": 1, "b": 2}, {"b": 2, "a": 1})
+    old["c"], new["c"] = [old], [new]
+    assert compare_values(old, copy.deepcopy(old)) == compare_values(new, new) == []
+    (change,) = compare_values({"x": old, "y": 1}, {"x": new, "y": 1})
+    assert change[:2] == ("replace", ("x",)) and change.old is old and change.new is new
+
+
 def test_a_part_that_stands_in_two_places_is_two_parts():
     part = [1]
     old, new = [part, part], [[1], [2]]
