@@ -1261,8 +1261,8 @@ class _Twins:
 class _Alike:
     """Tells what is alike: two values by their parts, and many by numbers, of which alike values get the same.
 
-    What it has seen it remembers: O(size) for all that one comparison asks. In a cycle, or nested too deep for the
-    stack, nothing is alike, unless it is one object.
+    What it has seen it remembers: O(size) for all that one comparison asks. In a cycle, and below _DEEPEST levels, only
+    what is one object is alike: there it is left to _Twins to prove more.
     """
 
     def __init__(self) -> None:
@@ -1271,7 +1271,7 @@ class _Alike:
         self._numbers: Dict[Any, int] = {}
         self._strange: Dict[int, List[Tuple[Any, int]]] = {}  # by type: what has no hash, with its number
         self._at: Dict[int, int] = {}  # by type: how far of these the present sequence has met again
-        self._last = 0
+        self._last = self._depth = 0
 
     def alike(self, one: Any, other: Any) -> bool:
         """Tell whether two values are alike."""
@@ -1281,13 +1281,12 @@ class _Alike:
         if kind not in _CONTAINERS or kind is bytearray:
             return _equal(one, other)
         pair = id(one), id(other)
-        if pair not in self._verdicts:
-            self._verdicts[pair] = False  # until known better: where the stack ends, and in a cycle, it stays
-            try:
-                self._verdicts[pair] = len(one) == len(other) and self._parts_alike(one, other, kind)
-            except RecursionError:
-                pass
-        return self._verdicts[pair]
+        if pair not in self._verdicts and self._depth < _DEEPEST:  # to catch RecursionError here would abort Python 3.8
+            self._verdicts[pair] = False  # until known better; in a cycle it stays
+            self._depth += 1
+            self._verdicts[pair] = len(one) == len(other) and self._parts_alike(one, other, kind)
+            self._depth -= 1
+        return self._verdicts.get(pair, False)
 
     def _parts_alike(self, one: Any, other: Any, kind: type) -> bool:
         if _fact(one) != _fact(other):
@@ -1359,11 +1358,11 @@ class _Alike:
 
     def _number_container(self, value: Any, kind: type) -> int:
         self._last += 1
-        self._known[id(value)] = number = self._last  # its own, until known better: see alike()
-        try:
+        self._known[id(value)] = number = self._last  # its own, until known better; in a cycle it stays
+        if self._depth < _DEEPEST:
+            self._depth += 1
             self._known[id(value)] = number = self._numbers.setdefault(self.key(value, kind), number)
-        except RecursionError:
-            pass
+            self._depth -= 1
         return number
 
     def key(self, value: Any, kind: type) -> Tuple[Any, ...]:
@@ -1563,7 +1562,12 @@ def _alike(one: Any, other: Any) -> bool:
     >>> _alike({"a": [1, float("nan")]}, {"a": [1, float("nan")]}), _alike(1, True), _alike({1: 0}, {1.0: 0})
     (True, False, False)
     """
-    return one is other or (type(one) is type(other) and (_Twins().same(one, other) or _Alike().alike(one, other)))
+    if one is other or type(one) is not type(other):
+        return one is other
+    try:
+        return _Twins().same(one, other) or _Alike().alike(one, other)
+    except RecursionError:
+        return False
 
 
 _OPPOSITE = {"add": "remove", "remove": "add", "replace": "replace"}
