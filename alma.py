@@ -1710,6 +1710,8 @@ def _merge_at(path: Tuple[Any, ...], base: Any, ours: Any, theirs: Any, decide: 
         return ours
     if _alike(base, ours):
         return theirs
+    if len(path) > _DEEPEST:
+        raise RecursionError  # counted: when the stack itself ends, Python 3.8 may not recover
     if type(base) is type(ours) is type(theirs):
         if type(base) in _BY_MEMBER:
             return (ours | theirs) - (base - ours) - (base - theirs)
@@ -4011,6 +4013,10 @@ def _namespace(
 # value of its own: one run, two side by side, as few calls as a bisection needs, or a test file that holds the past.
 
 _Source = Union[AlmaVar[_T], Iterable[ChangeRecord[_T]]]
+if TYPE_CHECKING:
+    _Path = Union[str, os.PathLike[str]]
+else:
+    _Path = Union[str, os.PathLike]  # 3.8 can't subscript it
 
 
 class Step(NamedTuple):
@@ -4197,7 +4203,7 @@ def test_{name}_does_what_it_did(index, time, label, value, outcome):
 '''
 
 
-def export_test(source: _Source[Any], path: "Union[str, os.PathLike[str]]", target: str) -> int:
+def export_test(source: _Source[Any], path: _Path, target: str) -> int:
     """Write a pytest file that holds *target* to what it makes of each record today; return the number of tests.
 
     *target* is ``"package.module:function"`` or ``"module:Class.method"``; it is imported and called here, once for
