@@ -1336,8 +1336,9 @@ class _Alike:
         if _certain(one, other):
             return [list(one), list(other)]
         tokens: List[List[Any]] = []
+        begin = {kind: len(met) for kind, met in self._strange.items()}
         for side in (one, other):
-            self._at.clear()
+            self._at = dict(begin)
             tokens.append(list(map(self.number, side)))
         return tokens
 

@@ -1931,6 +1931,14 @@ def test_two_edits_far_apart_are_two_changes():
         assert [(change.op, change.path) for change in taken] == [("remove", (3,)), ("remove", (50,))]
 
 
+def test_what_has_no_hash_is_found_again_in_every_list_of_a_value():
+    old = {key: [Point(key * 100 + number) for number in range(30)] for key in range(4)}
+    new = {key: ["a", *points[:20], "b", *points[20:]] for key, points in copy.deepcopy(old).items()}
+    new[0] = [Point(-number) for number in range(1, 33)]  # of which none is found
+    paths = [change.path for change in compare_values(old, new)]
+    assert [path for path in paths if path[0]] == [(key, place) for key in (1, 2, 3) for place in (0, 21)]
+
+
 def test_many_edits_among_items_that_occur_once_cost_a_change_each():
     draw, old = random.Random(1), list(range(2_000))
     new = [number for number in old if draw.random() > 0.1]
@@ -1961,6 +1969,12 @@ def test_what_alignment_has_missed_is_not_replaced_by_its_like():
     old = [Point(number) for number in range(30)]
     new = ["new"] * 12 + [Point(12)] + ["new"] * 17
     assert [change.path for change in compare_values(old, new)] == [(place,) for place in range(30) if place != 12]
+
+
+def test_two_nan_that_are_keys_of_one_dict_stand_for_either():
+    one, twin, other = ({NAN * 1: first, NAN * 1: last} for first, last in ((1, 2), (2, 1), (0, 2)))
+    assert alma._alike(one, twin) and compare_values(one, twin) == []
+    assert not alma._alike(one, other) and compare_values(one, other) == [Change("replace", (), one, other)]
 
 
 def test_a_change_names_the_innermost_part_that_changed():
@@ -2081,6 +2095,12 @@ def test_what_is_nested_too_deep_is_passed_over_when_sequences_are_aligned():
     assert len(changes) <= 4 and all(change.path for change in changes)
 
 
+def test_a_list_of_what_is_nested_too_deep_is_aligned_by_its_other_items():
+    old, new = [nested_in(400, 1), 1.5, "a", "b"], ["new", nested_in(400, 2), 1.5, "c", "c", "b"]
+    assert all(change.path for change in compare_values(old, new))
+    assert alma._alike(nested_in(250, 1), nested_in(250, 1))
+
+
 def test_where_the_stack_is_almost_used_up_the_whole_is_replaced():
     def below(frames, call):
         return below(frames - 1, call) if frames else call()
@@ -2111,6 +2131,7 @@ def test_a_cycle_that_nothing_proves_alike_is_replaced_whole():
     old, new = ({"a": 1, "b": 2}, {"b": 2, "a": 1})
     old["c"], new["c"] = [old], [new]
     assert compare_values(old, copy.deepcopy(old)) == compare_values(new, new) == []
+    assert alma._alike(old, copy.deepcopy(old)) and not alma._alike(old, new)
     (change,) = compare_values({"x": old, "y": 1}, {"x": new, "y": 1})
     assert change[:2] == ("replace", ("x",)) and change.old is old and change.new is new
 
@@ -2266,6 +2287,8 @@ def test_changes_apply_one_after_another():
     ]
     assert apply_changes({}, changes[:2]) == {"a": [0, 1]}
     assert apply_changes({}, changes) == {"b": []}
+    for one in ({"a": 1}, {"a"}):
+        assert apply_changes(one, [("remove", ("a",), 1, None), ("add", ("a",), None, 1)]) == one
     assert changes[0][3] == [1] and changes[2][3] == {"b": [2]}
 
 
