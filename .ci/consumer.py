@@ -67,8 +67,8 @@ exp = n.branch("exp", at=0)
 reveal_type(exp)  # AlmaVar[int]
 reveal_type(n.branches())  # dict[str, AlmaVar[int]]
 reveal_type(n.merge(exp, resolve=alma.ours))  # AlmaVar[int]
-reveal_type(n.compare(0, "one"))  # list[Change]
-reveal_type(n.compare(0, 1)[0].path)  # tuple[Any, ...]
+changes: List[alma.Change] = n.compare(0, "one")
+reveal_type(changes[0].op)  # str
 reveal_type(alma.apply_changes([1], alma.invert(alma.compare_values([1], [2]))))  # list[int]
 
 registry = AlmaRegistry()
