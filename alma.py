@@ -50,7 +50,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from functools import partial, wraps
-from itertools import combinations, product, repeat, takewhile, zip_longest
+from itertools import combinations, islice, product, repeat, takewhile, zip_longest
 from time import monotonic, sleep, time_ns
 from types import CodeType
 from typing import (
@@ -4378,50 +4378,559 @@ def get_registry() -> AlmaRegistry:
 
 # == Command line: main(argv=None) -> int =====================================
 #
-# Uses what any program may use. Prints to stdout what was asked for, in 80 columns or the terminal's, and errors to
-# stderr; returns 0, 1 if it could not, 2 for wrong usage, 130 after Ctrl-C. A closed pipe ends it quietly.
+# Uses what any program may use. Each command yields the lines to print; a _Screen makes them. What a file holds gets
+# into a line through its clean() only, so that it can't drive a terminal, and is walked no further than it is shown.
+# Exit codes: 0, 1 if it could not (one line on stderr says why), 2 for wrong usage, 130 after Ctrl-C.
+
+_LONGEST_TEXT = 2_000  # characters of a value, name or label that are looked at to show it
+_MOST_LINES = 500  # of one value shown whole
+_MOST_PARTS = 1 << 21  # of values that are compared when asked to, 2 s; in a timeline a hundredth of it
+_DEEPEST_SHOWN = 100
+_BARS = "▁▂▃▄▅▆▇█"
+
+_Columns = Tuple[Tuple[str, str], ...]  # of each: to which side its cells stand, and their style
+_STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+_SIGNS = {"add": "+", "remove": "-", "replace": "~"}
+_OVERVIEW: _Columns = ("<", "bold"), (">", ""), (">", "dim"), ("<", ""), ("<", "cyan"), ("<", "dim")
+_TIMELINE: _Columns = (">", "bold"), ("<", "dim"), (">", "dim"), ("<", "cyan"), ("<", ""), ("<", "yellow")
+_CHANGES: _Columns = ("<", "yellow"), ("<", "bold"), ("<", "red"), ("<", ""), ("<", "green")
+_BLAME: _Columns = ("<", "bold"), (">", ""), (">", "dim"), ("<", "cyan"), ("<", "")
+_FOLLOW: _Columns = ("<", "dim"), ("<", "bold"), (">", ""), ("<", "cyan"), ("<", "")
+_PLAIN = frozenset((dict, list, tuple, set))  # what is written with its brackets alone
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Run the command ``alma`` with *argv*, by default the process's own, and return its exit code."""
-    import argparse
+class _Screen:
+    """What is known of where the output goes: its width, encoding and colours, and the zone to tell times in."""
 
-    parser = argparse.ArgumentParser(prog="alma", description="Variables that remember where they came from.")
-    parser.add_argument("--version", action="version", version=f"alma {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    commands.add_parser("demo", help="watch real variables of this process change, and look back")
+    def __init__(self, color: str, utc: bool) -> None:
+        import shutil
+
+        self.width = max(shutil.get_terminal_size().columns or 80, 40)  # 3.8 says 0 on some terminals
+        self.encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+        self.colored = _is_colored(color)
+        self.zone = timezone.utc if utc else None
+        self.now = _moment(time_ns())
+        self.dots = "…" if self._has("…") else "..."
+        self.bars = _BARS if self._has(_BARS) else "_.-=+*%#"
+
+    def _has(self, text: str) -> bool:
+        try:
+            return bool(text.encode(self.encoding))
+        except UnicodeEncodeError:
+            return not text
+
+    def clean(self, text: str, most: int = _LONGEST_TEXT) -> str:
+        """Return text, cut, in which whatever is no printable character stands as JSON would escape it."""
+        text = text[:most]
+        if text.isprintable() and self._has(text):
+            return text
+        import json
+
+        return "".join(c if c.isprintable() and self._has(c) else json.dumps(c)[1:-1] for c in text)
+
+    def paint(self, text: str, style: str) -> str:
+        """Return clean text in a style, which may be none."""
+        return f"\033[{_STYLES[style]}m{text}\033[0m" if self.colored and style and text else text
+
+    def fit(self, text: str, width: int) -> str:
+        """Return clean text cut to so many columns of the terminal."""
+        if _columns(text) <= width:
+            return text
+        room = max(width - len(self.dots), 0)
+        text = text[:room]
+        while _columns(text) > room:
+            text = text[:-1]
+        return (text + self.dots)[:width]
+
+    def table(self, columns: _Columns, rows: Iterable[Sequence[str]]) -> Iterator[str]:
+        """Yield rows as lines; the widest columns give way, so that all fit. What is empty throughout is left out."""
+        cells = [[self.clean(cell) for cell in row] for row in rows]
+        widths = [max(map(_columns, column)) for column in zip(*cells)]
+        while sum(widths) + 2 * (len(widths) - widths.count(0) - 1) > self.width:
+            widths[widths.index(max(widths))] -= 1
+        for row in cells:
+            yield "  ".join(self._cell(*cell) for cell in zip(columns, row, widths) if cell[2]).rstrip()
+
+    def _cell(self, column: Tuple[str, str], text: str, width: int) -> str:
+        align, style = column
+        text = self.fit(text, width)
+        blank = " " * (width - _columns(text))
+        return blank + self.paint(text, style) if align == ">" else self.paint(text, style) + blank
+
+    def time(self, moment: datetime) -> str:
+        """Return a moment in the zone asked for, with its offset."""
+        return moment.astimezone(self.zone).isoformat(" ", "microseconds")
+
+    def age(self, moment: datetime) -> str:
+        """Return how long ago a moment was, in its largest unit."""
+        seconds = (self.now - moment).total_seconds()
+        units = (("y", 31_557_600), ("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+        return next((f"{int(seconds / size)}{unit}" for unit, size in units if abs(seconds) >= size), "0s")
+
+    def sparkline(self, records: Sequence[ChangeRecord[Any]], width: int = 16) -> str:
+        """Return numbers as a row of bars, at most so many, evenly chosen; nothing where a value is no number."""
+        last = len(records) - 1
+        chosen = records if last < width else [records[last * step // (width - 1)] for step in range(width)]
+        values = [_value(record) for record in chosen]
+        if last < 1 or not all(type(value) in (int, float) and abs(value) < 1e300 for value in values):
+            return ""
+        low, high = min(values), max(values)
+        return "".join(self.bars[int((value - low) / ((high - low) or 1) * 7)] for value in values)
+
+
+def _is_colored(asked: str) -> bool:
+    """Tell whether to use colours: first as asked for, then as the environment says, then on a terminal."""
+    if asked != "auto":
+        return asked == "always"
+    if os.environ.get("NO_COLOR") or os.environ.get("FORCE_COLOR"):
+        return not os.environ.get("NO_COLOR")
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _columns(text: str) -> int:
+    """Return how many columns of a terminal a clean text takes."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import category, east_asian_width
+
+    return sum(0 if category(c) in ("Mn", "Me") else 1 + (east_asian_width(c) in "WF") for c in text)
+
+
+def _value(record: ChangeRecord[Any]) -> Any:
+    """Return a record's value, or the error that stands in its way: it is shown instead."""
     try:
-        parser.parse_args(argv)
-        for line in _demo():
-            print(line, flush=True)
-    except SystemExit as stop:  # argparse has said why
-        return int(stop.code or 0)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
-    except OSError as error:
-        print(f"alma: {error}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        return record.value
+    except AlmaError as error:
+        return error
 
 
-def _demo() -> Iterator[str]:
-    """Watch this process's memory and a config it edits, have a change refused, look back; yield what to print."""
-    registry = AlmaRegistry()
+def _pieces(value: Any, depth: int = 0) -> Iterator[str]:
+    """Yield what repr(value) would say, piece by piece: who reads on decides how much of it is made."""
+    kind = type(value)
+    if kind in (str, bytes, bytearray):
+        yield repr(value[:_LONGEST_TEXT])
+    elif kind is int and value.bit_length() > 2_000:  # Python may refuse that many decimals
+        yield hex(value >> (value.bit_length() - 400)) + f"... ({value.bit_length()} bits)"
+    elif isinstance(value, AlmaError):
+        yield f"<{value}>"
+    elif depth == _DEEPEST_SHOWN:
+        yield "..."
+    elif kind in _PARTED or kind is deque or _field_names(value):
+        begin, parts, end = _opened(value, depth + 1)
+        yield begin
+        for number, part in enumerate(parts):
+            yield ", " * bool(number)
+            yield from part
+        yield end
+    else:
+        yield _short_repr(value)
+
+
+def _opened(value: Any, depth: int) -> Tuple[str, Iterator[Iterator[str]], str]:
+    """Return the opening bracket of what has parts, the pieces of each part, and the closing bracket."""
+    kind, fields = type(value), _field_names(value)
+    if fields:
+        return f"{kind.__name__}(", (_after(f"{name}=", getattr(value, name, DELETED), depth) for name in fields), ")"
+    begin, end = ("(", ")") if kind is tuple else ("{", "}") if kind in _BY_KEY | _BY_MEMBER else ("[", "]")
+    if kind not in _PLAIN:
+        begin, end = f"{kind.__name__}({begin}", f"{end})"
+    if kind in _BY_KEY:
+        return begin, (_after(_brief(key) + ": ", item, depth) for key, item in value.items()), end
+    items = sorted(value) if kind in _BY_MEMBER and {*map(type, value)} <= {str} else value
+    return begin, (_pieces(item, depth) for item in items), f",{end}" if kind is tuple and len(value) == 1 else end
+
+
+def _after(text: str, value: Any, depth: int) -> Iterator[str]:
+    """Yield a text and then the pieces of a value."""
+    yield text
+    yield from _pieces(value, depth)
+
+
+def _field_names(value: Any) -> Tuple[str, ...]:
+    """Return the names of the fields of a dataclass, a namedtuple or a model of pydantic; of others none."""
+    kind = type(value)
+    asked = (getattr(kind, name, None) for name in ("__dataclass_fields__", "_fields", "model_fields"))
+    return next((tuple(names) for names in asked if isinstance(names, (dict, tuple))), ())
+
+
+def _short_repr(value: Any) -> str:
+    try:
+        return repr(value)[:_LONGEST_TEXT]
+    except Exception:  # of a class that --types or --trust let in; or too many digits
+        return f"<{type(value).__name__}>"
+
+
+def _brief(value: Any, most: int = _LONGEST_TEXT) -> str:
+    """Return the beginning of repr(value), a little more than *most* characters; a whole number in groups of three.
+
+    >>> _brief(1234567), _brief({"a": [1, (2,)]}), len(_brief(range(10) for _ in ())) < 100
+    ('1,234,567', "{'a': [1, (2,)]}", True)
+    """
+    if type(value) is int and value.bit_length() < 2_000:
+        return f"{value:,}"
+    text = ""
+    for piece in _pieces(value):
+        text += piece
+        if len(text) > most:
+            break
+    return text
+
+
+def _is_small(value: Any, most: int) -> bool:
+    """Tell whether a value has no more than so many parts, each counted where it stands."""
+    return next(islice(_pieces(value), most, None), None) is None
+
+
+def _layout(value: Any, width: int, before: str = "", after: str = "") -> Iterator[str]:
+    """Yield a value as lines: one where it fits, else a line for each part."""
+    text = before + _brief(value) + after
+    if len(text) <= width or type(value) not in (dict, list) or not value or len(before) > width // 2:
+        yield text
+        return
+    indent = " " * (len(before) - len(before.lstrip()))
+    keyed = isinstance(value, dict)
+    yield before + "[{"[keyed]
+    for part in value.items() if keyed else value:
+        key, item = (f"{_brief(part[0], 200)}: ", part[1]) if keyed else ("", part)
+        yield from _layout(item, width, f"{indent}  {key}", ",")
+    yield indent + "]}"[keyed] + after
+
+
+def _place(path: Tuple[Any, ...]) -> str:
+    """Return a path as it is written in Python."""
+    return "".join(f"[{''.join(islice(_pieces(step), 100))}]" for step in path) or "the whole"
+
+
+def _shown_change(change: Change) -> Tuple[str, str, str, str, str]:
+    """Return a change as cells: its sign, the path, the old value, an arrow, the new one."""
+    old = "" if change.op == "add" else _brief(change.old)
+    new = "" if change.op == "remove" else _brief(change.new)
+    return _SIGNS[change.op], _place(change.path), old, "->" * (change.op == "replace"), new
+
+
+def _changed(before: Optional[ChangeRecord[Any]], after: ChangeRecord[Any]) -> str:
+    """Return in a few words what a record changed."""
+    if before is None:
+        return ""
+    old, new = _value(before), _value(after)
+    kinds = {type(old), type(new)}
+    if kinds <= {int, float}:
+        return f"{new - old:+,}" if kinds == {int} and abs(new - old) < 1e15 else f"{float(new) - float(old):+.6g}"
+    if not all(_is_small(value, _MOST_PARTS // 100) for value in (old, new)):
+        return ""
+    changes = compare_values(old, new)
+    if len(changes) == 1 and changes[0].path:
+        return " ".join(filter(None, _shown_change(changes[0])))
+    return ", ".join("".join(_shown_change(change)[:2]) for change in changes if change.path)
+
+
+# -- what the commands share
+
+
+def _loaded(args: Any) -> AlmaRegistry:
+    """Return what a file holds; the classes named on the command line are imported here."""
+    sys.path.append(os.getcwd())  # at the end: nothing there can stand in for a module of Python's
+    try:
+        args.types = [_imported(name) for name in args.types]
+    finally:
+        sys.path.remove(os.getcwd())
+    return load(args.file, types=args.types, trust=args.trust)
+
+
+def _all_lines(registry: AlmaRegistry) -> Dict[str, AlmaVar[Any]]:
+    """Return variables and branches by name."""
+    found = {}
+    for name, var in registry.all_vars().items():
+        found[name] = var
+        found.update({branch.name: branch for branch in var.branches().values()})
+    return found
+
+
+def _named(args: Any) -> AlmaVar[Any]:
+    """Return the variable or branch that the command line names."""
+    lines = _all_lines(_loaded(args))
+    if args.name not in lines:
+        raise UnknownNameError(args.name, lines, makes="alma inspect FILE shows all, watch()")
+    return lines[args.name]
+
+
+def _asked(text: str, var: AlmaVar[Any], zone: Optional[timezone]) -> ChangeRecord[Any]:
+    """Return the record that a text names: by index, a label that is there, or a time, local without an offset."""
+    if text.lstrip("-").isdecimal():
+        return var.at(int(text))
+    day = var.last_change().timestamp.astimezone(zone).date()
+    for written in (text, f"{day} {text}") if all(record.label != text for record in var) else ():
+        try:  # a time alone is of the day of the newest record
+            moment = datetime.fromisoformat(written.replace("Z", "+00:00"))
+        except ValueError:
+            continue
+        return var.at(moment if moment.tzinfo else moment.replace(tzinfo=zone) if zone else moment.astimezone())
+    return var.at(text)
+
+
+def _compared(old: ChangeRecord[Any], new: ChangeRecord[Any]) -> List[Change]:
+    """Return what changed between two records; ValueError where that might take for ever."""
+    if not (_is_small(old.value, _MOST_PARTS) and _is_small(new.value, _MOST_PARTS)):
+        raise ValueError(f"records {old.index} and {new.index} are too large to compare: over {_MOST_PARTS:,} parts")
+    return compare_values(old.value, new.value)
+
+
+def _path_in(value: Any, text: Optional[str]) -> Tuple[Any, ...]:
+    """Return the path that a text names: subscripts as in Python, or keys and indices with dots between them.
+
+    >>> _path_in({"db": [{"port": 1}]}, "db.0.port"), _path_in({}, "['db'][0]")
+    (('db', 0, 'port'), ('db', 0))
+    """
+    if text and text.startswith("["):
+        return _subscripts(text)
+    path: Tuple[Any, ...] = ()
+    for step in text.split(".") if text else ():
+        there = _part_at(value, path)
+        named = step.lstrip("-").isdecimal() and not (isinstance(there, dict) and step in there)
+        path += (int(step) if named else step,)
+    return path
+
+
+def _subscripts(text: str) -> Tuple[Any, ...]:
+    import ast
+
+    steps: List[Any] = []
+    try:
+        node: Any = ast.parse(f"_{text}", mode="eval").body
+        while isinstance(node, ast.Subscript):
+            inner: Any = node.slice
+            steps.insert(0, ast.literal_eval(inner.value if type(inner).__name__ == "Index" else inner))  # before 3.9
+            node = node.value
+    except (SyntaxError, ValueError):
+        node = None
+    if not isinstance(node, ast.Name):
+        raise ValueError(f"a path is written as db.port or ['db']['port'], not {text!r}")
+    return tuple(steps)
+
+
+def _entry(name: str, record: ChangeRecord[Any], screen: _Screen) -> Dict[str, Any]:
+    """Return a record as it stands in JSON."""
+    time = record.timestamp.astimezone(screen.zone).isoformat(timespec="microseconds")
+    return {"name": name, "index": record.index, "time": time, "label": record.label, "value": _value(record)}
+
+
+def _as_json(screen: _Screen, args: Any, facts: Dict[str, Any]) -> str:
+    """Return facts as JSON in one line; where a value has no form there, the error says why."""
+    try:
+        wrong = [value for value in facts.values() if isinstance(value, AlmaError)]
+        text = to_json(facts, args.types) if not wrong else ""
+    except CodecError as error:
+        wrong = [error]
+    if wrong:
+        text = to_json({**{key: facts[key] for key in facts if key not in ("value", "old", "new")}, "error": str(wrong[0])})
+    return screen.clean(text, len(text))
+
+
+def _array(screen: _Screen, args: Any, entries: Iterable[Dict[str, Any]]) -> str:
+    return "[" + ",\n".join(_as_json(screen, args, facts) for facts in entries) + "]"
+
+
+# -- the commands: each yields the lines to print
+
+
+def _command_inspect(screen: _Screen, args: Any) -> Iterator[str]:
+    _whole("--limit", args.limit or 0, 0)
+    if args.name is None:
+        return _overview(screen, args)
+    var = _named(args)
+    records = var.history() if args.at is None else [_asked(args.at, var, screen.zone)]
+    limit = args.limit if args.limit is not None else 0 if args.json else 20
+    if args.json:
+        return iter([_array(screen, args, [_entry(var.name, record, screen) for record in records[-limit:]])])
+    return _timeline(screen, var, records, limit) if args.at is None else _whole_record(screen, var, records[0])
+
+
+def _overview(screen: _Screen, args: Any) -> Iterator[str]:
+    """Yield a row for each variable, as it is or as of then; one that had no such record is left out."""
+    variables = list(_loaded(args).all_vars().values())
+    rows, facts = [("variable", "records", "changed", "value", "", "branches")], []
+    for var in variables[: args.limit or None]:
+        try:
+            record = var.last_change() if args.at is None else _asked(args.at, var, screen.zone)
+        except PrunedError:
+            raise
+        except RollbackError:
+            continue
+        past = [each for each in var if each.index <= record.index]
+        value, branches = _brief(_value(record), screen.width), ", ".join(var.branches())
+        rows.append(
+            (var.name, f"{len(past):,}", screen.age(record.timestamp), value, screen.sparkline(past), branches)
+        )
+        facts.append({**_entry(var.name, record, screen), "records": len(past), "branches": list(var.branches())})
+    if args.json:
+        yield _array(screen, args, facts)
+        return
+    yield from screen.table(_OVERVIEW, rows if len(rows) > 1 else [("no variable",)])
+    if args.limit and args.limit < len(variables):
+        yield f"... {len(variables) - args.limit:,} more"
+
+
+def _timeline(screen: _Screen, var: AlmaVar[Any], records: List[ChangeRecord[Any]], limit: int = 0) -> Iterator[str]:
+    """Yield a variable's past, newest last: a line for each record, and one where the day or the offset changes."""
+    shown = records[-limit:]
+    hidden = len(records) - len(shown)
+    before: List[Optional[ChangeRecord[Any]]] = [records[hidden - 1] if hidden else None, *shown[:-1]]
+    times = [screen.time(record.timestamp) for record in shown]
+    rows = [
+        (
+            f"{record.index}",
+            time[11:26],
+            screen.age(record.timestamp),
+            record.label or "",
+            _brief(_value(record), screen.width),
+            _changed(last, record),
+        )
+        for last, record, time in zip(before, shown, times)
+    ]
+    notes = [f"{len(records):,} records" if len(records) > 1 else "1 record", "frozen" * var.is_frozen]
+    notes += [f"branches {', '.join(var.branches())}" * bool(var.branches()), screen.sparkline(records)]
+    yield screen.paint(screen.fit(screen.clean(var.name), screen.width), "bold")
+    yield screen.fit(screen.clean(", ".join(filter(None, notes))), screen.width)
+    if hidden:
+        yield screen.paint(f"... {hidden:,} earlier; --limit 0 shows all", "dim")
+    for number, line in enumerate(screen.table(_TIMELINE, rows)):
+        last, index, time = before[number], shown[number].index, times[number]
+        if last is not None and last.index + 1 < index:
+            yield screen.paint(f"... {last.index + 1} to {index - 1} are no longer kept", "dim")
+        if not number or (time[:10], time[26:]) != (times[number - 1][:10], times[number - 1][26:]):
+            yield screen.paint(f"{time[:10]} {time[26:]}", "dim")
+        yield line
+
+
+def _whole_record(screen: _Screen, var: AlmaVar[Any], record: ChangeRecord[Any]) -> Iterator[str]:
+    """Yield all that there is to say of one record."""
+    yield screen.paint(screen.clean(f"{var.name}, record {record.index}"), "bold")
+    yield f"time   {screen.time(record.timestamp)}, {screen.age(record.timestamp)} ago"
+    yield from [f"label  {screen.clean(record.label)}"] * (record.label is not None)
+    lines = list(islice(_layout(_value(record), screen.width, "value  "), _MOST_LINES + 1))
+    yield from map(screen.clean, lines[:_MOST_LINES])
+    if len(lines) > _MOST_LINES:
+        yield "... --json shows all"
+    before = [each for each in var if each.index == record.index - 1]
+    if before and type(before[0].value) is type(record.value):
+        yield screen.paint(f"changed since record {record.index - 1}", "dim")
+        yield from _change_lines(screen, _compared(before[0], record))
+
+
+def _change_lines(screen: _Screen, changes: Sequence[Change]) -> Iterable[str]:
+    return screen.table(_CHANGES, map(_shown_change, changes)) if changes else ["nothing"]
+
+
+def _command_diff(screen: _Screen, args: Any) -> Iterator[str]:
+    var = _named(args)
+    old, new = (_asked(text, var, screen.zone) for text in (args.a, args.b))
+    changes = _compared(old, new)
+    if args.json:
+        yield _array(screen, args, [{**change._asdict(), "path": list(change.path)} for change in changes])
+        return
+    for sign, record in (("-", old), ("+", new)):
+        label = f"  {record.label}" if record.label else ""
+        line = screen.clean(f"{sign} record {record.index}  {screen.time(record.timestamp)}{label}")
+        yield screen.paint(screen.fit(line, screen.width), "dim")
+    yield from _change_lines(screen, changes)
+
+
+def _command_blame(screen: _Screen, args: Any) -> Iterator[str]:
+    var = _named(args)
+    value = var.get()
+    if not all(_is_small(_value(record), _MOST_PARTS) for record in var):
+        raise ValueError(f"{var.name!r} is too large to look into: over {_MOST_PARTS:,} parts")
+    path = _path_in(value, args.path)
+    found = var.blame(path)
+    blamed = found if isinstance(found, dict) else {path: found}
+    if args.json:
+        entries = [{**_entry(var.name, record, screen), "path": list(path)} for path, record in blamed.items()]
+        yield _array(screen, args, [{**facts, "value": _part_at(value, tuple(facts["path"]))} for facts in entries])
+        return
+    rows = [("part", "record", "changed", "label", "value")]
+    for path, record in blamed.items():
+        now, age = _brief(_part_at(value, path), screen.width), screen.age(record.timestamp)
+        rows.append((_place(path), f"{record.index}", age, record.label or "", now))
+    yield from screen.table(_BLAME, rows)
+
+
+def _command_verify(screen: _Screen, args: Any) -> Iterator[str]:
+    verdict = verify(args.file, head=args.head)
+    if args.json:
+        args.types = ()
+        yield _as_json(screen, args, {"ok": verdict.ok, "records": verdict.records, "head": verdict.head})
+    if not verdict.ok:
+        raise FileFormatError(args.file, verdict)
+    if not args.json:
+        yield from (screen.clean(verdict), f"head {verdict.head}")
+
+
+def _command_export(screen: _Screen, args: Any) -> Iterator[str]:
+    registry = _loaded(args)
+    lines = _all_lines(registry)
+    if args.out.lower().endswith(".csv"):
+        _write_beside(args.out, _csv(lines, args.types))
+    else:
+        registry.save(args.out, types=args.types)
+    yield screen.clean(f"{args.out}: {len(lines)} variables and branches, {sum(map(len, lines.values())):,} records")
+
+
+def _csv(lines: Dict[str, AlmaVar[Any]], types: Any) -> bytes:
+    """Return the records of variables and branches as CSV, with values as JSON."""
+    import csv
+
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(("name", "index", "time", "label", "value"))
+    for name, var in lines.items():
+        for record in var:
+            time = record.timestamp.isoformat(timespec="microseconds")
+            writer.writerow((name, record.index, time, record.label, to_json(record.value, types)))
+    return file.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _command_follow(screen: _Screen, args: Any) -> Iterator[str]:
+    args.types = [_imported(name) for name in args.types]
+    for name, record in _tail(args.file):
+        if args.name not in (None, name):
+            continue
+        if args.json:
+            yield _as_json(screen, args, _entry(name, record, screen))
+        else:
+            value = _brief(_value(record), screen.width)
+            row = (screen.time(record.timestamp), name, f"{record.index}", record.label or "", value)
+            yield from screen.table(_FOLLOW, [row])
+
+
+def _command_demo(screen: _Screen, args: Any) -> Iterator[str]:
+    """Watch this process's memory and a config it edits, have a change refused, look back."""
+    path = args.file or "alma-demo.db"
+    with AlmaRegistry(journal=path) as registry:
+        if set(registry) - {"memory", "config"}:
+            raise ValueError(f"{path} holds other variables than the demo's: give it a file of its own, alma demo FILE")
+        yield from _demo(screen, registry, path)
+
+
+def _demo(screen: _Screen, registry: AlmaRegistry, path: str) -> Iterator[str]:
+    before = "memory" in registry
     memory = registry.watch("memory", sys.getallocatedblocks(), validators=[_not_negative])
-    config = registry.watch("config", {"rows": 10_000, "keep": True}, trace=True, on_change=[_row_builder(memory)])
-
+    config = registry.watch(
+        "config", {"rows": 10_000, "keep": True}, trace=True, on_change=[_row_builder(memory)]
+    )
+    began = len(memory.history())
     yield "Two variables of this process: how many blocks of memory it uses, and a config."
     yield "A listener builds as many rows as the config says, and measures again."
+    yield f"Both live in the file {path}" + (
+        f", from which they go on: {began} and {len(config)} records are there already." if before else "."
+    )
     for rows in (20_000, 40_000):
         with config.edit() as draft:
             draft["rows"] = rows
     config.update(lambda current: {**current, "keep": False})
     registry.flush()
-    yield from _timeline(memory)
-    yield from _timeline(config)
+    for var in (memory, config):
+        yield ""
+        yield from _timeline(screen, var, var.history(), 8)
 
     yield "\nA validator refuses what can't be, and nothing changes:"
     try:
@@ -4431,14 +4940,15 @@ def _demo() -> Iterator[str]:
     except ValueError as error:
         yield f"  ValueError: {error}; rows is still {config.get()['rows']:,}"
 
-    peak = max(memory.history()[1:], key=lambda record: record.value)  # since there is a config
+    peak = max(memory.history()[began:], key=lambda record: record.value)  # of this run
     cause = config.at(peak.timestamp)
     yield f"\nMemory was highest at record {peak.index}, {peak.value:,} blocks. What did the config say then?"
     yield f"  {cause.value}, since {cause.label}"
     config.rollback(0, label="back to the start")
     yield "\nSo the config is rolled back. Nothing is lost by that: it is one more record."
-    yield from _timeline(config)
+    yield from _timeline(screen, config, config.history(), 2)
     yield f"\nAfter undo() it says\n  {config.undo().get()}"
+    yield f"\nRun it again, and it goes on from here. Look into the file meanwhile:\n  alma inspect {path} memory"
 
 
 def _not_negative(value: int) -> None:
@@ -4457,35 +4967,83 @@ def _row_builder(memory: AlmaVar[int]) -> Listener[Dict[str, Any]]:
     return build
 
 
-def _timeline(var: AlmaVar[Any]) -> Iterator[str]:
-    """Yield a variable's past as lines of a table that fit the terminal."""
-    import shutil
-
-    records = var.history()
-    width = min(shutil.get_terminal_size().columns or 80, 120)  # 3.8 says 0 on some terminals
-    labels = max(len(record.label or "") for record in records)
-    numbers = [record.value for record in records if isinstance(record.value, (int, float))]
-    yield f"\n{var.name}  {_sparkline(numbers) if len(numbers) == len(records) else ''}".rstrip()
-    for record in records:
-        moment = record.timestamp.astimezone().strftime("%H:%M:%S.%f")
-        value = f"{record.value:,}" if isinstance(record.value, int) else repr(record.value)
-        line = f"  {record.index:>3}  {moment}  {record.label or '':<{labels}}  {value}"
-        yield line if len(line) <= width else line[: width - 3] + "..."
+# -- what the command line asks for
 
 
-def _sparkline(numbers: Sequence[float]) -> str:
-    """Return numbers as a row of bars, in ASCII where the terminal knows no others.
+def _arguments(argv: Optional[Sequence[str]]) -> Any:
+    """Return what the command line asks for."""
+    import argparse
 
-    >>> _sparkline([0, 7]) in ("▁█", "_#")
-    True
-    """
-    bars = "▁▂▃▄▅▆▇█"
+    shared, loads, shows = (argparse.ArgumentParser(add_help=False) for _ in range(3))
+    shared.add_argument("--color", choices=["auto", "always", "never"], default="auto", help="default: on a terminal")
+    shared.add_argument("--utc", action="store_true", help="show times in UTC, not in the local zone")
+    loads.add_argument("--types", action="append", default=[], metavar="MODULE:CLASS", help="import a class of values")
+    loads.add_argument("--trust", action="store_true", help="unpickle what a file holds: it may run any code")
+    shows.add_argument("--json", action="store_true", help="print JSON, values as alma.to_json writes them")
+
+    parser = argparse.ArgumentParser(
+        prog="alma", description="Variables that remember where they came from.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"alma {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(run: Any, summary: str, positional: str, *parents: Any) -> Any:
+        name = run.__name__.rpartition("_")[2]
+        made = commands.add_parser(
+            name, help=summary, description=summary, parents=[*parents, shared], allow_abbrev=False
+        )
+        for argument in positional.split():
+            made.add_argument(argument.strip("[]").lower(), metavar=argument, nargs="?" if "[" in argument else None)
+        made.set_defaults(run=run)
+        return made
+
+    inspect = command(_command_inspect, "show the variables of a file, or one's past, newest last", "FILE [NAME]", shows, loads)
+    inspect.add_argument("--at", metavar="INDEX|TIME|LABEL", help="show one record whole; without NAME, all as of then")
+    inspect.add_argument("--limit", type=int, metavar="N", help="the newest N, 0 for all (default: 20, in JSON all)")
+    command(_command_diff, "show what changed from one record to another", "FILE NAME A B", shows, loads)
+    command(_command_blame, "show which record last changed each part, such as db.port or ['db'][0]", "FILE NAME [PATH]", shows, loads)
+    verify = command(_command_verify, "check every record against its digest", "FILE", shows)
+    verify.add_argument("--head", metavar="HEX", help="the head that it had, kept elsewhere")
+    command(_command_export, "write a file anew: .json .pickle .db, or its records as .csv", "FILE OUT", loads)
+    command(_command_follow, "print each change of a journal as it is made", "FILE [NAME]", shows, loads)
+    command(_command_demo, "watch real variables of this process change, and look back", "[FILE]")
+    args, strange = parser.parse_known_args(argv)
+    if strange:
+        parser.error(f"unrecognized arguments: {' '.join(map(repr, strange))}")
+    return args
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command ``alma`` with *argv*, by default the process's own, and return its exit code."""
     try:
-        bars.encode(getattr(sys.stdout, "encoding", None) or "ascii")
-    except UnicodeEncodeError:
-        bars = "_.-=+*%#"
-    low, high = min(numbers), max(numbers)
-    return "".join(bars[int((number - low) / ((high - low) or 1) * 7)] for number in numbers)
+        args = _arguments(argv)
+    except SystemExit as stop:  # argparse has said why
+        return int(stop.code or 0)
+    screen = _Screen(args.color, args.utc)
+    try:
+        for line in args.run(screen, args):
+            try:
+                print(line, flush=True)
+            except OSError as error:
+                return _no_reader(screen, error)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        return _complain(screen, error)
+    return 0
+
+
+def _no_reader(screen: "_Screen", error: OSError) -> int:
+    """Say nothing where the reader has left, but that the disk is full."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
+    return 0 if isinstance(error, BrokenPipeError) else _complain(screen, error)
+
+
+def _complain(screen: "_Screen", error: Exception) -> int:
+    """Say in one line what went wrong."""
+    text = str(error) if isinstance(error, (AlmaError, OSError, ValueError)) else f"{type(error).__name__}: {error}"
+    print(f"alma: {screen.clean(text)}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":
