@@ -5195,19 +5195,17 @@ def get_registry() -> AlmaRegistry:
 
 _LONGEST_TEXT = 2_000  # characters of a value, name or label that are looked at to show it
 _MOST_LINES = 500  # of one value shown whole
-_MOST_PARTS = 1 << 21  # of values that are compared when asked to, 2 s; in a timeline a hundredth of it
+_MOST_PARTS = 1 << 20  # of values that are compared when asked to: counting them takes 1 s; a 50th in a timeline
 _DEEPEST_SHOWN = 100
-_BARS = "▁▂▃▄▅▆▇█"
 
-_Columns = Tuple[Tuple[str, str], ...]  # of each: to which side its cells stand, and their style
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 _SIGNS = {"add": "+", "remove": "-", "replace": "~"}
+_Columns = Tuple[Tuple[str, str], ...]  # of each: to which side its cells stand, and their style
 _OVERVIEW: _Columns = ("<", "bold"), (">", ""), (">", "dim"), ("<", ""), ("<", "cyan"), ("<", "dim")
 _TIMELINE: _Columns = (">", "bold"), ("<", "dim"), (">", "dim"), ("<", "cyan"), ("<", ""), ("<", "yellow")
 _CHANGES: _Columns = ("<", "yellow"), ("<", "bold"), ("<", "red"), ("<", ""), ("<", "green")
 _BLAME: _Columns = ("<", "bold"), (">", ""), (">", "dim"), ("<", "cyan"), ("<", "")
 _FOLLOW: _Columns = ("<", "dim"), ("<", "bold"), (">", ""), ("<", "cyan"), ("<", "")
-_PLAIN = frozenset((dict, list, tuple, set))  # what is written with its brackets alone
 
 
 class _Screen:
@@ -5221,18 +5219,14 @@ class _Screen:
         self.colored = _is_colored(color)
         self.zone = timezone.utc if utc else None
         self.now = _moment(time_ns())
-        self.dots = "…" if self._has("…") else "..."
-        self.bars = _BARS if self._has(_BARS) else "_.-=+*%#"
+        self.bars, self.dots = ("▁▂▃▄▅▆▇█", "…") if self._has("▁▂▃▄▅▆▇█…") else ("_.-=+*%#", "...")
 
     def _has(self, text: str) -> bool:
-        try:
-            return bool(text.encode(self.encoding))
-        except UnicodeEncodeError:
-            return not text
+        return text.encode(self.encoding, "ignore").decode(self.encoding) == text
 
     def clean(self, text: str, most: int = _LONGEST_TEXT) -> str:
         """Return text, cut, in which whatever is no printable character stands as JSON would escape it."""
-        text = text[:most]
+        text = text if len(text) <= most else text[:most] + "..."
         if text.isprintable() and self._has(text):
             return text
         import json
@@ -5242,6 +5236,10 @@ class _Screen:
     def paint(self, text: str, style: str) -> str:
         """Return clean text in a style, which may be none."""
         return f"\033[{_STYLES[style]}m{text}\033[0m" if self.colored and style and text else text
+
+    def line(self, text: str, style: str = "") -> str:
+        """Return any text as one line of the screen."""
+        return self.paint(self.fit(self.clean(text), self.width), style)
 
     def fit(self, text: str, width: int) -> str:
         """Return clean text cut to so many columns of the terminal."""
@@ -5263,26 +5261,24 @@ class _Screen:
             yield "  ".join(self._cell(*cell) for cell in zip(columns, row, widths) if cell[2]).rstrip()
 
     def _cell(self, column: Tuple[str, str], text: str, width: int) -> str:
-        align, style = column
         text = self.fit(text, width)
-        blank = " " * (width - _columns(text))
-        return blank + self.paint(text, style) if align == ">" else self.paint(text, style) + blank
+        blank, text = " " * (width - _columns(text)), self.paint(text, column[1])
+        return blank + text if column[0] == ">" else text + blank
 
-    def time(self, moment: datetime) -> str:
-        """Return a moment in the zone asked for, with its offset."""
-        return moment.astimezone(self.zone).isoformat(" ", "microseconds")
+    def time(self, record: ChangeRecord[Any], separator: str = " ") -> str:
+        """Return when a record was made, in the zone asked for, with its offset."""
+        return record.timestamp.astimezone(self.zone).isoformat(separator, "microseconds")
 
-    def age(self, moment: datetime) -> str:
-        """Return how long ago a moment was, in its largest unit."""
-        seconds = (self.now - moment).total_seconds()
-        units = (("y", 31_557_600), ("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+    def age(self, record: ChangeRecord[Any]) -> str:
+        """Return how long ago a record was made, in the largest unit."""
+        seconds = (self.now - record.timestamp).total_seconds()
+        units = ("y", 31_557_600), ("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)
         return next((f"{int(seconds / size)}{unit}" for unit, size in units if abs(seconds) >= size), "0s")
 
-    def sparkline(self, records: Sequence[ChangeRecord[Any]], width: int = 16) -> str:
-        """Return numbers as a row of bars, at most so many, evenly chosen; nothing where a value is no number."""
+    def sparkline(self, records: Sequence[ChangeRecord[Any]]) -> str:
+        """Return numbers as a row of at most 16 bars, evenly chosen; nothing where a value is no number."""
         last = len(records) - 1
-        chosen = records if last < width else [records[last * step // (width - 1)] for step in range(width)]
-        values = [_value(record) for record in chosen]
+        values = [_value(record) for record in (records if last < 16 else [records[last * i // 15] for i in range(16)])]
         if last < 1 or not all(type(value) in (int, float) and abs(value) < 1e300 for value in values):
             return ""
         low, high = min(values), max(values)
@@ -5317,156 +5313,157 @@ def _value(record: ChangeRecord[Any]) -> Any:
 
 def _pieces(value: Any, depth: int = 0) -> Iterator[str]:
     """Yield what repr(value) would say, piece by piece: who reads on decides how much of it is made."""
-    kind = type(value)
-    if kind in (str, bytes, bytearray):
-        yield repr(value[:_LONGEST_TEXT])
-    elif kind is int and value.bit_length() > 2_000:  # Python may refuse that many decimals
-        yield hex(value >> (value.bit_length() - 400)) + f"... ({value.bit_length()} bits)"
-    elif isinstance(value, AlmaError):
-        yield f"<{value}>"
-    elif depth == _DEEPEST_SHOWN:
-        yield "..."
-    elif kind in _PARTED or kind is deque or _field_names(value):
-        begin, parts, end = _opened(value, depth + 1)
-        yield begin
-        for number, part in enumerate(parts):
-            yield ", " * bool(number)
-            yield from part
-        yield end
-    else:
-        yield _short_repr(value)
-
-
-def _opened(value: Any, depth: int) -> Tuple[str, Iterator[Iterator[str]], str]:
-    """Return the opening bracket of what has parts, the pieces of each part, and the closing bracket."""
     kind, fields = type(value), _field_names(value)
-    if fields:
-        return f"{kind.__name__}(", (_after(f"{name}=", getattr(value, name, DELETED), depth) for name in fields), ")"
-    begin, end = ("(", ")") if kind is tuple else ("{", "}") if kind in _BY_KEY | _BY_MEMBER else ("[", "]")
-    if kind not in _PLAIN:
-        begin, end = f"{kind.__name__}({begin}", f"{end})"
-    if kind in _BY_KEY:
-        return begin, (_after(_brief(key) + ": ", item, depth) for key, item in value.items()), end
-    items = sorted(value) if kind in _BY_MEMBER and {*map(type, value)} <= {str} else value
-    return begin, (_pieces(item, depth) for item in items), f",{end}" if kind is tuple and len(value) == 1 else end
-
-
-def _after(text: str, value: Any, depth: int) -> Iterator[str]:
-    """Yield a text and then the pieces of a value."""
-    yield text
-    yield from _pieces(value, depth)
+    if depth == _DEEPEST_SHOWN or not (fields or kind in _PARTED or kind is deque):
+        yield _short_repr(value) if depth < _DEEPEST_SHOWN else "..."
+        return
+    begin, end = ("(", ")") if kind is tuple or fields else ("{", "}") if kind not in (list, deque) else ("[", "]")
+    if kind not in (dict, list, tuple, set):
+        begin, end = (kind.__name__ + begin, end) if fields else (f"{kind.__name__}({begin}", f"{end})")
+    yield begin
+    in_order = kind in _BY_MEMBER and {*map(type, value)} == {str}
+    for number, part in enumerate(fields or (sorted(value) if in_order else value)):
+        yield ", " * bool(number)
+        if fields:
+            yield f"{part}="
+            part = getattr(value, part, DELETED)
+        elif kind in _BY_KEY:
+            yield from _pieces(part, depth + 1)
+            yield ": "
+            part = value[part]
+        yield from _pieces(part, depth + 1)
+    yield "," * (kind is tuple and len(value) == 1) + end
 
 
 def _field_names(value: Any) -> Tuple[str, ...]:
-    """Return the names of the fields of a dataclass, a namedtuple or a model of pydantic; of others none."""
-    kind = type(value)
-    asked = (getattr(kind, name, None) for name in ("__dataclass_fields__", "_fields", "model_fields"))
+    """Return the names of the fields of a dataclass, namedtuple, pydantic model or Unresolved; none of others."""
+    if type(value) is Unresolved:
+        return ("name", "data")
+    asked = (getattr(type(value), name, None) for name in ("__dataclass_fields__", "_fields", "model_fields"))
     return next((tuple(names) for names in asked if isinstance(names, (dict, tuple))), ())
 
 
 def _short_repr(value: Any) -> str:
+    """Return the repr of what has no parts, cut before it is made where it could be long."""
+    if type(value) in (str, bytes, bytearray):
+        return repr(value[:_LONGEST_TEXT]) + "..." * (len(value) > _LONGEST_TEXT)
+    if type(value) is int and value.bit_length() > 2_000:  # Python may refuse that many decimals
+        return f"{hex(value >> (value.bit_length() - 400))}... ({value.bit_length()} bits)"
     try:
-        return repr(value)[:_LONGEST_TEXT]
-    except Exception:  # of a class that --types or --trust let in; or too many digits
-        return f"<{type(value).__name__}>"
+        text = f"<{value}>" if isinstance(value, AlmaError) else repr(value)
+    except Exception:  # of a class that --types or --trust let in; or a Fraction of too many digits
+        text = f"<{type(value).__name__}>"
+    return text[:_LONGEST_TEXT]
 
 
 def _brief(value: Any, most: int = _LONGEST_TEXT) -> str:
-    """Return the beginning of repr(value), a little more than *most* characters; a whole number in groups of three.
+    """Return repr(value), or its beginning, a little more than *most* characters.
 
-    >>> _brief(1234567), _brief({"a": [1, (2,)]}), len(_brief(range(10) for _ in ())) < 100
-    ('1,234,567', "{'a': [1, (2,)]}", True)
+    >>> _brief({"a": [1, (2,)]}), _brief([list(range(1_000_000))] * 1_000, 9)
+    ("{'a': [1, (2,)]}", '[[0, 1, 2, ...')
     """
-    if type(value) is int and value.bit_length() < 2_000:
-        return f"{value:,}"
     text = ""
     for piece in _pieces(value):
-        text += piece
         if len(text) > most:
-            break
+            return text + "..."
+        text += piece
     return text
 
 
-def _is_small(value: Any, most: int) -> bool:
-    """Tell whether a value has no more than so many parts, each counted where it stands."""
-    return next(islice(_pieces(value), most, None), None) is None
+def _shown(record: ChangeRecord[Any]) -> str:
+    """Return a record's value for a column of its own: whole numbers in groups of three."""
+    value = _value(record)
+    return f"{value:,}" if type(value) is int and value.bit_length() < 2_000 else _brief(value)
 
 
 def _layout(value: Any, width: int, before: str = "", after: str = "") -> Iterator[str]:
     """Yield a value as lines: one where it fits, else a line for each part."""
-    text = before + _brief(value) + after
-    if len(text) <= width or type(value) not in (dict, list) or not value or len(before) > width // 2:
+    text, kind = before + _brief(value) + after, type(value)
+    if len(text) <= width or kind not in (dict, list) or not value or len(before) > width // 2:
         yield text
         return
     indent = " " * (len(before) - len(before.lstrip()))
-    keyed = isinstance(value, dict)
-    yield before + "[{"[keyed]
-    for part in value.items() if keyed else value:
-        key, item = (f"{_brief(part[0], 200)}: ", part[1]) if keyed else ("", part)
+    yield before + ("{" if kind is dict else "[")
+    for part in value:
+        key, item = (f"{_brief(part, 200)}: ", value[part]) if kind is dict else ("", part)
         yield from _layout(item, width, f"{indent}  {key}", ",")
-    yield indent + "]}"[keyed] + after
+    yield indent + ("}" if kind is dict else "]") + after
 
 
-def _place(path: Tuple[Any, ...]) -> str:
+def _written(path: Sequence[Any]) -> str:
     """Return a path as it is written in Python."""
-    return "".join(f"[{''.join(islice(_pieces(step), 100))}]" for step in path) or "the whole"
+    return "".join(f"[{_brief(step, 200)}]" for step in path) or "the whole"
 
 
-def _shown_change(change: Change) -> Tuple[str, str, str, str, str]:
+def _shown_change(change: Change) -> Tuple[str, ...]:
     """Return a change as cells: its sign, the path, the old value, an arrow, the new one."""
-    old = "" if change.op == "add" else _brief(change.old)
-    new = "" if change.op == "remove" else _brief(change.new)
-    return _SIGNS[change.op], _place(change.path), old, "->" * (change.op == "replace"), new
+    sides = ["" if change.op == "add" else _brief(change.old), "" if change.op == "remove" else _brief(change.new)]
+    return _SIGNS[change.op], _written(change.path), sides[0], "->" * all(sides), sides[1]
 
 
 def _changed(before: Optional[ChangeRecord[Any]], after: ChangeRecord[Any]) -> str:
     """Return in a few words what a record changed."""
-    if before is None:
-        return ""
-    old, new = _value(before), _value(after)
+    old, new = (_value(record) if record else DELETED for record in (before, after))
     kinds = {type(old), type(new)}
     if kinds <= {int, float}:
-        return f"{new - old:+,}" if kinds == {int} and abs(new - old) < 1e15 else f"{float(new) - float(old):+.6g}"
-    if not all(_is_small(value, _MOST_PARTS // 100) for value in (old, new)):
+        return (
+            f"{new - old:+,}"
+            if kinds == {int} and abs(new - old) < 1e15
+            else f"{new - old:+.6g}"
+            if max(abs(new), abs(old)) < 1e300
+            else ""
+        )
+    if before is None or not all(_is_small(value, _MOST_PARTS // 50) for value in (old, new)):
         return ""
-    changes = compare_values(old, new)
-    if len(changes) == 1 and changes[0].path:
-        return " ".join(filter(None, _shown_change(changes[0])))
-    return ", ".join("".join(_shown_change(change)[:2]) for change in changes if change.path)
+    changes = [change for change in compare_values(old, new) if change.path]
+    if len(changes) == 1:
+        return " ".join(filter(None, _shown_change(changes[0])[changes[0].op == "replace" :]))
+    return ", ".join("".join(_shown_change(change)[:2]) for change in changes[:20])
+
+
+def _is_small(value: Any, most: int = _MOST_PARTS) -> bool:
+    """Tell whether a value has no more than so many parts, each counted wherever it stands."""
+    return next(islice(_pieces(value), most, None), None) is None
+
+
+def _require_small(records: Iterable[ChangeRecord[Any]]) -> None:
+    for record in records:
+        if not _is_small(record.value):
+            raise ValueError(f"record {record.index} is too large to look into: over {_MOST_PARTS:,} parts")
 
 
 # -- what the commands share
 
 
-def _loaded(args: Any) -> AlmaRegistry:
-    """Return what a file holds; the classes named on the command line are imported here."""
-    sys.path.append(os.getcwd())  # at the end: nothing there can stand in for a module of Python's
+def _types_of(args: Any) -> List[Any]:
+    """Import the classes that the command line names."""
+    here = os.getcwd()
+    sys.path.append(here)  # at the end: nothing there can stand in for a module of Python's
     try:
-        args.types = [_imported(name) for name in args.types]
+        return [_imported(name) for name in args.types]
     finally:
-        sys.path.remove(os.getcwd())
-    return load(args.file, types=args.types, trust=args.trust)
+        sys.path.remove(here)
 
 
-def _all_lines(registry: AlmaRegistry) -> Dict[str, AlmaVar[Any]]:
-    """Return variables and branches by name."""
-    found = {}
-    for name, var in registry.all_vars().items():
-        found[name] = var
-        found.update({branch.name: branch for branch in var.branches().values()})
-    return found
+def _lines_in(args: Any) -> Dict[str, AlmaVar[Any]]:
+    """Return the variables and branches of a file by name."""
+    lines: Dict[str, AlmaVar[Any]] = {}
+    for name, var in load(args.file, types=_types_of(args), trust=args.trust).all_vars().items():
+        lines[name] = var
+        lines.update({branch.name: branch for branch in var.branches().values()})
+    return lines
 
 
 def _named(args: Any) -> AlmaVar[Any]:
     """Return the variable or branch that the command line names."""
-    lines = _all_lines(_loaded(args))
+    lines = _lines_in(args)
     if args.name not in lines:
-        raise UnknownNameError(args.name, lines, makes="alma inspect FILE shows all, watch()")
+        raise ValueError(f"{args.file} holds no {args.name!r}, but {', '.join(map(repr, lines)) or 'nothing'}")
     return lines[args.name]
 
 
 def _asked(text: str, var: AlmaVar[Any], zone: Optional[timezone]) -> ChangeRecord[Any]:
-    """Return the record that a text names: by index, a label that is there, or a time, local without an offset."""
+    """Return the record that a text names: by index, by a label that is there, or by time, local without an offset."""
     if text.lstrip("-").isdecimal():
         return var.at(int(text))
     day = var.last_change().timestamp.astimezone(zone).date()
@@ -5479,214 +5476,179 @@ def _asked(text: str, var: AlmaVar[Any], zone: Optional[timezone]) -> ChangeReco
     return var.at(text)
 
 
-def _compared(old: ChangeRecord[Any], new: ChangeRecord[Any]) -> List[Change]:
-    """Return what changed between two records; ValueError where that might take for ever."""
-    if not (_is_small(old.value, _MOST_PARTS) and _is_small(new.value, _MOST_PARTS)):
-        raise ValueError(f"records {old.index} and {new.index} are too large to compare: over {_MOST_PARTS:,} parts")
-    return compare_values(old.value, new.value)
+def _path_of(text: Optional[str], value: Any) -> Tuple[Any, ...]:
+    """Return the path that a text names in a value.
 
-
-def _path_in(value: Any, text: Optional[str]) -> Tuple[Any, ...]:
-    """Return the path that a text names: subscripts as in Python, or keys and indices with dots between them.
-
-    >>> _path_in({"db": [{"port": 1}]}, "db.0.port"), _path_in({}, "['db'][0]")
-    (('db', 0, 'port'), ('db', 0))
+    >>> _path_of("db.0.port", {"db": [{"port": 1}]}), _path_of("['db'][0]", {}), _path_of("('db', 0)", {})
+    (('db', 0, 'port'), ('db', 0), ('db', 0))
     """
-    if text and text.startswith("["):
-        return _subscripts(text)
+    if text and text[0] in "[(":
+        import ast
+
+        try:
+            return tuple(ast.literal_eval(text.replace("][", ", ") if text[0] == "[" else text))
+        except (SyntaxError, TypeError, ValueError):
+            raise ValueError(f"a path is written as db.port, ['db']['port'] or ('db', 'port'), not {text!r}") from None
     path: Tuple[Any, ...] = ()
     for step in text.split(".") if text else ():
         there = _part_at(value, path)
-        named = step.lstrip("-").isdecimal() and not (isinstance(there, dict) and step in there)
-        path += (int(step) if named else step,)
+        path += (int(step) if step.isdecimal() and not (isinstance(there, dict) and step in there) else step,)
     return path
 
 
-def _subscripts(text: str) -> Tuple[Any, ...]:
-    import ast
-
-    steps: List[Any] = []
-    try:
-        node: Any = ast.parse(f"_{text}", mode="eval").body
-        while isinstance(node, ast.Subscript):
-            inner: Any = node.slice
-            steps.insert(0, ast.literal_eval(inner.value if type(inner).__name__ == "Index" else inner))  # before 3.9
-            node = node.value
-    except (SyntaxError, ValueError):
-        node = None
-    if not isinstance(node, ast.Name):
-        raise ValueError(f"a path is written as db.port or ['db']['port'], not {text!r}")
-    return tuple(steps)
+def _entry(screen: _Screen, name: str, record: ChangeRecord[Any]) -> Dict[str, Any]:
+    """Return a record as it stands in JSON; where middleware is needed for its value, the error says so."""
+    value, time = _value(record), screen.time(record, "T")
+    held = {"error": str(value)} if isinstance(value, AlmaError) else {"value": value}
+    return {"name": name, "index": record.index, "time": time, "label": record.label, **held}
 
 
-def _entry(name: str, record: ChangeRecord[Any], screen: _Screen) -> Dict[str, Any]:
-    """Return a record as it stands in JSON."""
-    time = record.timestamp.astimezone(screen.zone).isoformat(timespec="microseconds")
-    return {"name": name, "index": record.index, "time": time, "label": record.label, "value": _value(record)}
-
-
-def _as_json(screen: _Screen, args: Any, facts: Dict[str, Any]) -> str:
-    """Return facts as JSON in one line; where a value has no form there, the error says why."""
-    try:
-        wrong = [value for value in facts.values() if isinstance(value, AlmaError)]
-        text = to_json(facts, args.types) if not wrong else ""
-    except CodecError as error:
-        wrong = [error]
-    if wrong:
-        text = to_json({**{key: facts[key] for key in facts if key not in ("value", "old", "new")}, "error": str(wrong[0])})
+def _json_text(screen: _Screen, args: Any, facts: Any) -> str:
+    text = to_json(facts, _types_of(args) if hasattr(args, "types") else ())
     return screen.clean(text, len(text))
 
 
 def _array(screen: _Screen, args: Any, entries: Iterable[Dict[str, Any]]) -> str:
-    return "[" + ",\n".join(_as_json(screen, args, facts) for facts in entries) + "]"
+    return "[" + ",\n".join(_json_text(screen, args, facts) for facts in entries) + "]"
 
 
 # -- the commands: each yields the lines to print
 
 
-def _command_inspect(screen: _Screen, args: Any) -> Iterator[str]:
-    _whole("--limit", args.limit or 0, 0)
+def _inspect(screen: _Screen, args: Any) -> Iterator[str]:
     if args.name is None:
         return _overview(screen, args)
     var = _named(args)
     records = var.history() if args.at is None else [_asked(args.at, var, screen.zone)]
-    limit = args.limit if args.limit is not None else 0 if args.json else 20
+    limit = (0 if args.json else 20) if args.limit is None else args.limit
     if args.json:
-        return iter([_array(screen, args, [_entry(var.name, record, screen) for record in records[-limit:]])])
-    return _timeline(screen, var, records, limit) if args.at is None else _whole_record(screen, var, records[0])
+        return iter([_array(screen, args, [_entry(screen, var.name, record) for record in records[-limit:]])])
+    return _timeline(screen, var, limit) if args.at is None else _whole_record(screen, var, records[0])
 
 
 def _overview(screen: _Screen, args: Any) -> Iterator[str]:
-    """Yield a row for each variable, as it is or as of then; one that had no such record is left out."""
-    variables = list(_loaded(args).all_vars().values())
-    rows, facts = [("variable", "records", "changed", "value", "", "branches")], []
-    for var in variables[: args.limit or None]:
+    """Yield a row for each variable, as it is or as of then."""
+    rows: List[Tuple[str, ...]] = [("variable", "records", "changed", "value", "", "branches")]
+    facts: List[Dict[str, Any]] = []
+    lines = {name: var for name, var in _lines_in(args).items() if "@" not in name}
+    for name, var in list(lines.items())[: args.limit or None]:
         try:
             record = var.last_change() if args.at is None else _asked(args.at, var, screen.zone)
-        except PrunedError:
-            raise
-        except RollbackError:
+        except RollbackError as error:  # it is younger, or has no such record
+            rows.append((name, "", "", f"<{error}>", "", ""))
+            facts.append({"name": name, "error": str(error)})
             continue
-        past = [each for each in var if each.index <= record.index]
-        value, branches = _brief(_value(record), screen.width), ", ".join(var.branches())
-        rows.append(
-            (var.name, f"{len(past):,}", screen.age(record.timestamp), value, screen.sparkline(past), branches)
-        )
-        facts.append({**_entry(var.name, record, screen), "records": len(past), "branches": list(var.branches())})
+        past, branches = [each for each in var if each.index <= record.index], list(var.branches())
+        about = screen.age(record), _shown(record), screen.sparkline(past), ", ".join(branches)
+        rows.append((name, f"{len(past):,}", *about))
+        facts.append({**_entry(screen, name, record), "records": len(past), "branches": branches})
     if args.json:
         yield _array(screen, args, facts)
         return
-    yield from screen.table(_OVERVIEW, rows if len(rows) > 1 else [("no variable",)])
-    if args.limit and args.limit < len(variables):
-        yield f"... {len(variables) - args.limit:,} more"
+    yield from screen.table(_OVERVIEW, rows)
+    yield from [f"... {len(lines) - args.limit:,} more"] * (0 < (args.limit or 0) < len(lines))
 
 
-def _timeline(screen: _Screen, var: AlmaVar[Any], records: List[ChangeRecord[Any]], limit: int = 0) -> Iterator[str]:
+def _timeline(screen: _Screen, var: AlmaVar[Any], limit: int) -> Iterator[str]:
     """Yield a variable's past, newest last: a line for each record, and one where the day or the offset changes."""
-    shown = records[-limit:]
+    records = var.history()
+    shown, branches = records[-limit:], ", ".join(var.branches())
     hidden = len(records) - len(shown)
-    before: List[Optional[ChangeRecord[Any]]] = [records[hidden - 1] if hidden else None, *shown[:-1]]
-    times = [screen.time(record.timestamp) for record in shown]
-    rows = [
-        (
-            f"{record.index}",
-            time[11:26],
-            screen.age(record.timestamp),
-            record.label or "",
-            _brief(_value(record), screen.width),
-            _changed(last, record),
-        )
-        for last, record, time in zip(before, shown, times)
-    ]
-    notes = [f"{len(records):,} records" if len(records) > 1 else "1 record", "frozen" * var.is_frozen]
-    notes += [f"branches {', '.join(var.branches())}" * bool(var.branches()), screen.sparkline(records)]
-    yield screen.paint(screen.fit(screen.clean(var.name), screen.width), "bold")
-    yield screen.fit(screen.clean(", ".join(filter(None, notes))), screen.width)
-    if hidden:
-        yield screen.paint(f"... {hidden:,} earlier; --limit 0 shows all", "dim")
-    for number, line in enumerate(screen.table(_TIMELINE, rows)):
-        last, index, time = before[number], shown[number].index, times[number]
-        if last is not None and last.index + 1 < index:
-            yield screen.paint(f"... {last.index + 1} to {index - 1} are no longer kept", "dim")
-        if not number or (time[:10], time[26:]) != (times[number - 1][:10], times[number - 1][26:]):
-            yield screen.paint(f"{time[:10]} {time[26:]}", "dim")
-        yield line
+    before = [records[hidden - 1] if hidden else None, *shown[:-1]]
+    yield screen.line(var.name, "bold")
+    notes = [f"{len(records):,} records", "frozen" * var.is_frozen, f"branches: {branches}" * bool(branches)]
+    yield screen.line(", ".join(filter(None, [*notes, screen.sparkline(records)])))
+    yield from [screen.line(f"... {hidden:,} earlier; --limit 0 shows all", "dim")] * bool(hidden)
+    table = screen.table(
+        _TIMELINE,
+        [
+            (
+                f"{each.index}",
+                screen.time(each)[11:26],
+                screen.age(each),
+                each.label or "",
+                _shown(each),
+                _changed(last, each),
+            )
+            for last, each in zip(before, shown)
+        ],
+    )
+    day = ""
+    for last, record, row in zip(before, shown, table):
+        if last is not None and last.index + 1 < record.index:
+            yield screen.line(f"... {last.index + 1} to {record.index - 1} are no longer kept", "dim")
+        time = screen.time(record)
+        if day != time[:10] + time[26:]:
+            day = time[:10] + time[26:]
+            yield screen.line(f"{time[:10]} {time[26:]}", "dim")
+        yield row
 
 
 def _whole_record(screen: _Screen, var: AlmaVar[Any], record: ChangeRecord[Any]) -> Iterator[str]:
     """Yield all that there is to say of one record."""
-    yield screen.paint(screen.clean(f"{var.name}, record {record.index}"), "bold")
-    yield f"time   {screen.time(record.timestamp)}, {screen.age(record.timestamp)} ago"
-    yield from [f"label  {screen.clean(record.label)}"] * (record.label is not None)
+    yield screen.line(f"{var.name}, record {record.index}", "bold")
+    yield f"time   {screen.time(record)}, {screen.age(record)} ago"
+    yield from [] if record.label is None else [f"label  {screen.clean(record.label)}"]
     lines = list(islice(_layout(_value(record), screen.width, "value  "), _MOST_LINES + 1))
     yield from map(screen.clean, lines[:_MOST_LINES])
-    if len(lines) > _MOST_LINES:
-        yield "... --json shows all"
+    yield from ["... --json shows all"] * (len(lines) > _MOST_LINES)
     before = [each for each in var if each.index == record.index - 1]
-    if before and type(before[0].value) is type(record.value):
-        yield screen.paint(f"changed since record {record.index - 1}", "dim")
-        yield from _change_lines(screen, _compared(before[0], record))
+    if before and _changed(before[0], record):
+        yield screen.line(f"changed since record {record.index - 1}", "dim")
+        yield from screen.table(_CHANGES, map(_shown_change, compare_values(before[0].value, record.value)))
 
 
-def _change_lines(screen: _Screen, changes: Sequence[Change]) -> Iterable[str]:
-    return screen.table(_CHANGES, map(_shown_change, changes)) if changes else ["nothing"]
-
-
-def _command_diff(screen: _Screen, args: Any) -> Iterator[str]:
+def _diff(screen: _Screen, args: Any) -> Iterator[str]:
     var = _named(args)
-    old, new = (_asked(text, var, screen.zone) for text in (args.a, args.b))
-    changes = _compared(old, new)
+    records = [_asked(text, var, screen.zone) for text in (args.a, args.b)]
+    _require_small(records)
+    changes = compare_values(*(record.value for record in records))
     if args.json:
         yield _array(screen, args, [{**change._asdict(), "path": list(change.path)} for change in changes])
         return
-    for sign, record in (("-", old), ("+", new)):
-        label = f"  {record.label}" if record.label else ""
-        line = screen.clean(f"{sign} record {record.index}  {screen.time(record.timestamp)}{label}")
-        yield screen.paint(screen.fit(line, screen.width), "dim")
-    yield from _change_lines(screen, changes)
+    for sign, record in zip("-+", records):
+        yield screen.line(f"{sign} record {record.index}  {screen.time(record)}  {record.label or ''}".rstrip(), "dim")
+    yield from screen.table(_CHANGES, map(_shown_change, changes)) if changes else ["no difference"]
 
 
-def _command_blame(screen: _Screen, args: Any) -> Iterator[str]:
+def _blame(screen: _Screen, args: Any) -> Iterator[str]:
     var = _named(args)
+    _require_small(var)
     value = var.get()
-    if not all(_is_small(_value(record), _MOST_PARTS) for record in var):
-        raise ValueError(f"{var.name!r} is too large to look into: over {_MOST_PARTS:,} parts")
-    path = _path_in(value, args.path)
+    path = _path_of(args.path, value)
     found = var.blame(path)
     blamed = found if isinstance(found, dict) else {path: found}
+    parts = {path: _part_at(value, path) for path in blamed}
     if args.json:
-        entries = [{**_entry(var.name, record, screen), "path": list(path)} for path, record in blamed.items()]
-        yield _array(screen, args, [{**facts, "value": _part_at(value, tuple(facts["path"]))} for facts in entries])
+        entries = [(path, _entry(screen, var.name, record)) for path, record in blamed.items()]
+        yield _array(screen, args, [{**facts, "path": list(path), "value": parts[path]} for path, facts in entries])
         return
-    rows = [("part", "record", "changed", "label", "value")]
-    for path, record in blamed.items():
-        now, age = _brief(_part_at(value, path), screen.width), screen.age(record.timestamp)
-        rows.append((_place(path), f"{record.index}", age, record.label or "", now))
-    yield from screen.table(_BLAME, rows)
+    rows = [
+        (_written(path), f"{by.index}", screen.age(by), by.label or "", _brief(parts[path]))
+        for path, by in blamed.items()
+    ]
+    yield from screen.table(_BLAME, [("part", "record", "changed", "label", "value"), *rows])
 
 
-def _command_verify(screen: _Screen, args: Any) -> Iterator[str]:
+def _verify(screen: _Screen, args: Any) -> Iterator[str]:
     verdict = verify(args.file, head=args.head)
     if args.json:
-        args.types = ()
-        yield _as_json(screen, args, {"ok": verdict.ok, "records": verdict.records, "head": verdict.head})
+        yield _json_text(screen, args, {"ok": verdict.ok, "records": verdict.records, "head": verdict.head})
     if not verdict.ok:
         raise FileFormatError(args.file, verdict)
-    if not args.json:
-        yield from (screen.clean(verdict), f"head {verdict.head}")
+    yield from [] if args.json else [screen.clean(verdict), f"head {verdict.head}"]
 
 
-def _command_export(screen: _Screen, args: Any) -> Iterator[str]:
-    registry = _loaded(args)
-    lines = _all_lines(registry)
+def _export(screen: _Screen, args: Any) -> Iterator[str]:
+    lines = _lines_in(args)
     if args.out.lower().endswith(".csv"):
-        _write_beside(args.out, _csv(lines, args.types))
+        _write_beside(args.out, _csv(screen, lines, _types_of(args)))
     else:
-        registry.save(args.out, types=args.types)
-    yield screen.clean(f"{args.out}: {len(lines)} variables and branches, {sum(map(len, lines.values())):,} records")
+        load(args.file, types=_types_of(args), trust=args.trust).save(args.out)
+    yield screen.line(f"{args.out}: {len(lines)} variables and branches, {sum(map(len, lines.values())):,} records")
 
 
-def _csv(lines: Dict[str, AlmaVar[Any]], types: Any) -> bytes:
+def _csv(screen: _Screen, lines: Dict[str, AlmaVar[Any]], types: Any) -> bytes:
     """Return the records of variables and branches as CSV, with values as JSON."""
     import csv
 
@@ -5695,39 +5657,34 @@ def _csv(lines: Dict[str, AlmaVar[Any]], types: Any) -> bytes:
     writer.writerow(("name", "index", "time", "label", "value"))
     for name, var in lines.items():
         for record in var:
-            time = record.timestamp.isoformat(timespec="microseconds")
-            writer.writerow((name, record.index, time, record.label, to_json(record.value, types)))
+            writer.writerow((name, record.index, screen.time(record), record.label, to_json(record.value, types)))
     return file.getvalue().encode("utf-8", "backslashreplace")
 
 
-def _command_follow(screen: _Screen, args: Any) -> Iterator[str]:
-    args.types = [_imported(name) for name in args.types]
+def _follow(screen: _Screen, args: Any) -> Iterator[str]:
     for name, record in _tail(args.file):
         if args.name not in (None, name):
             continue
         if args.json:
-            yield _as_json(screen, args, _entry(name, record, screen))
+            yield _json_text(screen, args, _entry(screen, name, record))
         else:
-            value = _brief(_value(record), screen.width)
-            row = (screen.time(record.timestamp), name, f"{record.index}", record.label or "", value)
+            row = screen.time(record), name, f"{record.index}", record.label or "", _shown(record)
             yield from screen.table(_FOLLOW, [row])
 
 
-def _command_demo(screen: _Screen, args: Any) -> Iterator[str]:
+def _demo(screen: _Screen, args: Any) -> Iterator[str]:
     """Watch this process's memory and a config it edits, have a change refused, look back."""
     path = args.file or "alma-demo.db"
     with AlmaRegistry(journal=path) as registry:
         if set(registry) - {"memory", "config"}:
             raise ValueError(f"{path} holds other variables than the demo's: give it a file of its own, alma demo FILE")
-        yield from _demo(screen, registry, path)
+        yield from _story(screen, registry, path)
 
 
-def _demo(screen: _Screen, registry: AlmaRegistry, path: str) -> Iterator[str]:
+def _story(screen: _Screen, registry: AlmaRegistry, path: str) -> Iterator[str]:
     before = "memory" in registry
     memory = registry.watch("memory", sys.getallocatedblocks(), validators=[_not_negative])
-    config = registry.watch(
-        "config", {"rows": 10_000, "keep": True}, trace=True, on_change=[_row_builder(memory)]
-    )
+    config = registry.watch("config", {"rows": 10_000, "keep": True}, trace=True, on_change=[_row_builder(memory)])
     began = len(memory.history())
     yield "Two variables of this process: how many blocks of memory it uses, and a config."
     yield "A listener builds as many rows as the config says, and measures again."
@@ -5741,7 +5698,7 @@ def _demo(screen: _Screen, registry: AlmaRegistry, path: str) -> Iterator[str]:
     registry.flush()
     for var in (memory, config):
         yield ""
-        yield from _timeline(screen, var, var.history(), 8)
+        yield from _timeline(screen, var, 8)
 
     yield "\nA validator refuses what can't be, and nothing changes:"
     try:
@@ -5757,7 +5714,7 @@ def _demo(screen: _Screen, registry: AlmaRegistry, path: str) -> Iterator[str]:
     yield f"  {cause.value}, since {cause.label}"
     config.rollback(0, label="back to the start")
     yield "\nSo the config is rolled back. Nothing is lost by that: it is one more record."
-    yield from _timeline(screen, config, config.history(), 2)
+    yield from _timeline(screen, config, 2)
     yield f"\nAfter undo() it says\n  {config.undo().get()}"
     yield f"\nRun it again, and it goes on from here. Look into the file meanwhile:\n  alma inspect {path} memory"
 
@@ -5781,46 +5738,53 @@ def _row_builder(memory: AlmaVar[int]) -> Listener[Dict[str, Any]]:
 # -- what the command line asks for
 
 
+_OPTIONS: Dict[str, Dict[str, Any]] = {
+    "--at": {"metavar": "INDEX|TIME|LABEL", "help": "show one record whole; without NAME, all variables as of then"},
+    "--limit": {"metavar": "N", "type": int, "help": "show the newest N, 0 for all (default: 20; in JSON, all)"},
+    "--head": {"metavar": "HEX", "help": "compare with the head that it had, kept elsewhere"},
+    "--json": {"action": "store_true", "help": "print JSON, with values as alma.to_json writes them"},
+    "--types": {"metavar": "MODULE:CLASS", "action": "append", "default": [], "help": "import a class of values"},
+    "--trust": {"action": "store_true", "help": "unpickle what is pickled in a file: it may run any code"},
+    "--utc": {"action": "store_true", "help": "show and read times in UTC instead of the local zone"},
+    "--color": {"choices": ["auto", "always", "never"], "default": "auto", "help": "default: auto, on a terminal"},
+}
+_COMMANDS: Tuple[Tuple[str, str, Callable[..., Iterator[str]], str], ...] = (
+    ("inspect FILE [NAME]", "--at --limit --json --types --trust", _inspect,
+     "show the variables of a file, or the past of one, newest last"),
+    ("diff FILE NAME A B", "--json --types --trust", _diff,
+     "show what changed from record A to record B, each an index, a time or a label"),
+    ("blame FILE NAME [PATH]", "--json --types --trust", _blame,
+     "show which record last changed each part; PATH is db.port or ['db']['port']"),
+    ("verify FILE", "--head --json", _verify, "check every record against its digest"),
+    ("export FILE OUT", "--types --trust", _export,
+     "write a file anew as .json, .pickle or .db, or its records as .csv"),
+    ("follow FILE [NAME]", "--json --types --trust", _follow, "print each change of a journal as it is made"),
+    ("demo [FILE]", "", _demo, "watch real variables of this process change, and look back"),
+)  # fmt: skip
+
+
 def _arguments(argv: Optional[Sequence[str]]) -> Any:
     """Return what the command line asks for."""
     import argparse
 
-    shared, loads, shows = (argparse.ArgumentParser(add_help=False) for _ in range(3))
-    shared.add_argument("--color", choices=["auto", "always", "never"], default="auto", help="default: on a terminal")
-    shared.add_argument("--utc", action="store_true", help="show times in UTC, not in the local zone")
-    loads.add_argument("--types", action="append", default=[], metavar="MODULE:CLASS", help="import a class of values")
-    loads.add_argument("--trust", action="store_true", help="unpickle what a file holds: it may run any code")
-    shows.add_argument("--json", action="store_true", help="print JSON, values as alma.to_json writes them")
-
-    parser = argparse.ArgumentParser(
-        prog="alma", description="Variables that remember where they came from.", allow_abbrev=False
-    )
+    about = "Variables that remember where they came from."
+    parser = argparse.ArgumentParser(prog="alma", description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"alma {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    def command(run: Any, summary: str, positional: str, *parents: Any) -> Any:
-        name = run.__name__.rpartition("_")[2]
-        made = commands.add_parser(
-            name, help=summary, description=summary, parents=[*parents, shared], allow_abbrev=False
-        )
-        for argument in positional.split():
-            made.add_argument(argument.strip("[]").lower(), metavar=argument, nargs="?" if "[" in argument else None)
-        made.set_defaults(run=run)
-        return made
-
-    inspect = command(_command_inspect, "show the variables of a file, or one's past, newest last", "FILE [NAME]", shows, loads)
-    inspect.add_argument("--at", metavar="INDEX|TIME|LABEL", help="show one record whole; without NAME, all as of then")
-    inspect.add_argument("--limit", type=int, metavar="N", help="the newest N, 0 for all (default: 20, in JSON all)")
-    command(_command_diff, "show what changed from one record to another", "FILE NAME A B", shows, loads)
-    command(_command_blame, "show which record last changed each part, such as db.port or ['db'][0]", "FILE NAME [PATH]", shows, loads)
-    verify = command(_command_verify, "check every record against its digest", "FILE", shows)
-    verify.add_argument("--head", metavar="HEX", help="the head that it had, kept elsewhere")
-    command(_command_export, "write a file anew: .json .pickle .db, or its records as .csv", "FILE OUT", loads)
-    command(_command_follow, "print each change of a journal as it is made", "FILE [NAME]", shows, loads)
-    command(_command_demo, "watch real variables of this process change, and look back", "[FILE]")
+    for usage, options, run, summary in _COMMANDS:
+        name, *positional = usage.split()
+        command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        for argument in positional:
+            known = argument.strip("[]")
+            command.add_argument(known.lower(), metavar=known, nargs="?" if known != argument else None)
+        for option in (*options.split(), "--utc", "--color"):
+            command.add_argument(option, **_OPTIONS[option])
+        command.set_defaults(run=run)
     args, strange = parser.parse_known_args(argv)
     if strange:
         parser.error(f"unrecognized arguments: {' '.join(map(repr, strange))}")
+    if getattr(args, "limit", None) is not None and args.limit < 0:
+        parser.error("--limit is at least 0")
     return args
 
 
