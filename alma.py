@@ -5195,7 +5195,8 @@ def get_registry() -> AlmaRegistry:
 
 _LONGEST_TEXT = 2_000  # characters of a value, name or label that are looked at to show it
 _MOST_LINES = 500  # of one value shown whole
-_MOST_PARTS = 1 << 20  # of values that are compared when asked to: counting them takes 1 s; a 50th in a timeline
+_MOST_PARTS = 1 << 20  # of values that are compared when asked to: counting them takes 1 s
+_FEW_PARTS = 5_000  # of values that are compared in passing
 _DEEPEST_SHOWN = 100
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
@@ -5402,18 +5403,11 @@ def _shown_change(change: Change) -> Tuple[str, ...]:
 
 
 def _changed(before: Optional[ChangeRecord[Any]], after: ChangeRecord[Any]) -> str:
-    """Return in a few words what a record changed."""
-    old, new = (_value(record) if record else DELETED for record in (before, after))
-    kinds = {type(old), type(new)}
-    if kinds <= {int, float}:
-        return (
-            f"{new - old:+,}"
-            if kinds == {int} and abs(new - old) < 1e15
-            else f"{new - old:+.6g}"
-            if max(abs(new), abs(old)) < 1e300
-            else ""
-        )
-    if before is None or not all(_is_small(value, _MOST_PARTS // 50) for value in (old, new)):
+    """Return in a few words what a record changed; nothing where its value says it all, or is too large to look into."""
+    old, new = (DELETED if record is None else _value(record) for record in (before, after))
+    if {type(old), type(new)} <= {int, float} and max(abs(old), abs(new)) < 1e15:
+        return f"{new - old:+,}" if type(new - old) is int else f"{new - old:+.6g}"
+    if not all(_is_small(value, _FEW_PARTS) for value in (old, new)):
         return ""
     changes = [change for change in compare_values(old, new) if change.path]
     if len(changes) == 1:
@@ -5546,7 +5540,8 @@ def _overview(screen: _Screen, args: Any) -> Iterator[str]:
         yield _array(screen, args, facts)
         return
     yield from screen.table(_OVERVIEW, rows)
-    yield from [f"... {len(lines) - args.limit:,} more"] * (0 < (args.limit or 0) < len(lines))
+    if args.limit and args.limit < len(lines):
+        yield f"... {len(lines) - args.limit:,} more"
 
 
 def _timeline(screen: _Screen, var: AlmaVar[Any], limit: int) -> Iterator[str]:
