@@ -6664,7 +6664,7 @@ def _shown_change(change: Change) -> Tuple[str, ...]:
 
 
 def _changed(before: Optional[ChangeRecord[Any]], after: ChangeRecord[Any]) -> str:
-    """Return in a few words what a record changed; nothing where its value says it all, or is too large to look into."""
+    """Return in a few words what a record changed; nothing where its value says it all, or is too large for a glance."""
     old, new = (DELETED if record is None else _value(record) for record in (before, after))
     if {type(old), type(new)} <= {int, float} and max(abs(old), abs(new)) < 1e15:
         return f"{new - old:+,}" if type(new - old) is int else f"{new - old:+.6g}"
@@ -6690,7 +6690,7 @@ def _require_small(records: Iterable[ChangeRecord[Any]]) -> None:
 # -- what the commands share
 
 
-def _classes(names: Sequence[str]) -> List[Any]:
+def _asked_types(names: Sequence[str]) -> List[Any]:
     """Import the classes that the command line names."""
     here = os.getcwd()
     sys.path.append(here)  # at the end: nothing there can stand in for a module of Python's
@@ -7057,7 +7057,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return int(stop.code or 0)
     screen = _Screen(args.color, args.utc)
     try:
-        args.types = _classes(getattr(args, "types", []))
+        args.types = _asked_types(getattr(args, "types", []))
         for line in args.run(screen, args):
             try:
                 print(line, flush=True)
