@@ -6455,7 +6455,7 @@ def get_registry() -> AlmaRegistry:
 # Exit codes: 0, 1 if it could not (one line on stderr says why), 2 for wrong usage, 130 after Ctrl-C.
 
 _LONGEST_TEXT = 2_000  # characters of a value, name or label that are looked at to show it
-_MOST_LINES = 500  # of one value shown whole
+_MOST_LINES = 200  # of one value shown whole
 _MOST_PARTS = 1 << 20  # of values that are compared when asked to: counting them takes 1 s
 _FEW_PARTS = 5_000  # of values that are compared in passing
 _DEEPEST_SHOWN = 100
@@ -6576,7 +6576,7 @@ def _value(record: ChangeRecord[Any]) -> Any:
 def _pieces(value: Any, depth: int = 0) -> Iterator[str]:
     """Yield what repr(value) would say, piece by piece: who reads on decides how much of it is made."""
     kind, fields = type(value), _field_names(value)
-    if depth == _DEEPEST_SHOWN or not (fields or kind in _PARTED or kind is deque):
+    if depth == _DEEPEST_SHOWN or not (fields or (value and (kind in _PARTED or kind is deque))):
         yield _short_repr(value) if depth < _DEEPEST_SHOWN else "..."
         return
     begin, end = ("(", ")") if kind is tuple or fields else ("{", "}") if kind not in (list, deque) else ("[", "]")
@@ -6587,7 +6587,7 @@ def _pieces(value: Any, depth: int = 0) -> Iterator[str]:
     for number, part in enumerate(fields or (sorted(value) if in_order else value)):
         yield ", " * bool(number)
         if fields:
-            yield f"{part}="
+            yield f"{part}=" * (kind is not Unresolved)
             part = getattr(value, part, DELETED)
         elif kind in _BY_KEY:
             yield from _pieces(part, depth + 1)
@@ -6923,7 +6923,7 @@ def _csv(screen: _Screen, lines: Dict[str, AlmaVar[Any]], types: Any) -> bytes:
 
 
 def _follow(screen: _Screen, args: Any) -> Iterator[str]:
-    for name, record in _tail(args.file):
+    for name, record in _tail(args.file, args.types):
         if args.name not in (None, name):
             continue
         if args.json:
@@ -7019,7 +7019,7 @@ _COMMANDS: Tuple[Tuple[str, str, Callable[..., Iterator[str]], str], ...] = (
     ("verify FILE", "--head --json", _verify, "check every record against its digest"),
     ("export FILE OUT", "--types --trust", _export,
      "write a file anew as .json, .pickle or .db, or its records as .csv"),
-    ("follow FILE [NAME]", "--json --types --trust", _follow, "print each change of a journal as it is made"),
+    ("follow FILE [NAME]", "--json --types", _follow, "print each change of a journal as it is made"),
     ("demo [FILE]", "", _demo, "watch real variables of this process change, and look back"),
 )  # fmt: skip
 

@@ -4,6 +4,7 @@ import ast
 import collections
 import contextlib
 import copy
+import csv
 import dataclasses
 import datetime as dt
 import decimal
@@ -9640,11 +9641,64 @@ def test_the_default_registry_is_worked_with_by_functions_alone(empty_default_re
 # == Command line: main(argv=None) -> int =====================================
 
 
-def command(*arguments, **environment):
+def command(*arguments, cwd=None, **environment):
     """Run the command as a shell would, and return its exit code, stdout and stderr."""
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100", "PYTHONDONTWRITEBYTECODE": "1", **environment}
-    done = subprocess.run([sys.executable, str(SOURCE), *arguments], env=environment, timeout=60, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, str(SOURCE), *map(str, arguments)], env=environment, timeout=60, capture_output=True, cwd=cwd
+    )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.fixture
+def shell(monkeypatch, capsys):
+    """Run the command in this process, in 80 columns and UTC, as COMMAND does for a shell."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments):
+        code = alma.main([*map(str, arguments), *["--utc"] * (arguments[0] != "--help")])
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def noon(*seconds):
+    """Return a clock that says so many seconds after noon of a day, one after the other."""
+    times = iter(int(datetime(2026, 3, 1, 12, tzinfo=timezone.utc).timestamp() + each) * 10**9 for each in seconds)
+    return lambda: next(times)
+
+
+def a_shop(clock=None):
+    """Return a registry with a past of every kind that the command shows."""
+    registry = AlmaRegistry(clock=clock or noon(*range(12)))
+    stock = registry.watch("stock", 3)
+    stock.set(12, label="delivery").set(9_000)
+    config = registry.watch("config", {"db": {"port": 1}, "tags": ["a"], 7: "x"})
+    config.set({"db": {"port": 2}, "tags": ["a"], 7: "x"}, label="moved")
+    config.set({"db": {"port": 2, "host": "h"}, "tags": ["a"]})
+    config.branch("quiet").set({})
+    registry.namespace("keys", {"gone": 1})
+    return registry
+
+
+@pytest.fixture
+def shop_file(tmp_path):
+    path = tmp_path / "shop.json"
+    a_shop().save(path)
+    return path
+
+
+def printable(text):
+    return all(character.isprintable() or character == "\n" for character in text)
+
+
+def width_of(line):
+    import unicodedata
+
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in line)
+    return len(line) + wide - sum(unicodedata.category(character) in ("Mn", "Me") for character in line)
 
 
 def test_the_command_says_its_version():
@@ -9654,20 +9708,522 @@ def test_the_command_says_its_version():
 def test_help_names_every_command():
     code, out, err = command("--help")
     assert (code, err) == (0, "")
-    assert "usage: alma" in out and "demo" in out and "--version" in out
+    names = {"inspect", "diff", "blame", "verify", "export", "follow", "demo", "--version"}
+    assert "usage: alma" in out and names <= set(re.findall(r"[-\w]+", out))
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["demo", "twice"], ["--what"]], ids=" ".join)
-def test_wrong_usage_is_explained_on_stderr_and_ends_with_2(arguments):
-    code, out, err = command(*arguments)
-    assert (code, out) == (2, "")
-    assert "usage: alma" in err and "Traceback" not in err
+WRONG = [
+    [], ["dance"], ["demo", "two", "files"], ["--what"], ["inspect"], ["inspect", "a.json", "--limit", "-1"],
+    ["inspect", "a.json", "--limit", "few"], ["inspect", "a.json", "--color", "red"], ["diff", "a.json", "x", "0"],
+    ["verify", "a.json", "--trust"], ["inspect", "a.json", "--js"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
+def test_wrong_usage_is_explained_on_stderr_and_ends_with_2(arguments, capsys):
+    assert alma.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "usage: alma" in err and "Traceback" not in err
+
+
+def test_strange_arguments_are_told_without_control_characters(capsys):
+    assert alma.main(["demo", "a", "\x1b[2J"]) == 2
+    assert printable(capsys.readouterr().err)
 
 
 def test_main_returns_its_exit_code_and_takes_its_arguments(capsys):
     assert alma.main(["--version"]) == 0
     assert alma.main([]) == alma.main(["dance"]) == 2
     assert capsys.readouterr().out == f"alma {alma.__version__}\n"
+
+
+@pytest.mark.parametrize("suffix", [".json", ".pickle", ".db"])
+def test_inspect_shows_a_row_for_each_variable_of_any_file(suffix, tmp_path, shell):
+    a_shop().save(tmp_path / f"shop{suffix}")
+    code, out, err = shell("inspect", tmp_path / f"shop{suffix}")
+    assert (code, err) == (0, "")
+    head, *rows = [re.split(r"  +", line) for line in out.splitlines()]
+    assert [row[0] for row in rows] == ["stock", "config", "keys.gone"] and head[0] == "variable"
+    assert [row[1] for row in rows] == ["3", "3", "1"] and rows[0][3:] == ["9,000", "▁▁█"]
+    assert rows[1][3].startswith("{'db': {'port': 2,") and rows[1][-1] == "quiet"
+
+
+def test_inspect_with_a_name_shows_its_past_newest_last(shop_file, shell):
+    code, out, err = shell("inspect", shop_file, "stock")
+    name, about, day, *rows = out.splitlines()
+    assert (code, err, name, day) == (0, "", "stock", "2026-03-01 +00:00") and about.startswith("3 records")
+    cells = [line.split() for line in rows]
+    assert [row[:2] for row in cells] == [["0", "12:00:00.000000"], ["1", "12:00:01.000000"], ["2", "12:00:02.000000"]]
+    assert [row[3:] for row in cells] == [["initial", "3"], ["delivery", "12", "+9"], ["9,000", "+8,988"]]
+
+
+def test_inspect_says_which_part_a_record_changed(shop_file, shell):
+    _, out, _ = shell("inspect", shop_file, "config")
+    rows = out.splitlines()[3:]
+    assert rows[1].endswith("['db']['port'] 1 -> 2") and rows[2].split("  ")[-1] == "-[7], +['db']['host']"
+    assert "branches: quiet" in out
+
+
+def test_a_branch_is_inspected_by_its_full_name(shop_file, shell):
+    _, out, _ = shell("inspect", shop_file, "config@quiet")
+    assert out.splitlines()[-1].split()[0] == "3" and "{}" in out.splitlines()[-1]
+
+
+def test_the_day_is_told_where_it_changes_and_the_offset_with_it(tmp_path, shell):
+    var = AlmaRegistry(clock=noon(0, 1, 86_400)).watch("x", 0)
+    var.set(1).set(2).save(tmp_path / "x.json")
+    _, out, _ = shell("inspect", tmp_path / "x.json", "x")
+    days = [line for line in out.splitlines() if line.endswith("+00:00")]
+    assert days == ["2026-03-01 +00:00", "2026-03-02 +00:00"]
+
+
+def test_times_are_of_the_local_zone_unless_utc_is_asked_for(shop_file):
+    local = command("inspect", shop_file, "stock", TZ="XYZ-05:30")[1]
+    assert "2026-03-01 +05:30" in local and "17:30:01.000000" in local
+    assert "12:00:01.000000" in command("inspect", shop_file, "stock", "--utc", TZ="XYZ-05:30")[1]
+    at = command("inspect", shop_file, "stock", "--at", "2026-03-01T17:30:01", "--json", TZ="XYZ-05:30")[1]
+    assert [entry["index"] for entry in json.loads(at)] == [1]
+
+
+def test_limit_shows_the_newest_and_says_how_many_it_hides(tmp_path, shell):
+    var = AlmaVar("x", 0)
+    for number in range(1, 30):
+        var.set(number)
+    var.save(tmp_path / "x.json")
+
+    def shown(*options):
+        lines = shell("inspect", tmp_path / "x.json", "x", *options)[1].splitlines()
+        return [int(line.split()[0]) for line in lines if re.match(r" *\d+  ", line)], "earlier" in "".join(lines)
+
+    assert shown() == ([*range(10, 30)], True)
+    assert shown("--limit", "2") == ([28, 29], True)
+    assert shown("--limit", "0") == shown("--limit", "30") == ([*range(30)], False)
+    assert len(json.loads(shell("inspect", tmp_path / "x.json", "x", "--json")[1])) == 30
+    assert len(json.loads(shell("inspect", tmp_path / "x.json", "x", "--json", "--limit", "3")[1])) == 3
+
+
+def test_limit_without_a_name_says_how_many_variables_it_hides(shop_file, shell):
+    lines = shell("inspect", shop_file, "--limit", "2")[1].splitlines()
+    assert len(lines) == 4 and lines[-1] == "... 1 more"
+
+
+@pytest.mark.parametrize(
+    "at, index",
+    [
+        ("0", 0), ("2", 2), ("delivery", 1), ("2026-03-01T12:00:01", 1), ("2026-03-01 12:00:01.9", 1), ("12:00:01", 1),
+        ("2026-03-01T12:00:01Z", 1), ("2026-03-01T13:00:01+01:00", 1), ("2026-03-02", 2),
+    ],
+)  # fmt: skip
+def test_a_record_is_named_by_index_label_or_time(at, index, shop_file, shell):
+    code, out, _ = shell("inspect", shop_file, "stock", "--at", at)
+    assert code == 0 and out.splitlines()[0] == f"stock, record {index}"
+
+
+def test_a_label_that_is_there_wins_over_a_time(tmp_path, shell):
+    AlmaVar("x", 0).set(1, label="12:00").set(2).save(tmp_path / "x.json")
+    assert shell("inspect", tmp_path / "x.json", "x", "--at", "12:00")[1].startswith("x, record 1\n")
+
+
+def test_one_record_is_shown_whole_with_what_it_changed(shop_file, shell):
+    _, out, _ = shell("inspect", shop_file, "config", "--at", "moved")
+    lines = out.splitlines()
+    assert lines[0] == "config, record 1" and lines[1].startswith("time   2026-03-01 12:00:04.000000+00:00")
+    assert lines[2:] == [
+        "label  moved",
+        "value  {'db': {'port': 2}, 'tags': ['a'], 7: 'x'}",
+        "changed since record 0",
+        "~  ['db']['port']  1  ->  2",
+    ]
+
+
+def test_a_value_that_is_too_long_for_a_line_gets_one_for_each_part(tmp_path, shell):
+    value = {"first": "x" * 70, "then": [["y" * 70], {}]}
+    AlmaVar("x", value).save(tmp_path / "x.json")
+    lines = shell("inspect", tmp_path / "x.json", "x", "--at", "0")[1].splitlines()[3:]
+    assert eval("\n".join(lines)[len("value") :]) == value and len(lines) > 5
+    assert all(width_of(line) < 100 for line in lines)
+
+
+def test_without_a_name_all_are_shown_as_of_then(shop_file, shell):
+    rows = shell("inspect", shop_file, "--at", "12:00:01")[1].splitlines()
+    assert re.search(r"^stock +2 .* 12 ", rows[1]) and "was not there yet" in rows[2]
+    facts = json.loads(shell("inspect", shop_file, "--at", "2026-03-01T12:00:01", "--json")[1])
+    assert (facts[0]["value"], facts[0]["index"], facts[0]["records"]) == (12, 1, 2) and "error" in facts[1]
+
+
+def test_json_holds_every_record_as_it_is(shop_file, shell):
+    history = alma.load(shop_file).get_var("config").history()
+    entries = json.loads(shell("inspect", shop_file, "config", "--json")[1])
+    assert [alma.from_json(json.dumps(entry["value"])) for entry in entries] == [each.value for each in history]
+    assert [entry["label"] for entry in entries] == [each.label for each in history]
+    assert [datetime.fromisoformat(entry["time"]) for entry in entries] == [each.timestamp for each in history]
+
+
+def test_what_pruning_left_out_is_told(tmp_path, shell):
+    var = AlmaVar("x", 0, keep_last=2)
+    for number in range(9):
+        var.set(number)
+    var.save(tmp_path / "x.json")
+    assert "... 1 to 7 are no longer kept\n" in shell("inspect", tmp_path / "x.json", "x")[1]
+    assert shell("inspect", tmp_path / "x.json", "x", "--at", "3")[0] == 1
+
+
+def test_frozen_and_deleted_are_told(tmp_path, shell):
+    registry = AlmaRegistry()
+    del registry.namespace("n", {"key": 1})["key"]
+    registry.watch("x", 1).freeze()
+    registry.save(tmp_path / "x.db")
+    assert "<deleted>" in shell("inspect", tmp_path / "x.db")[1]
+    assert "frozen" in shell("inspect", tmp_path / "x.db", "x")[1]
+    assert shell("blame", tmp_path / "x.db", "n.key")[0] == 1
+
+
+def test_an_empty_file_has_an_empty_table(tmp_path, shell):
+    AlmaRegistry().save(tmp_path / "x.json")
+    assert shell("inspect", tmp_path / "x.json")[::2] == (0, "")
+    assert json.loads(shell("inspect", tmp_path / "x.json", "--json")[1]) == []
+
+
+def test_diff_shows_each_change_by_path(shop_file, shell):
+    code, out, _ = shell("diff", shop_file, "config", "0", "2")
+    old, new, *changes = out.splitlines()
+    assert code == 0 and old.startswith("- record 0") and new.startswith("+ record 2")
+    assert sorted(re.split(r"  +", line) for line in changes) == [
+        ["+", "['db']['host']", "'h'"],
+        ["-", "[7]", "'x'"],
+        ["~", "['db']['port']", "1", "->", "2"],
+    ]
+    assert shell("diff", shop_file, "config", "1", "1")[1].endswith("no difference\n")
+
+
+def test_the_changes_in_json_lead_from_one_record_to_the_other(shop_file, shell):
+    var = alma.load(shop_file).get_var("config")
+    found = alma.from_json(shell("diff", shop_file, "config", "initial", "2", "--json")[1])
+    changes = [Change(each["op"], tuple(each["path"]), each["old"], each["new"]) for each in found]
+    assert changes and apply_changes(var.at(0).value, changes) == var.at(2).value
+
+
+@pytest.mark.parametrize(
+    "path", ["db.port", "['db']['port']", "('db', 'port')", '["db", "port"]'], ids=["dots", "steps", "tuple", "list"]
+)
+def test_blame_takes_a_path_with_dots_or_as_in_python(path, shop_file, shell):
+    head, row = shell("blame", shop_file, "config", path)[1].splitlines()
+    assert head.startswith("part") and re.split(r"  +", row)[:2] == ["['db']['port']", "1"]
+    assert row.split()[-2:] == ["moved", "2"]
+
+
+def test_blame_shows_who_changed_every_part(shop_file, shell):
+    rows = [re.split(r"  +", line)[:2] for line in shell("blame", shop_file, "config")[1].splitlines()[1:]]
+    assert sorted(rows) == [["['db']['host']", "2"], ["['db']['port']", "1"], ["['tags'][0]", "0"]]
+    entries = json.loads(shell("blame", shop_file, "config", "tags", "--json")[1])
+    assert [(entry["path"], entry["index"], entry["value"]) for entry in entries] == [(["tags", 0], 0, "a")]
+
+
+def test_dots_find_keys_of_digits_and_indices():
+    assert alma._path_of("a.0", {"a": {"0": 1}}) == ("a", "0")
+    assert alma._path_of("a.0", {"a": {0: 1}}) == alma._path_of("a.0", {"a": [1]}) == ("a", 0)
+    assert alma._path_of(None, 1) == alma._path_of("", 1) == ()
+    assert alma._path_of("(('a', 1),)", {}) == (("a", 1),)
+
+
+@pytest.mark.parametrize("path", ["['db'", "[x]", "[1+]", "(1)", "no.where", "[__import__('os')]"])
+def test_a_path_that_leads_nowhere_is_an_error(path, shop_file, shell):
+    code, out, err = shell("blame", shop_file, "config", path)
+    assert (code, out) == (1, "") and err.count("\n") == 1
+
+
+def test_verify_counts_records_and_tells_the_head(shop_file, shell):
+    code, out, err = shell("verify", shop_file)
+    records, head = out.splitlines()
+    assert (code, err, records) == (0, "", f"ok, {alma.verify(shop_file).records} records")
+    assert head == f"head {alma.verify(shop_file).head}"
+    facts = json.loads(shell("verify", shop_file, "--json")[1])
+    assert facts == {"ok": True, "records": alma.verify(shop_file).records, "head": alma.verify(shop_file).head}
+
+
+def test_verify_names_the_record_that_does_not_hold_and_ends_with_1(shop_file, shell):
+    shop_file.write_text(shop_file.read_text("utf-8").replace("9000", "9001"), "utf-8")
+    code, out, err = shell("verify", shop_file)
+    assert (code, out) == (1, "") and "stock: record 2" in err and err.count("\n") == 1
+
+
+def test_verify_compares_with_a_head_kept_elsewhere(shop_file, shell):
+    assert shell("verify", shop_file, "--head", alma.verify(shop_file).head)[0] == 0
+    assert shell("verify", shop_file, "--head", "0" * 64)[0] == 1
+
+
+@pytest.mark.parametrize("into", [".json", ".pickle", ".db"])
+@pytest.mark.parametrize("suffix", [".json", ".pickle", ".db"])
+def test_export_writes_the_same_past_in_another_format(suffix, into, tmp_path, shell):
+    a_shop().save(tmp_path / f"a{suffix}")
+    code, out, err = shell("export", tmp_path / f"a{suffix}", tmp_path / f"b{into}")
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    assert alma.verify(tmp_path / f"b{into}").head == alma.verify(tmp_path / f"a{suffix}").head
+
+
+def test_export_to_csv_writes_a_line_for_each_record(shop_file, tmp_path, shell):
+    assert shell("export", shop_file, tmp_path / "a.CSV")[0] == 0
+    with open(str(tmp_path / "a.CSV"), encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    config = alma.load(shop_file).get_var("config")
+    mine = [row for row in rows if row["name"] == "config"]
+    assert {row["name"] for row in rows} == {"stock", "config", "config@quiet", "keys.gone"}
+    assert [alma.from_json(row["value"]) for row in mine] == [record.value for record in config]
+    assert [datetime.fromisoformat(row["time"]) for row in mine] == [record.timestamp for record in config]
+    assert [row["label"] or None for row in mine] == [record.label for record in config]
+
+
+def test_export_to_what_is_no_format_writes_nothing(shop_file, tmp_path, shell):
+    code, out, err = shell("export", shop_file, tmp_path / "a.xml")
+    assert (code, out) == (1, "") and "json" in err and os.listdir(str(tmp_path)) == ["shop.json"]
+
+
+class Pair(typing.NamedTuple):
+    left: int
+    right: typing.Any
+
+
+def test_a_class_is_shown_as_itself_where_types_names_it(tmp_path, shell, monkeypatch):
+    (tmp_path / "pairs.py").write_text("import typing\nclass Pair(typing.NamedTuple):\n    left: int\n    right: int\n")
+    AlmaVar("x", Pair(1, [2])).save(tmp_path / "x.json", types=[Pair])
+    assert "Unresolved('Pair', " in shell("inspect", tmp_path / "x.json")[1]
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    code, out, _ = shell("inspect", tmp_path / "x.json", "--types", "pairs:Pair")
+    assert code == 0 and "Pair(left=1, right=[2])" in out and sys.path == path
+    del sys.modules["pairs"]
+
+
+def test_nothing_is_imported_unless_asked_for_and_no_folder_hides_what_python_has(tmp_path, shop_file):
+    for name in ("pairs", "csv", "colorsys"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
+    assert command("inspect", shop_file, cwd=tmp_path)[0] == 0
+    assert command("inspect", shop_file, "--types", "colorsys:rgb_to_hsv", cwd=tmp_path)[2].count("imported") == 0
+
+
+@pytest.mark.parametrize("types", ["nowhere:Pair", "json:Nothing", "json", "json:decoder:x", "csv:__doc__"])
+def test_types_that_are_not_there_are_an_error(types, shop_file, shell):
+    code, out, err = shell("inspect", shop_file, "--types", types)
+    assert (code, out) == (1, "") and err.startswith("alma: ") and err.count("\n") == 1
+
+
+def test_pickled_values_stay_closed_until_trusted(tmp_path, shell):
+    AlmaVar("x", collections.UserDict(a=1)).save(tmp_path / "x.pickle")
+    assert "Unresolved" in shell("inspect", tmp_path / "x.pickle")[1]
+    assert "{'a': 1}" in shell("inspect", tmp_path / "x.pickle", "--trust")[1]
+
+
+def test_a_value_behind_middleware_does_not_hide_the_others(tmp_path, shell):
+    registry = AlmaRegistry()
+    registry.watch("secret", "s", middleware=[alma.Compress()])
+    registry.watch("open", "here")
+    registry.save(tmp_path / "x.json")
+    code, out, _ = shell("inspect", tmp_path / "x.json")
+    assert code == 0 and "'here'" in out and "<" in out.splitlines()[1]
+    assert shell("inspect", tmp_path / "x.json", "secret")[0] == shell("inspect", tmp_path / "x.json", "--json")[0] == 0
+
+
+EVIL = (
+    "".join(map(chr, [*range(32), *range(127, 160), 0x200E, 0x202E, 0x2066, 0x2069, 0xFEFF, 0xD800, 0x2028])) + "日本é́"
+)
+
+
+class Evil(typing.NamedTuple):
+    a: int
+
+
+@pytest.mark.parametrize("arguments", [
+    ["inspect"], ["inspect", "--json"], ["inspect", EVIL], ["inspect", EVIL, "--json"], ["inspect", EVIL, "--at", "0"],
+    ["inspect", EVIL, "--at", EVIL], ["inspect", EVIL, "--at", "x" + EVIL], ["inspect", "x" + EVIL], ["diff", EVIL, "0", "1"],
+    ["diff", EVIL, "0", "1", "--json"], ["blame", EVIL], ["blame", EVIL, "--json"], ["blame", EVIL, f"[{EVIL!r}]"], ["verify"],
+    ["verify", "--head", EVIL], ["export", f"\x1b{EVIL[1:9]}.csv"], ["inspect", "--types", f"x:{EVIL}"],
+], ids=repr)  # fmt: skip
+@pytest.mark.parametrize("color", ["never", "always"])
+def test_nothing_in_a_file_can_drive_the_terminal(arguments, color, tmp_path, shell):
+    registry, path = AlmaRegistry(), tmp_path / f"{EVIL[26:40]}.json"
+    var = registry.watch(EVIL, {EVIL: EVIL, (EVIL,): [EVIL], "e": Evil(1)})
+    var.set({EVIL: 1, "b": {EVIL}, "e": Evil(1)}, label=EVIL).branch(EVIL).set(EVIL.encode("utf-8", "surrogatepass"))
+    registry.save(path, types={EVIL: Evil})
+    name, *rest = arguments
+    code, out, err = shell(name, path, *rest, "--color", color)
+    text = re.sub(r"\x1b\[(\d+|0)m", "", out) if color == "always" else out
+    assert printable(text) and printable(err) and (out or err)
+    assert color == "never" or name in ("verify", "export") or "--json" in rest or code or "\x1b" in out
+
+
+def test_what_a_damaged_file_says_is_told_without_control_characters(tmp_path, shell):
+    AlmaVar(EVIL, 1).save(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text((tmp_path / "x.json").read_text("utf-8").replace(",1,", ",2,"), "utf-8")
+    for arguments in (["inspect"], ["verify"], ["export"]):
+        code, out, err = shell(arguments[0], tmp_path / "x.json", *["o.csv"] * (arguments == ["export"]))
+        assert (code, out) == (1, "") and printable(err) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("columns", [1, 40, 57, 80, 200])
+def test_every_line_fits_the_terminal(columns, tmp_path, shell, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    registry = a_shop()
+    registry.watch("日本" * 40, ["語" * 90, "é" * 300]).set("k" * 500, label="ラベル" * 50)
+    registry.save(tmp_path / "x.json")
+    for arguments in (["inspect"], ["inspect", "日本" * 40], ["blame", "config"], ["diff", "日本" * 40, "0", "1"]):
+        code, out, _ = shell(arguments[0], tmp_path / "x.json", *arguments[1:])
+        assert code == 0 and max(map(width_of, out.splitlines())) <= max(columns, 40)
+
+
+def test_a_terminal_of_no_columns_is_taken_for_one_of_80(monkeypatch):
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((0, 0)))
+    assert alma._Screen("never", False).width == 80
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_any_encoding_will_do(encoding, tmp_path):
+    AlmaVar("日本", 1).set(2, label="ラベル").save(tmp_path / "x.json")
+    code, out, err = command("inspect", tmp_path / "x.json", PYTHONIOENCODING=encoding)
+    assert (code, err) == (0, "")
+    assert ("日本" in out) == ("▁█" in out) == (encoding == "utf-8") and ("\\u65e5" in out) == (encoding != "utf-8")
+    code, out, _ = command("inspect", tmp_path / "x.json", "--json", PYTHONIOENCODING=encoding)
+    assert json.loads(out)[0]["name"] == "日本"
+
+
+@pytest.mark.parametrize(
+    "asked, no, force, tty, colored",
+    [
+        ("always", "1", "", False, True), ("never", "", "1", True, False), ("auto", "1", "1", True, False),
+        ("auto", "", "1", False, True), ("auto", "", "", True, True), ("auto", "", "", False, False),
+    ],
+)  # fmt: skip
+def test_colour_is_asked_of_the_option_the_environment_and_the_terminal(asked, no, force, tty, colored, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", no)
+    monkeypatch.setenv("FORCE_COLOR", force)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(isatty=lambda: tty, encoding="utf-8"))
+    assert alma._Screen(asked, False).colored is colored
+
+
+def test_colour_changes_nothing_but_the_colour(shop_file, shell):
+    for arguments in (["inspect"], ["inspect", "config"], ["blame", "config"], ["diff", "config", "0", "2"]):
+        plain, painted = (
+            shell(arguments[0], shop_file, *arguments[1:], f"--color={how}")[1] for how in ("never", "always")
+        )
+        assert painted != plain and re.sub(r"\x1b\[\d+m", "", painted) == plain
+
+
+HUGE = """
+import sys; sys.path.insert(0, {folder!r})
+import alma
+value, other = [1], [2]
+for _ in range(60):
+    value, other = [value, value], {{"a": other, "b": other}}
+registry = alma.AlmaRegistry()
+var = registry.watch("x", value, deep_copy=False).set(other).set([1]).set({{"k": other}})
+alma.load = lambda *_, **__: registry
+print(alma.main({arguments}))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments, code", [(["inspect", "f"], 0), (["inspect", "f", "x"], 0), (["inspect", "f", "x", "--at", "1"], 0),
+    (["inspect", "f", "--at", "0"], 0), (["diff", "f", "x", "0", "1"], 1), (["blame", "f", "x"], 1)], ids=str
+)  # fmt: skip
+def test_a_value_of_more_parts_than_there_is_time_for_is_shown_in_bounds(arguments, code):
+    ended, out, _ = python("-c", HUGE.format(folder=str(SOURCE.parent), arguments=arguments))
+    assert ended == 0 and out.splitlines()[-1] == str(code) and len(out) < 500_000
+
+
+@pytest.mark.parametrize("value", [
+    1, -0.0, "a'b", b"x", None, True, [], [1], (), (1,), (1, 2), {}, {"a": {1: [2]}}, {1}, set(), frozenset({2}),
+    frozenset(), Ellipsis,
+    datetime(2026, 1, 1), decimal.Decimal("1.5"), collections.deque([1, 2]), collections.Counter("a"), Pair(1, (2,)), range(3),
+    [None, [[]]], alma.DELETED,
+], ids=repr)  # fmt: skip
+def test_what_is_short_is_shown_as_python_shows_it(value):
+    assert alma._brief(value) == repr(value)
+
+
+def test_what_is_long_is_cut_before_it_is_made():
+    assert len(alma._brief("x" * 10**7)) < 3_000 and len(alma._brief(1 << 10**7)) < 3_000
+    assert len(alma._brief([["x" * 100] * 100] * 100, 50)) < 300
+    assert len(alma._brief(fractions.Fraction(10**5_000))) < 3_000
+    deep = []
+    for _ in range(10_000):
+        deep = [deep]
+    assert set(alma._brief(deep)) == set("[].")
+    loop = [1]
+    loop.append(loop)
+    assert alma._brief(loop, 100).startswith("[1, [1, [1, ")
+
+
+def test_sets_of_words_are_shown_in_order_everywhere():
+    assert alma._brief({"c", "a", "b"}) == "{'a', 'b', 'c'}"
+
+
+def bars(*values):
+    var = AlmaVar("x", values[0])
+    for value in values[1:]:
+        var.set(value)
+    return alma._Screen("never", True).sparkline(var.history())
+
+
+def test_a_sparkline_is_drawn_of_numbers_only():
+    assert bars(0, 7, 3.5) == "▁█▄" and bars(5, 5) == "▁▁" and bars(1) == ""
+    assert bars(1, "a") == bars(1, True) == bars(1.0, float("nan")) == bars(1, float("inf")) == bars(1, 10**400) == ""
+    assert len(bars(*range(100))) == 16 and bars(*range(100))[::15] == "▁█"
+    assert bars(-1e299, 1e299) == "▁█"
+
+
+@pytest.mark.parametrize(
+    "seconds, age",
+    [(0, "0s"), (59.9, "59s"), (60, "1m"), (7_199, "1h"), (86_400 * 364, "364d"), (4e7, "1y"), (-90, "-1m")],
+)
+def test_an_age_is_told_in_its_largest_unit(seconds, age):
+    screen = alma._Screen("never", True)
+    record = ChangeRecord(0, 1, screen.now - timedelta(seconds=seconds))
+    assert screen.age(record) == age
+
+
+@pytest.mark.parametrize("arguments", [
+    ["inspect", "nowhere.json"], ["inspect", "."], ["inspect", "shop.json", "stok"], ["inspect", "shop.json", "stock@x"],
+    ["inspect", "shop.json", "stock", "--at", "9"], ["inspect", "shop.json", "stock", "--at", "-1"],
+    ["inspect", "shop.json", "stock", "--at", "nolabel"], ["inspect", "shop.json", "stock", "--at", "1999-01-01"],
+    ["diff", "shop.json", "stock", "0", "9"], ["blame", "shop.json", "none"], ["verify", "nowhere.json"], ["verify", "bad.db"],
+    ["export", "shop.json", "no/where.json"], ["export", "shop.json", "no/where.csv"], ["inspect", "bad.json"],
+    ["inspect", "bad.pickle"], ["inspect", "bad.db"], ["inspect", "shop.csv"], ["follow", "nowhere.db"], ["follow", "bad.db"],
+], ids=" ".join)  # fmt: skip
+def test_what_goes_wrong_is_said_in_one_line_and_ends_with_1(arguments, shop_file, tmp_path, shell, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("bad.json", "bad.pickle", "bad.db"):
+        (tmp_path / name).write_bytes(b"\x80\x04\x8c\x02os\x8c\x06system\x93." * 100)
+    code, out, err = shell(*arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith("alma: ") and err.count("\n") == 1 and "Traceback" not in err and printable(err)
+
+
+def test_ctrl_c_ends_quietly_with_130(monkeypatch, shell, shop_file):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(alma, "load", interrupted)
+    assert shell("inspect", shop_file) == (130, "", "")
+
+
+def test_a_reader_that_leaves_early_ends_it_quietly(tmp_path):
+    var = AlmaVar("x", 0)
+    for number in range(3_000):
+        var.set(number)
+    var.save(tmp_path / "x.json")
+    arguments = [sys.executable, str(SOURCE), "inspect", str(tmp_path / "x.json"), "x", "--limit", "0"]
+    child = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child.stdout.close()
+    assert (child.stderr.read(), child.wait(60)) == (b"", 0)
+    child.stderr.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_output_that_cannot_be_written_is_an_error(shop_file):
+    with open("/dev/full", "wb") as full:
+        arguments = [sys.executable, str(SOURCE), "inspect", str(shop_file)]
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert done.returncode == 1 and done.stderr.startswith(b"alma: ") and done.stderr.count(b"\n") == 1
 
 
 def test_the_demo_shows_a_past_a_refusal_and_the_way_back(empty_default_registry, capsys):
