@@ -2041,14 +2041,15 @@ class _Monitor:
     """
 
     __slots__ = (
-        "__weakref__", "cause", "clock", "condition", "idle", "lock", "mark", "nesting", "notices", "queued", "time",
-        "turn", "waiters",
+        "__weakref__", "cause", "clock", "condition", "idle", "journal", "lock", "mark", "nesting", "notices", "queued",
+        "time", "turn", "waiters",
     )  # fmt: skip
 
     def __init__(self, clock: Callable[[], int]) -> None:
         self.clock = clock
         self.time = -(1 << 63)  # of the newest record
         self.idle: Any = None
+        self.journal: Any = None  # the file that each change goes to before anybody sees it
         self.queued: Deque[Tuple[Callable[..., Any], Tuple[Any, ...], int]] = deque()
         self.nesting = 0  # how many queued changes led to the running one
         self.notices: Deque[_Notice] = deque()
@@ -2069,6 +2070,8 @@ class _Monitor:
         if self.turn.get(0) != _get_ident():  # else it forked in a listener, and goes on with the notices
             self.turn.clear()
             self.notices.clear()  # the parent's threads deliver them
+        if self.journal is not None:
+            self.journal.after_fork()
         if self.is_held():
             self.condition, self.waiters = threading.Condition(self.lock), 0
             return
@@ -2110,8 +2113,12 @@ class _Monitor:
                 self.deliver(mine)
 
     def at_once(self, step: Callable[..., Any], *args: Any) -> Any:
-        """As run, but inside a running change do it there and then: for what somebody waits for the result of."""
-        return step(*args) if self.is_nested() else self.run(step, *args)
+        """As run(whole), but inside a running change do it there and then: somebody waits for the result."""
+        return self.whole(step, *args) if self.is_nested() else self.run(self.whole, step, *args)
+
+    def whole(self, step: Callable[..., Any], *args: Any) -> Any:
+        """Run step(*args), which changes more than one record: for a journal, in a transaction of its own."""
+        return step(*args) if self.journal is None else self.journal.whole(step, args)
 
     def is_nested(self) -> bool:
         """Tell whether this thread is inside a running change. To be asked before taking the lock."""
@@ -2145,15 +2152,21 @@ class _Monitor:
             except IndexError:
                 break  # a signal handler's change came just before and did it
             try:
+                self.settle()
                 self._perform(step, args)
             except Exception:
                 _report("a change made inside another one was refused")
         self.nesting = 0
 
     def settle(self) -> None:
-        """End a transaction that was committed or aborted, but interrupted before it was put away."""
+        """End what was interrupted: a change that the journal may have, a transaction before it was put away."""
+        journal = self.journal
+        if journal is not None and journal.pending is not None:
+            journal.settle()
         if self.idle is not None and self.idle is not _CLOSED and self.idle.over:
             self.idle.finish()
+        if journal is not None and journal.behind:
+            journal.catch_up()
 
     def flush(self) -> None:
         """Return when the listeners of every change so far have run."""
@@ -2309,12 +2322,15 @@ _follow_process()
 
 
 class _Table:
-    """A dict that a transaction can take back: it changes a copy, and the end makes the copy the truth."""
+    """A dict that a transaction can take back: it changes a copy, and the end makes the copy the truth.
 
-    __slots__ = ("entries", "monitor")
+    *owner* and *kind* say whose it is and what it holds, for a journal that has to write down what changed.
+    """
 
-    def __init__(self, monitor: _Monitor) -> None:
-        self.monitor = monitor
+    __slots__ = ("entries", "kind", "monitor", "owner")
+
+    def __init__(self, monitor: _Monitor, owner: Any, kind: str) -> None:
+        self.monitor, self.owner, self.kind = monitor, owner, kind
         self.entries: Dict[str, Any] = {}
 
     def current(self) -> Dict[str, Any]:
@@ -2468,7 +2484,7 @@ class AlmaVar(Generic[_T]):
         self._validators, self._listeners = options.validators, options.listeners
         self._keep, self._traced = options.keep, options.traced
         self._chain = _Chain(name, options.middleware, self._pack) if options.middleware else None
-        self._branches = _Table(monitor)
+        self._branches = _Table(monitor, self, "branches")
         self._transaction: Any = None  # the transaction in which this variable may have another head
         self._resumed = False  # whether the first watch() of its name is to take it
         self._origin = 0  # the record at which undo over a registry ends: a branch's fork; -1 before a key was there
@@ -2478,7 +2494,8 @@ class AlmaVar(Generic[_T]):
 
     def _be_careful(self) -> None:
         """Say whether set must ask more than the plain questions."""
-        self._careful = bool(self._validators or self._keep or self._chain or self._head()[2].frozen)
+        asked = self._validators or self._keep or self._chain or self._head()[2].frozen
+        self._careful = bool(asked or self._monitor.journal is not None)
 
     def _admitted(self, packed: Any, again: bool = False) -> Any:
         """Return what to store for a packed value when the guests have seen it; *again* if it is one from the past."""
@@ -2757,13 +2774,15 @@ class AlmaVar(Generic[_T]):
             now = monitor.time + 1
         new = log.append(head, stored, now, label, facts)
         monitor.time = max(monitor.time, now)  # not before: a clock gone mad may have said what is no time
+        notices: Iterable[_Notice] = ()
         if listeners:
             depth = monitor.depth() if monitor.turn or monitor.nesting else 0
-            notice = (depth + 1, now, self, head[0], new[1], label, listeners, iter(listeners))
+            notices = iter([(depth + 1, now, self, head[0], new[1], label, listeners, iter(listeners))])
+        if monitor.journal is None:
             log.head = new
-            monitor.notices.append(notice)
+            monitor.notices.extend(notices)
         else:
-            log.head = new
+            monitor.journal.record(self, new, notices)  # and then stores the head
         if type(stored) is _Pickled:
             log.compress(new, head[0] - 1)
         return now
@@ -2955,12 +2974,12 @@ class AlmaVar(Generic[_T]):
 
     def freeze(self) -> "AlmaVar[_T]":
         """Forbid changes: they raise FrozenError until thaw(). Returns the variable; FrozenError once closed."""
-        self._monitor.run(self._freeze, True)
+        self._monitor.run(self._monitor.whole, self._freeze, True)
         return self
 
     def thaw(self) -> "AlmaVar[_T]":
         """Allow changes again; FrozenError in a closed registry. Returns the variable."""
-        self._monitor.run(self._freeze, False)
+        self._monitor.run(self._monitor.whole, self._freeze, False)
         return self
 
     def _freeze(self, frozen: bool) -> None:
@@ -3001,6 +3020,8 @@ class AlmaVar(Generic[_T]):
         head = self._head() if dry_run else self._writable()
         first = _first_to_keep(head, keep, max(self._monitor.clock(), self._monitor.time))
         if not dry_run and first > head[2].first:
+            if self._monitor.journal is not None:
+                self._monitor.journal.prune(self, first)
             self._log.prune(head, first)
         return first - head[2].first
 
@@ -3341,6 +3362,8 @@ class _Transaction:
             if listeners and stored is not DELETED:
                 notices.append((depth + 1, time, var, index, stored, label, listeners, iter(listeners)))
         self.time, self.notices = time, iter(notices)
+        if self.monitor.journal is not None:
+            self.monitor.journal.commit(self)
         self.committed = True
 
     def require_end(self) -> None:
@@ -3354,8 +3377,11 @@ class _Transaction:
             var._unresume(*before)
         del self.resumed[kept:]
 
-    def finish(self) -> None:
-        """Bring every variable touched to its head; may be interrupted and called again. Assumes the lock."""
+    def finish(self, mark: Any = None) -> None:
+        """Bring every variable touched to its head; may be interrupted and called again. Assumes the lock.
+
+        *mark* is what the monitor's mark goes back to: within a running change, that one goes on.
+        """
         monitor = self.monitor
         monitor.mark = _RUNNING
         for var in self.touched:
@@ -3373,7 +3399,8 @@ class _Transaction:
             monitor.notices.extend(self.notices)  # one call, and an iterator: what was interrupted adds none twice
         else:
             self.forget_resumed(0)
-        monitor.idle = monitor.mark = None
+        monitor.idle = None
+        monitor.mark = mark
 
 
 class AlmaRegistry:
@@ -3393,8 +3420,8 @@ class AlmaRegistry:
                 f"a clock is a function that returns whole nanoseconds, as time.time_ns does, not {clock!r}"
             )
         self._monitor = _Monitor(clock)
-        self._vars = _Table(self._monitor)  # variables by name
-        self._namespaces = _Table(self._monitor)
+        self._vars = _Table(self._monitor, self, "variables")  # by name
+        self._namespaces = _Table(self._monitor, self, "namespaces")
 
     def _changeable(self, name: str) -> "Dict[str, AlmaVar[Any]]":
         """Return the variables by name, of which *name* is to be changed. Assumes the lock; FrozenError once closed."""
@@ -3668,6 +3695,8 @@ class AlmaRegistry:
         self.flush()
         with self._monitor.lock:
             self._monitor.settle()
+            if self._monitor.journal is not None and self._monitor.idle is not _CLOSED:
+                self._monitor.journal.close()
             self._monitor.idle = self._monitor.mark = _CLOSED
 
     def __enter__(self) -> "AlmaRegistry":
@@ -3693,18 +3722,20 @@ def _cut(variables: "Dict[str, AlmaVar[Any]]", cutoff: Optional[int]) -> Dict[st
 @contextmanager
 def _whole_or_not(monitor: _Monitor, label: Optional[str]) -> Generator[None, None, None]:
     """Make what a block does everybody's if it ends well, nobody's if it raises. Assumes the lock."""
-    transaction = _Transaction(monitor, label)
+    transaction, before, journal = _Transaction(monitor, label), monitor.mark, monitor.journal
     try:
         monitor.idle = monitor.mark = transaction
         yield
         transaction.require_end()
         monitor.mark = _RUNNING
         transaction.commit()
-        transaction.finish()
+        transaction.finish(before)
     except BaseException:
-        if not transaction.committed:
+        if journal is not None and journal.pending is not None:
+            journal.settle()  # which asks the file whether it was committed
+        elif not transaction.committed:
             transaction.owner = 0  # aborted, in one store: in a method of its own an interrupt came before it
-        transaction.finish()
+        transaction.finish(before)
         raise
     finally:
         monitor.catch_up()
@@ -3764,7 +3795,8 @@ class AlmaNamespace(MutableMapping[str, Any]):
         self._monitor, self._vars = registry._monitor, registry._vars
         self._listeners = options.listeners
         self._pack: Callable[[Any], Any] = _pack if options.deep_copy else _share
-        self._keys, self._flags = _Table(self._monitor), _Table(self._monitor)  # full names by key; "frozen"
+        self._keys = _Table(self._monitor, self, "keys")  # full names by key
+        self._flags = _Table(self._monitor, self, "flags")  # "frozen"
         self._keys.entries = OrderedDict()  # whose move_to_end can't be interrupted halfway
 
     @property
@@ -3818,7 +3850,7 @@ class AlmaNamespace(MutableMapping[str, Any]):
                 return
         var = self._vars.current().get(self._keys.current().get(key, ""))
         packed = (self._pack if var is None else var._pack)(value)  # now: the change may have to wait
-        self._monitor.run(self._put, _checked_key(key), packed, self._place(var))
+        self._monitor.run(self._monitor.whole, self._put, _checked_key(key), packed, self._place(var))
 
     def _put(self, key: str, packed: Any, label: _Label, origin: int = -1) -> None:
         """Set a key that may be new or deleted, which takes it to the end."""
