@@ -30,6 +30,8 @@ The rooms of this file, top to bottom; a name refers only upward:
     Variables       AlmaVar: the lock, the clock, the guests, the verbs
     Registries      AlmaRegistry: variables by name, transactions, consistent cuts
     Namespaces      AlmaNamespace: a dict whose keys are variables
+    Codec           values to tagged JSON and back; guarded pickle
+    Files           save / load
     Replay          replay, compare, bisect, export_test
     Defaults        the default registry and the module-level functions
     Command line    main(argv=None) -> int
@@ -1036,14 +1038,20 @@ class _Log:
         record = _make_record(index, stored, layout.times[position], self.labels.get(index), self.opener)
         return None if 0 < index < self.head[2].first else record  # asked last, as in records()
 
-    def records(self, head: _Head) -> "Optional[List[ChangeRecord[Any]]]":
-        """Return all kept records, oldest first, rebuilt in one pass; None if pruned since *head* was read."""
+    def columns(self, head: _Head) -> "Tuple[array[int], List[Any]]":
+        """Return times and stored values, deltas undone, of the kept records but the initial one. O(n)."""
         count, _, layout, _ = head
         begin, end = layout.first - layout.shift, count - layout.shift
         times, values = layout.times[begin:end], layout.values[begin : end + _LONGEST_CHAIN + 2]  # in one slice, with
         following = values[end - begin :]  # those younger than head: deltas may lead through them
         del values[end - begin :]
         _undo_deltas(values, following)
+        return times, values
+
+    def records(self, head: _Head) -> "Optional[List[ChangeRecord[Any]]]":
+        """Return all kept records, oldest first, rebuilt in one pass; None if pruned since *head* was read."""
+        count, _, layout, _ = head
+        times, values = self.columns(head)
         indices = range(layout.first, count)
         kept = list(map(_make_record, indices, values, times, map(self.labels.get, indices), repeat(self.opener)))
         pruned = self.head[2].first - layout.first  # asked last: prune moves it before it takes anything away
@@ -1901,6 +1909,19 @@ class _Chain:
             raise MiddlewareError(self.name, index, f"{type(error).__name__}: {error}") from error
 
 
+class _NotGiven:
+    """Stands for middleware that values in a file went through, until the owner gives it again."""
+
+    def encode(self, value: Any) -> Any:
+        """Refuse: ValueError."""
+        raise ValueError("what is stored went through middleware: load or watch it with middleware=[...]")
+
+    decode = encode
+
+
+_NOT_GIVEN = _NotGiven()
+
+
 def _is_two_way(step: Any) -> bool:
     return hasattr(step, "encode") and hasattr(step, "decode")
 
@@ -2042,12 +2063,13 @@ class _Monitor:
 
     __slots__ = (
         "__weakref__", "cause", "clock", "condition", "idle", "journal", "lock", "mark", "nesting", "notices", "queued",
-        "time", "turn", "waiters",
+        "time", "turn", "types", "waiters",
     )  # fmt: skip
 
     def __init__(self, clock: Callable[[], int]) -> None:
         self.clock = clock
         self.time = -(1 << 63)  # of the newest record
+        self.types: Dict[str, type] = {}  # the classes, by name, that values in files may be of
         self.idle: Any = None
         self.journal: Any = None  # the file that each change goes to before anybody sees it
         self.queued: Deque[Tuple[Callable[..., Any], Tuple[Any, ...], int]] = deque()
@@ -3210,22 +3232,29 @@ class AlmaVar(Generic[_T]):
 
     def _resume(self, options: _Options) -> None:
         """Take the options of the first watch() of a variable that was there before it."""
-        if options.middleware:
-            raise ValueError(f"{self._name!r} has values already, stored without middleware: watch it without, too")
-        transaction = self._monitor.transaction
-        if transaction is not None:
-            transaction.resumed.append((self, self._pack, self._validators, self._listeners, self._keep, self._traced))
-        self._pack = self._pack if options.deep_copy else _share
-        self._validators += options.validators
-        self._listeners += options.listeners
-        self._keep, self._traced = options.keep or self._keep, options.traced or self._traced
-        self._resumed = False
-        self._be_careful()
+        pack = self._pack if options.deep_copy else _share
+        chain = self._chain if not options.middleware else _Chain(self._name, options.middleware, pack)
+        if options.middleware and bool(chain and chain.decoders) is not self._lacks_middleware():
+            how = "by middleware that decodes" if self._lacks_middleware() else "without middleware that decodes"
+            raise ValueError(f"{self._name!r} has values already, stored {how}: watch it so, too")
+        before = self._pack, self._validators, self._listeners, self._keep, self._traced, self._chain, self._resumed
+        if self._monitor.transaction is not None:
+            self._monitor.transaction.resumed.append((self, *before))
+        validators, listeners = self._validators + options.validators, self._listeners + options.listeners
+        keep, traced = options.keep or self._keep, options.traced or self._traced
+        self._unresume(pack, validators, listeners, keep, traced, chain, False)
+        for branch in self._branches.current().values():
+            if branch._resumed:  # it came with this one, and took the same guests along when it was made
+                branch._resume(_Options(True, options.validators, (), options.middleware, None, False))
+
+    def _lacks_middleware(self) -> bool:
+        """Tell whether its values went through middleware that has not been given again."""
+        return self._chain is not None and self._chain.middleware == (_NOT_GIVEN,)
 
     def _unresume(self, *before: Any) -> None:
         """Take a first watch() back."""
-        self._pack, self._validators, self._listeners, self._keep, self._traced = before
-        self._resumed = True
+        self._pack, self._validators, self._listeners, self._keep, self._traced, self._chain, self._resumed = before
+        self._log.opener = self._opener()
         self._be_careful()
 
     def _set_guests(self, kind: str, change: Callable[[Tuple[Any, ...], Any], Tuple[Any, ...]], guest: Any) -> None:
@@ -3492,11 +3521,10 @@ class AlmaRegistry:
     def _there(self, name: str, options: _Options, exist_ok: bool) -> Optional[AlmaVar[Any]]:
         """Return the variable that bears *name* if it may be had, None if there is none; else DuplicateNameError."""
         var: Optional[AlmaVar[Any]] = self._changeable(name).get(name)
-        if var is None or exist_ok:
-            return var
-        if not var._resumed:
+        if var is not None and var._resumed:
+            var._resume(options)
+        elif var is not None and not exist_ok:
             raise DuplicateNameError(name)
-        var._resume(options)
         return var
 
     def namespace(
@@ -3787,7 +3815,8 @@ class AlmaNamespace(MutableMapping[str, Any]):
     """
 
     __slots__ = (
-        "__weakref__", "_flags", "_keys", "_listeners", "_monitor", "_name", "_options", "_pack", "_registry", "_vars",
+        "__weakref__", "_flags", "_keys", "_listeners", "_monitor", "_name", "_options", "_pack", "_registry",
+        "_resumed", "_vars",
     )  # fmt: skip
 
     def __init__(self, registry: AlmaRegistry, name: str, options: _Options) -> None:
@@ -3798,6 +3827,7 @@ class AlmaNamespace(MutableMapping[str, Any]):
         self._keys = _Table(self._monitor, self, "keys")  # full names by key
         self._flags = _Table(self._monitor, self, "flags")  # "frozen"
         self._keys.entries = OrderedDict()  # whose move_to_end can't be interrupted halfway
+        self._resumed = False  # whether the first namespace() of its name is to take it
 
     @property
     def name(self) -> str:
@@ -3991,6 +4021,24 @@ class AlmaNamespace(MutableMapping[str, Any]):
             if change is _with or fn in var._listeners:
                 var._set_guests("_listeners", change, fn)
 
+    def _resume(self, options: _Options) -> None:
+        """Take the options of the first namespace() of one that was there before it, in its transaction."""
+        own = self._options
+        self._monitor.transaction.resumed.append((self, own, self._listeners, self._pack, True))
+        for var in self._claimed().values():
+            resumed, given = var._resumed, var._chain is not None and not var._lacks_middleware()
+            var._resume(options._replace(middleware=()) if given else options)
+            var._resumed = resumed  # it may still be watched by itself
+        deep_copy, middleware = own.deep_copy and options.deep_copy, options.middleware or own.middleware
+        listeners, validators = self._listeners + options.listeners, own.validators + options.validators
+        keep, traced = options.keep or own.keep, options.traced or own.traced
+        merged = _Options(deep_copy, validators, listeners, middleware, keep, traced)
+        self._unresume(merged, listeners, _pack if deep_copy else _share, False)
+
+    def _unresume(self, *before: Any) -> None:
+        """Take a first namespace() back."""
+        self._options, self._listeners, self._pack, self._resumed = before
+
     def freeze(self) -> "AlmaNamespace":
         """Forbid changes of all keys, and new keys: they raise FrozenError until thaw(). Returns the namespace."""
         return self._freeze(AlmaVar.freeze)
@@ -4029,15 +4077,778 @@ def _namespace(
     with registry.transaction():
         namespaces = registry._namespaces.changeable()
         if name in namespaces:
-            if not exist_ok:
-                raise DuplicateNameError(name, "namespace(..., exist_ok=True) returns it")
             there: AlmaNamespace = namespaces[name]
+            if there._resumed:
+                there._resume(options)
+            elif not exist_ok:
+                raise DuplicateNameError(name, "namespace(..., exist_ok=True) returns it")
             return there
         made = AlmaNamespace(registry, name, options)
         for key, value in initial.items():
             registry._monitor.run(made._put, _checked_key(key), made._pack(value), made._place(None), 0)
         namespaces[name] = made
     return made
+
+
+# == Codec: values to tagged JSON and back; guarded pickle ====================
+#
+# A stand-in until the room itself is here: plain trees and tuples only, so that Files can be built against its
+# signatures. Not to be merged.
+
+
+def _parse(text: str) -> Any:
+    import json
+
+    return json.loads(text)
+
+
+def _text(raw: Any) -> str:
+    import json
+
+    return json.dumps(raw, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+class _Codec:
+    def __init__(self, types: Any = (), pickles: bool = False, trust: bool = False) -> None:
+        self.types, self.pickles, self.trust = types, pickles, trust
+
+    def encode(self, value: Any, path: str = "value") -> Any:
+        if value is DELETED:
+            return {"$deleted": None}
+        if type(value) is bytes:
+            return {"$bytes": value.hex()}
+        if type(value) is tuple:
+            return {"$tuple": [self.encode(part) for part in value]}
+        if type(value) is list:
+            return [self.encode(part) for part in value]
+        if type(value) is dict:
+            return {key: self.encode(part) for key, part in value.items()}
+        if value is None or type(value) in (bool, int, float, str):
+            return value
+        raise CodecError(path, f"a {type(value).__name__}")
+
+    def decode(self, raw: Any) -> Any:
+        if type(raw) is dict and len(raw) == 1:
+            ((tag, inner),) = raw.items()
+            if tag == "$deleted":
+                return DELETED
+            if tag == "$bytes":
+                return bytes.fromhex(inner)
+            if tag == "$tuple":
+                return tuple(map(self.decode, inner))
+        if type(raw) is list:
+            return [self.decode(part) for part in raw]
+        if type(raw) is dict:
+            return {key: self.decode(part) for key, part in raw.items()}
+        return raw
+
+    def text(self, value: Any) -> str:
+        return _text(self.encode(value))
+
+    def value(self, text: str) -> Any:
+        return self.decode(_parse(text))
+
+
+def _write_pickle(skeleton: Any) -> bytes:
+    return pickle.dumps(skeleton, 4)
+
+
+def _read_pickle(data: bytes, name: str) -> Any:
+    return pickle.loads(data)
+
+
+# == Files: save / load =======================================================
+#
+# Knows variables and the codec. A file holds lines, one for each variable and branch: a header, and its records in
+# rows, each with the SHA-256 of the digest before it and its own text. What does not hold is never loaded. A file is
+# written beside its place and put there whole, so there is the old one or the new one.
+
+
+class _Written(NamedTuple):
+    """A line as it stands in a file: the header, and its rows in columns."""
+
+    header: Dict[str, Any]
+    indices: List[int]
+    times: List[int]
+    labels: List[Optional[str]]
+    facts: List[Any]  # raw
+    values: List[Any]  # as the document says
+    digests: List[bytes]
+
+
+class _Document(NamedTuple):
+    """What a file says; *text* and *value* make a value's canonical text, and the value, of what stands for it."""
+
+    path: str
+    lines: Dict[int, _Written]  # by number, a parent before its branches
+    spaces: List[Dict[str, Any]]  # the headers of namespaces
+    text: Callable[[Any], str]
+    value: Callable[[Any], Any]
+    codec: _Codec
+    records: Optional[int] = None  # what the file says it should hold; None where it is written to
+    head: Optional[str] = None
+
+
+_NONE = type(None)
+_HEADER: Dict[str, Tuple[type, ...]] = {
+    "name": (str,), "parent": (int, _NONE), "at": (int, _NONE), "shares": (bool,), "first": (int,), "since": (int,),
+    "frozen": (bool,), "deep_copy": (bool,), "keep": (list, _NONE), "trace": (bool,), "origin": (int,),
+    "encoded": (bool,), "bases": (list,), "anchor": (list, _NONE), "fork": (dict, list, str, int, float, bool, _NONE),
+    "retired": (bool,),
+}  # fmt: skip
+_SPACE: Dict[str, Tuple[type, ...]] = {
+    "name": (str,), "keys": (list,), "frozen": (bool,), "deep_copy": (bool,), "keep": (list, _NONE), "trace": (bool,),
+}  # fmt: skip
+
+
+def _seal(before: bytes, text: str) -> bytes:
+    """Return the digest of a text that follows what *before* is the digest of."""
+    from hashlib import sha256
+
+    return sha256(before + text.encode()).digest()
+
+
+def _record_text(index: int, time: int, label: Optional[str], facts: Any, value: str) -> str:
+    """Return the canonical text of a record from its raw facts and the text of its value.
+
+    >>> _record_text(3, 5, "a", None, "[1,2]")
+    '[3,5,"a",null,[1,2]]'
+    """
+    note = "null" if label is None else _text(label)
+    return f"[{index},{time},{note},{'null' if facts is None else _text(facts)},{value}]"
+
+
+def _plain(codec: _Codec, stored: Any, name: str, index: int) -> Any:
+    """Return the raw form of what is stored in a record; CodecError that says in which."""
+    return codec.encode(_unpack(stored), f"{name!r}, record {index}: value")
+
+
+def _facts_raw(
+    facts: Optional[_Facts], index: int, undone: Tuple[Any, ...], ids: Mapping[_Line, int], codec: _Codec
+) -> Optional[Dict[str, Any]]:
+    """Return the facts of a record as raw JSON, None if it has none that matter; *undone* is that of the one before.
+
+    What undo pushed and redo popped is found by walking both stacks a step at a time. O(steps).
+    """
+    if facts is None:
+        return None
+    raw: Dict[str, Any] = {}
+    pops, pushed = _steps_between(undone, facts.undone)
+    if facts.stands_for != index or facts.undone:
+        raw = {"stands": facts.stands_for, "pop": pops, "push": pushed}
+    if facts.merged is not None and facts.merged[0] in ids:
+        line, taken, stored = facts.merged
+        raw["merged"] = [ids[line], taken, _plain(codec, stored, "merged", taken)]
+    return raw or None
+
+
+def _steps_between(before: Tuple[Any, ...], after: Tuple[Any, ...]) -> Tuple[int, List[int]]:
+    """Return how many to pop from one stack of undone changes, and what to push then, to have the other."""
+    popped, pushed = before, after
+    pops, pushes = 0, []
+    while popped is not after and pushed is not before:
+        if not popped and not pushed:
+            break  # they have nothing in common but the bottom
+        if popped:
+            popped, pops = popped[1], pops + 1
+        if pushed:
+            pushes.append(pushed[0])
+            pushed = pushed[1]
+    if popped is after:
+        return pops, []
+    return (0 if pushed is before else pops), pushes[::-1]
+
+
+def _facts_of(
+    raw: Optional[Dict[str, Any]], index: int, undone: Tuple[Any, ...], lines: Mapping[int, _Line], codec: _Codec
+) -> Optional[_Facts]:
+    """Return the facts that _facts_raw() made *raw* of; ValueError, TypeError or KeyError for what can't be any."""
+    if raw is None:
+        return None
+    stands, merged, after = raw.get("stands", index), raw.get("merged"), ()
+    if "stands" in raw:
+        after = _pushed(undone, raw["pop"], raw["push"])
+    if merged is not None:
+        number, taken, value = merged
+        merged = lines[number], _whole("a record", taken, 0), _packed_value(codec.decode(value), _pack)
+    if _whole("a record", stands, -1) > index or len(raw) != ("stands" in raw) * 3 + ("merged" in raw):
+        raise ValueError(f"no facts of record {index}")
+    return _Facts(stands, after, merged)
+
+
+def _pushed(stack: Tuple[Any, ...], pops: int, pushes: List[int]) -> Tuple[Any, ...]:
+    """Return a stack of undone changes after so many pops, and these pushes."""
+    for _ in range(_whole("pop", pops, 0)):
+        stack = stack[1]
+    for index in pushes:
+        stack = _whole("a record", index, 0), stack
+    return stack
+
+
+def _packed_value(value: Any, pack: Callable[[Any], Any]) -> Any:
+    """Return the stored form of a value from a file."""
+    return value if value is DELETED else pack(value)
+
+
+def _header(
+    var: AlmaVar[Any],
+    head: _Head,
+    ids: Mapping[_Line, int],
+    codec: _Codec,
+    parent: Optional[int] = None,
+    shares: bool = False,
+    anchor: Optional[List[Any]] = None,
+    fork: Any = None,
+    retired: bool = False,
+) -> Dict[str, Any]:
+    """Return the header of a variable's line, which *head* ends: all that is known of it but its records."""
+    layout, log, known = head[2], var._log, []
+    for (entry, reference), base in log.bases.copy().items():
+        line = reference()
+        if line in ids:
+            raw = _plain(codec, base.stored, var._name, base.taken)
+            known.append([entry, ids[line], base.time, base.noted, base.taken, raw])
+    return {
+        "name": var._name,
+        "parent": parent,
+        "at": None if parent is None else var._forks[-1].at,
+        "shares": shares,
+        "first": layout.first,
+        "since": layout.since,
+        "frozen": layout.frozen,
+        "deep_copy": var._pack is _pack,
+        "keep": None if var._keep is None else list(var._keep),
+        "trace": bool(var._traced),
+        "origin": var._origin,
+        "encoded": log.opener is not None,
+        "bases": sorted(known, key=lambda base: base[:2]),
+        "anchor": anchor,
+        "fork": fork,
+        "retired": retired,
+    }
+
+
+def _space_header(space: AlmaNamespace) -> Dict[str, Any]:
+    """Return the header of a namespace: all that is known of it but its variables."""
+    options = space._options
+    return {
+        "name": space._name,
+        "keys": list(space._keys.current()),
+        "frozen": space.is_frozen,
+        "deep_copy": bool(options.deep_copy),
+        "keep": None if options.keep is None else list(options.keep),
+        "trace": bool(options.traced),
+    }
+
+
+# What is written is taken at once, in a change of its own that changes nothing, and encoded after that.
+
+
+class _Taken(NamedTuple):
+    """A line as it was when it was taken."""
+
+    var: AlmaVar[Any]
+    parent: Optional[int]
+    head: _Head
+    times: List[int]
+    stored: List[Any]
+    labels: Dict[int, _Label]
+    facts: Dict[int, _Facts]
+
+
+def _family(var: AlmaVar[Any], parent: Optional[AlmaVar[Any]] = None) -> Iterator[Tuple[AlmaVar[Any], Any]]:
+    """Yield a variable and the branches that left it, each with what it left."""
+    yield var, parent
+    for branch in var._branches.current().copy().values():
+        yield from _family(branch, var)
+
+
+def _take(monitor: _Monitor, variables: Iterable[AlmaVar[Any]]) -> List[_Taken]:
+    """Return variables and their branches as they are now, one consistent cut. Assumes the lock; O(records)."""
+    if monitor.transaction is not None:
+        raise RuntimeError("a transaction is still open: save() after it, when it is known what became of it")
+    taken, numbers = [], {}
+    for number, (var, parent) in enumerate(pair for root in variables for pair in _family(root)):
+        numbers[id(var)], head, log = number, var._head(), var._log
+        times, stored = log.columns(head)
+        rows = [head[2].times[0], *times], [head[2].values[0], *stored]
+        taken.append(_Taken(var, numbers.get(id(parent)), head, *rows, log.labels.copy(), log.facts.copy()))
+    return taken
+
+
+def _document(path: str, taken: List[_Taken], spaces: List[Dict[str, Any]], codec: _Codec) -> _Document:
+    """Return what to write of what was taken, values as text; CodecError for one that has none."""
+    ids = {line.var._log.line: number for number, line in enumerate(taken)}
+    lines: Dict[int, _Written] = {}
+    for number in range(len(taken)):
+        lines[number] = _written(number, taken, lines, ids, codec)
+    count = sum(len(line.indices) for line in lines.values())
+    head = _head_of(lines, spaces)
+    return _Document(path, lines, spaces, str, codec.value, codec, count, head)
+
+
+def _written(
+    number: int, taken: List[_Taken], lines: Dict[int, _Written], ids: Mapping[_Line, int], codec: _Codec
+) -> _Written:
+    """Return a line to be written; a branch shares its parent's rows if that still keeps them."""
+    var, parent, head, times, stored, labels, facts = taken[number]
+    first, at, shares, before = head[2].first, -1, False, b""
+    if parent is not None:
+        at = var._forks[-1].at
+        shares = at == 0 or taken[parent].head[2].first <= min(first, at)
+    indices = [0, *range(first, head[0])]
+    skipped = bisect_right(indices, at) if shares else 0
+    indices, times, stored = indices[skipped:], times[skipped:], stored[skipped:]
+    known = facts
+    if shares:
+        assert parent is not None
+        before = _digest_at(lines, parent, at)
+        known = {**facts, at: taken[parent].facts.get(at)}
+    gaps = [index for index, last in zip(indices, [at if shares else -1, *indices]) if index != last + 1]
+    raw_facts: List[Any] = [None] * len(indices)
+    for position, index in enumerate(indices) if facts else ():
+        last = None if index in gaps else known.get(index - 1)
+        raw_facts[position] = _facts_raw(facts.get(index), index, last.undone if last else (), ids, codec)
+    notes = [_label_text(note) for note in map(labels.get, indices)] if labels else [None] * len(indices)
+    texts = _texts(var._name, indices, stored, codec)
+    digests = _seals(before, map(_record_text, indices, times, notes, raw_facts, texts))
+    anchor = [(before if shares else digests[0]).hex(), []] if gaps else None
+    lost = parent is not None and not shares and 0 < at < first
+    fork = _plain(codec, var._forks[-1].stored, var._name, at) if lost else None
+    header = _header(var, head, ids, codec, parent, shares, anchor, fork)
+    return _Written(header, indices, times, notes, raw_facts, texts, digests)
+
+
+def _texts(name: str, indices: List[int], stored: List[Any], codec: _Codec) -> List[str]:
+    """Return the texts of stored values; CodecError that names the record."""
+    texts: List[str] = []
+    try:
+        texts.extend(map(codec.text, map(_unpack, stored)))
+    except CodecError:
+        _plain(codec, stored[len(texts)], name, indices[len(texts)])
+        raise
+    return texts
+
+
+def _seals(before: bytes, texts: Iterable[str]) -> List[bytes]:
+    """Return the digests of texts, each of the digest before it and its own text. 0.6 us for a short one."""
+    from hashlib import sha256
+
+    digests = []
+    for text in texts:
+        before = sha256(before + text.encode()).digest()
+        digests.append(before)
+    return digests
+
+
+def _holder(lines: Mapping[int, _Written], number: int, index: int) -> Optional[Tuple[_Written, int]]:
+    """Return which line has the row of a record, of its own or of those it shares, and at which position."""
+    line = lines[number]
+    while line.header["shares"] and index <= line.header["at"]:
+        line = lines[line.header["parent"]]
+    position = bisect_left(line.indices, index)
+    return (line, position) if line.indices[position : position + 1] == [index] else None
+
+
+def _digest_at(lines: Mapping[int, _Written], number: int, index: int) -> bytes:
+    """Return the digest of a record; that of nothing where the file has no such row."""
+    held = _holder(lines, number, index)
+    return held[0].digests[held[1]] if held else b""
+
+
+def _head_of(lines: Mapping[int, _Written], spaces: Iterable[Dict[str, Any]]) -> str:
+    """Return the digest over all of a file, in hex: over the first and the last digest and the header of each line."""
+    head = b""
+    for line in lines.values():
+        ends = line.digests[0] + line.digests[-1] if line.digests else b""
+        head = _seal(head, _seal(ends, _text(line.header)).hex())
+    for space in spaces:
+        head = _seal(head, _text(space))
+    return head.hex()
+
+
+# Reading. A document is looked through before anything is made of it: the shape of what it says, then each digest.
+
+
+def _damage(document: _Document) -> Optional[str]:
+    """Return what does not hold in a document, the first record that does not; None if all does. 0.9 us a record."""
+    lines: Dict[int, _Written] = {}
+    for number, line in document.lines.items():
+        name, wrong = line.header.get("name"), _header_damage(line.header, lines)
+        if wrong is not None:
+            return f"{name!r}: its header does not hold: {wrong}"
+        lines[number] = line
+        index = _row_damage(document, lines, line)
+        if index is not None:
+            return f"{name!r}: record {index} does not hold"
+    for space in document.spaces:
+        wrong = _wrong_shape(space, _SPACE)
+        if wrong is not None or set(map(type, space["keys"])) - {str} or not _is_keep(space["keep"]):
+            return f"namespace {space.get('name')!r} does not hold"
+    count = sum(len(line.indices) for line in lines.values())
+    if document.records not in (None, count):
+        return f"it holds {count} records where there were {document.records}"
+    if document.head not in (None, _head_of(lines, document.spaces)):
+        return "its header does not hold: a line or a namespace was changed, added or removed"
+    return None
+
+
+def _wrong_shape(raw: Any, kinds: Dict[str, Tuple[type, ...]]) -> Optional[str]:
+    """Return which entry of a header is not what it should be, None if all are."""
+    if type(raw) is not dict or list(raw) != list(kinds):
+        return "its entries"
+    return next((key for key, value in raw.items() if type(value) not in kinds[key]), None)
+
+
+def _is_keep(raw: Any) -> bool:
+    """Tell whether these are limits of retention."""
+    return raw is None or (len(raw) == 2 and all(n is None or (type(n) is int and n >= 0) for n in raw))
+
+
+def _header_damage(header: Dict[str, Any], lines: Mapping[int, _Written]) -> Optional[str]:
+    """Return what is wrong with a line's header, None if nothing is; *lines* are those before it."""
+    wrong = _wrong_shape(header, _HEADER)
+    if wrong is not None:
+        return wrong
+    name, parent, at, anchor = header["name"], header["parent"], header["at"], header["anchor"]
+    if not name or not _is_keep(header["keep"]) or header["first"] < 1:
+        return "name, keep or first"
+    if (parent is None) != (at is None) or (parent is None and header["shares"]):
+        return "parent, at or shares"
+    if parent is not None and (parent not in lines or at < 0 or not _branch_name(name, lines[parent].header["name"])):
+        return "parent or at"
+    if anchor is not None:
+        if list(map(type, anchor)) != [str, list]:
+            return "anchor"
+        bytes.fromhex(anchor[0])
+    return None
+
+
+def _branch_name(name: str, parent: str) -> str:
+    """Return what a branch is called by its parent; empty if it is none of it."""
+    return name[len(parent) + 1 :] if name.startswith(f"{parent}@") else ""
+
+
+_ROW_TYPES = {int}, {int}, {str, _NONE}, {dict, _NONE}
+
+
+def _row_damage(document: _Document, lines: Mapping[int, _Written], line: _Written) -> Optional[int]:
+    """Return the index of the first record of a line that does not hold, None if all do."""
+    from hashlib import sha256
+
+    header = line.header
+    shares, anchor = header["shares"], header["anchor"]
+    expected = header["at"] + 1 if shares else 0
+    for column, kinds in zip(line[1:5], _ROW_TYPES):
+        if set(map(type, column)) - kinds:
+            return next(index for index, thing in zip(line.indices, column) if type(thing) not in kinds)
+    before = _digest_at(lines, header["parent"], expected - 1) if shares else b""
+    if not line.indices and not before:
+        return expected
+    texts = map(_record_text, line.indices, line.times, line.labels, line.facts, map(document.text, line.values))
+    for index, text, digest in zip(line.indices, texts, line.digests):
+        if index != expected:
+            if anchor is None or index < expected or expected != (header["at"] + 1 if shares else 1):
+                return index
+            before, anchor = bytes.fromhex(anchor[0]), None
+        before = sha256(before + text.encode()).digest()
+        if before != digest:
+            return index
+        expected = index + 1
+    return None
+
+
+class _Past(NamedTuple):
+    """The rows of a variable's past, its parent's where it shares them, ready for a log."""
+
+    indices: List[int]
+    times: List[int]
+    labels: List[Optional[str]]
+    facts: List[Optional[_Facts]]
+    stored: List[Any]
+
+    def until(self, index: int) -> "_Past":
+        """Return the rows up to a record."""
+        end = bisect_right(self.indices, index)
+        return _Past(*(column[:end] for column in self))
+
+    def kept(self, first: int) -> "_Past":
+        """Return the initial row and those from *first* on."""
+        begin = bisect_left(self.indices, max(first, 1))
+        return _Past(*(column[:1] + column[begin:] for column in self))
+
+
+_SCALARS = {int, float, str, bool, _NONE}
+
+
+def _past(document: _Document, number: int, parent: Optional[_Past], lines: Mapping[int, _Line]) -> _Past:
+    """Return the past that a line has in a document, values packed."""
+    line, codec = document.lines[number], document.codec
+    header = line.header
+    pack = _pack if header["deep_copy"] or header["encoded"] else _share
+    shared = _Past([], [], [], [], [])
+    if header["shares"] and parent is not None:
+        shared = parent.until(header["at"])
+    if document.text is _text and _SCALARS.issuperset(map(type, line.values)):
+        stored = line.values  # each stands for itself
+    else:
+        stored = [_packed_value(value, pack) for value in map(document.value, line.values)]
+    facts: List[Optional[_Facts]] = list(line.facts)
+    last, known = (shared.indices[-1], shared.facts[-1]) if shared.indices else (-1, None)
+    anchor = header["anchor"]
+    for position, index in enumerate(line.indices) if any(line.facts) else ():
+        undone = known.undone if known is not None else ()
+        if index != last + 1:
+            undone = _pushed((), 0, anchor[1][::-1]) if anchor else ()
+        known = facts[position] = _facts_of(line.facts[position], index, undone, lines, codec)
+        last = index
+    rows = line.indices, line.times, line.labels, facts, stored
+    return _Past(*(mine + own for mine, own in zip(shared, rows)))
+
+
+def _log_of(name: str, header: Dict[str, Any], past: _Past, opener: Optional[_Opener]) -> _Log:
+    """Return the log of a line; ValueError where its records are not those that it should have."""
+    first = header["first"]
+    indices, times, labels, facts, stored = past.kept(first)
+    count = indices[-1] + 1
+    if indices != [0, *range(first, count)] or sorted(times) != times:
+        raise ValueError("records are missing, or out of order")
+    for before, position in zip(stored, range(1, len(stored))):
+        if type(before) is _Pickled and type(stored[position]) is _Pickled and before == stored[position]:
+            stored[position] = before  # equal neighbours share one object
+    layout = _Layout(stored, array("q", times), first - 1, first, header["since"], header["frozen"])
+    log = _Log(name, layout, {n: label for n, label in zip(indices, labels) if label is not None}, opener)
+    log.facts = {index: fact for index, fact in zip(indices, facts) if fact is not None}
+    log.merges = any(fact.merged for fact in log.facts.values())
+    return log
+
+
+def _built(document: _Document, monitor: _Monitor) -> Dict[int, AlmaVar[Any]]:
+    """Return the variables and branches of a document by number, resumed; nobody sees them yet.
+
+    The document has been looked through. FileFormatError for one that is damaged in a way that no digest shows.
+    """
+    lines = {number: _Line() for number in document.lines}
+    pasts: Dict[int, _Past] = {}
+    made: Dict[int, AlmaVar[Any]] = {}
+    for number, line in document.lines.items():
+        header = line.header
+        try:
+            pasts[number] = _past(document, number, pasts.get(header["parent"]), lines)
+            made[number] = _variable(document, number, pasts[number], monitor, made, lines)
+        except _DAMAGES as error:
+            raise FileFormatError(document.path, f"{header['name']!r} can't be read: {error}") from error
+        made[number]._log.compress(made[number]._log.head, 0)
+    return made
+
+
+_DAMAGES = TypeError, ValueError, LookupError, OverflowError, RecursionError
+
+
+def _variable(
+    document: _Document,
+    number: int,
+    past: _Past,
+    monitor: _Monitor,
+    made: Dict[int, AlmaVar[Any]],
+    lines: Mapping[int, _Line],
+) -> AlmaVar[Any]:
+    """Return a variable of a document with its past."""
+    var: AlmaVar[Any] = AlmaVar.__new__(AlmaVar)
+    header = document.lines[number].header
+    name, parent, at = header["name"], header["parent"], header["at"]
+    keep = None if header["keep"] is None else _Keep(*header["keep"])
+    middleware = (_NOT_GIVEN,) if header["encoded"] else ()
+    var._own(monitor, name, _Options(header["deep_copy"], (), (), middleware, keep, header["trace"]))
+    var._log = log = _log_of(name, header, past, var._opener())
+    log.line = lines[number]
+    for entry, other, time, noted, taken, raw in header["bases"]:
+        base = _Base(time, noted, taken, _packed_value(document.codec.decode(raw), _pack))
+        log.bases[entry, weakref.ref(lines[other])] = base
+        log.merges = True
+    if parent is None:
+        var._forks = (_Fork(log.line, 0, past.stored[0]),)
+    else:
+        position = bisect_left(past.indices, at)
+        there = past.indices[position : position + 1] == [at]
+        stored = past.stored[position] if there else _packed_value(document.codec.decode(header["fork"]), _pack)
+        var._forks = (*made[parent]._forks, _Fork(lines[parent], at, stored))
+        branches = made[parent]._branches.entries
+        if branches.setdefault(_branch_name(name, made[parent]._name), var) is not var:
+            raise ValueError("there are two of that name")
+    var._origin, var._resumed = header["origin"], True
+    var._be_careful()
+    return var
+
+
+def _adopt(document: _Document, registry: AlmaRegistry, retired: bool = True) -> None:
+    """Take all variables and namespaces of a document into a registry, resumed; those overwritten too if *retired*.
+
+    All or none: DuplicateNameError for a name that is taken. Raises what transaction() raises.
+    """
+    monitor = registry._monitor
+    made = _built(document, monitor)
+    with registry.transaction():
+        for number, var in made.items():
+            header = document.lines[number].header
+            if header["parent"] is None and (retired or not header["retired"]):
+                if registry._changeable(var._name).setdefault(var._name, var) is not var:
+                    raise DuplicateNameError(var._name, "unregister that one, or load into another registry")
+        for raw in document.spaces:
+            space = _space(registry, raw)
+            if registry._namespaces.changeable().setdefault(space._name, space) is not space:
+                raise DuplicateNameError(space._name, "load into another registry")
+        monitor.time = max(monitor.time, _newest(made))
+
+
+def _newest(made: Mapping[int, AlmaVar[Any]]) -> int:
+    """Return the time of the newest record of all."""
+    return max((var._log.head[2].times[-1] for var in made.values()), default=-(1 << 63))
+
+
+def _space(registry: AlmaRegistry, raw: Dict[str, Any]) -> AlmaNamespace:
+    """Return a namespace from its header, resumed."""
+    keep = None if raw["keep"] is None else _Keep(*raw["keep"])
+    space = AlmaNamespace(registry, raw["name"], _Options(raw["deep_copy"], (), (), (), keep, raw["trace"]))
+    space._keys.entries.update((_checked_key(key), f"{raw['name']}.{key}") for key in raw["keys"])
+    space._flags.entries.update({"frozen": True} if raw["frozen"] else {})
+    space._resumed = True
+    return space
+
+
+# SQLite: what a journal and a saved file have in common. Values are text; what has a lone surrogate is a blob.
+
+_SCHEMA = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE lines(id INTEGER PRIMARY KEY, name TEXT, header TEXT NOT NULL, digest BLOB NOT NULL);
+CREATE TABLE records(line INTEGER NOT NULL, idx INTEGER NOT NULL, time INTEGER NOT NULL, label TEXT, facts TEXT,
+  value TEXT NOT NULL, digest BLOB NOT NULL, PRIMARY KEY(line, idx)) WITHOUT ROWID;
+CREATE TABLE namespaces(id INTEGER PRIMARY KEY, name TEXT, header TEXT NOT NULL, digest BLOB NOT NULL);
+CREATE TABLE keys(namespace INTEGER NOT NULL, key TEXT NOT NULL, position INTEGER NOT NULL, digest BLOB NOT NULL,
+  PRIMARY KEY(namespace, key)) WITHOUT ROWID;
+CREATE VIEW timeline AS SELECT lines.name AS name, idx, strftime('%Y-%m-%dT%H:%M:%S',
+  (time - (time % 1000000000 + 1000000000) % 1000000000) / 1000000000, 'unixepoch')
+  || printf('.%06d+00:00', (time % 1000000000 + 1000000000) % 1000000000 / 1000) AS at, label, value
+  FROM records JOIN lines ON lines.id = records.line;
+"""
+_FORMAT = "alma 1"
+
+
+def _column(text: str) -> Union[str, bytes]:
+    """Return text as SQLite can hold it: what is no valid Unicode as a blob."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+
+
+def _from_column(thing: Union[str, bytes]) -> str:
+    """Return the text that _column() made *thing* of."""
+    return thing if isinstance(thing, str) else bytes.decode(thing, "utf-8", "surrogatepass")
+
+
+def _key_seal(number: int, key: str, position: int) -> bytes:
+    """Return the digest of the row of a namespace's key."""
+    return _seal(b"", _text([number, key, position]))
+
+
+def _schema_of(connection: Any) -> List[Tuple[Any, ...]]:
+    """Return all that a database is made of."""
+    rows: List[Tuple[Any, ...]] = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+    return sorted(rows, key=repr)
+
+
+def _guard(connection: Any, path: str, size: int) -> None:
+    """Refuse a database that is not Alma's, or damaged; FileFormatError. Nothing of it is run.
+
+    A stranger's may be made so that SQLite never ends: it may take so many steps as its *size* in bytes allows.
+    """
+    import sqlite3
+
+    for pragma in ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "query_only=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+    pulses = iter(range(1_000 + size // 100))
+    connection.set_progress_handler(lambda: next(pulses, None) is None, 10_000)
+    own = sqlite3.connect(":memory:")
+    try:
+        own.executescript(_SCHEMA)
+        if _schema_of(connection) != _schema_of(own):
+            raise FileFormatError(path, "is not of Alma: its tables are others, or something was added to them")
+        problems = connection.execute("PRAGMA quick_check(1)").fetchall()
+        if problems != [("ok",)]:
+            raise FileFormatError(path, f"is damaged: {problems[0][0]}")
+    except sqlite3.Error as error:
+        raise FileFormatError(path, f"is no SQLite file of Alma, or damaged: {error}") from error
+    finally:
+        own.close()
+
+
+def _rows_document(connection: Any, path: str, codec: _Codec) -> _Document:
+    """Return what a guarded database says; FileFormatError where it can't be read."""
+    import sqlite3
+
+    try:
+        return _read_rows(connection, path, codec)
+    except sqlite3.Error as error:
+        raise FileFormatError(path, f"is damaged: {error}") from error
+    except _DAMAGES as error:
+        raise FileFormatError(path, f"can't be read: {error}") from error
+
+
+def _read_rows(connection: Any, path: str, codec: _Codec) -> _Document:
+    from itertools import groupby
+
+    meta = dict(connection.execute("SELECT key, value FROM meta"))
+    if meta.get("format") != _FORMAT:
+        raise FileFormatError(path, f"is of format {meta.get('format')!r}; this Alma reads {_FORMAT!r}")
+    lines: Dict[int, _Written] = {}
+    for number, name, text, digest in connection.execute("SELECT id, name, header, digest FROM lines ORDER BY id"):
+        header = _parse(text)
+        if digest != _seal(b"", text) or _from_column(name) != header["name"]:
+            raise FileFormatError(path, f"{name!r}: its header does not hold")
+        lines[number] = _Written(header, [], [], [], [], [], [])
+    rows = connection.execute("SELECT line, idx, time, label, facts, value, digest FROM records ORDER BY line, idx")
+    for number, group in groupby(rows, key=lambda row: row[0]):
+        _, indices, times, labels, facts, values, digests = map(list, zip(*group))
+        labels = [label if type(label) is not bytes else _from_column(label) for label in labels]
+        facts = [raw if raw is None else _parse(raw) for raw in facts]
+        if set(map(type, values)) != {str}:
+            raise FileFormatError(path, f"a value of line {number} is no text")
+        lines[number] = _Written(lines[number].header, indices, times, labels, facts, values, digests)
+    spaces = [_space_of(connection, path, row) for row in connection.execute("SELECT * FROM namespaces ORDER BY id")]
+    return _Document(path, lines, spaces, str, codec.value, codec, meta.get("records"), meta.get("head"))
+
+
+def _space_of(connection: Any, path: str, row: Tuple[Any, ...]) -> Dict[str, Any]:
+    """Return the header of a namespace with its keys."""
+    number, name, text, digest = row
+    raw, keys = _parse(text), []
+    rows = connection.execute("SELECT key, position, digest FROM keys WHERE namespace = ? ORDER BY position", [number])
+    for key, position, seal in rows:
+        keys.append(_from_column(key))
+        if seal != _key_seal(number, keys[-1], position):
+            raise FileFormatError(path, f"key {keys[-1]!r} of namespace {raw['name']!r} does not hold")
+    if digest != _seal(b"", text) or raw["keys"] or _from_column(name) != raw["name"]:
+        raise FileFormatError(path, f"namespace {name!r} does not hold")
+    return {**raw, "keys": keys}
+
+
+def _insert(connection: Any, document: _Document) -> None:
+    """Write a document into an empty database with the schema, but for meta."""
+    for number, line in document.lines.items():
+        text, label = _text(line.header), [note if note is None else _column(note) for note in line.labels]
+        row = number, _column(line.header["name"]), text, _seal(b"", text)
+        connection.execute("INSERT INTO lines VALUES(?, ?, ?, ?)", row)
+        facts = [raw if raw is None else _text(raw) for raw in line.facts]
+        rows = zip(repeat(number), line.indices, line.times, label, facts, line.values, line.digests)
+        connection.executemany("INSERT INTO records VALUES(?, ?, ?, ?, ?, ?, ?)", rows)
+    for number, space in enumerate(document.spaces):
+        text = _text({**space, "keys": []})
+        row = number, _column(space["name"]), text, _seal(b"", text)
+        connection.execute("INSERT INTO namespaces VALUES(?, ?, ?, ?)", row)
+        keys = [(number, _column(key), n, _key_seal(number, key, n)) for n, key in enumerate(space["keys"])]
+        connection.executemany("INSERT INTO keys VALUES(?, ?, ?, ?)", keys)
 
 
 # == Replay: replay, compare, bisect, export_test =============================

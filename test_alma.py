@@ -8169,8 +8169,7 @@ def test_watch_takes_the_variable_of_a_key_once():
             registry.watch("settings.debug", 1)
     assert registry.watch("settings.debug", 1, exist_ok=True) is var
     ns["new"] = 1
-    assert registry.watch("settings.new", 2, exist_ok=True) is ns.var("new")
-    assert registry.watch("settings.new", 2, keep_last=1, trace=True) is ns.var("new")
+    assert registry.watch("settings.new", 2, exist_ok=True, keep_last=1, trace=True) is ns.var("new")  # takes it, too
     ns["new"] = 3
     ns["new"] = 4
     assert len(ns.var("new")) == 2
