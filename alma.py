@@ -5554,7 +5554,9 @@ class _Journal:
     def _add_keys(self, space: AlmaNamespace, keys: List[str]) -> None:
         """Write keys behind those that there are."""
         known = self.spaces.get(space._name)
-        for key in keys if known is not None else ():
+        if known is None:
+            return
+        for key in keys:
             row = known.number, _column(key), known.position, _key_seal(known.number, key, known.position)
             self._write("INSERT OR REPLACE INTO keys VALUES(?, ?, ?, ?)", row)
             self._set(known, "position", known.position + 1)
