@@ -93,9 +93,13 @@ HEAVY = """
 FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
 EXTRAS = {"crypto": "cryptography", "diff": "deepdiff"}  # the packages by extra
 HAND_OVERS = {
+    "AlmaRegistry.load",
     "AlmaRegistry.namespace",
+    "AlmaRegistry.save",
     "AlmaVar.bisect",
+    "AlmaVar.load",
     "AlmaVar.replay",
+    "AlmaVar.save",
 }  # the one-line verbs that name what stands in a room below: "AlmaVar.save" and so on
 
 
@@ -8741,6 +8745,12 @@ def test_the_making_of_a_namespace_is_neither_heard_nor_undone():
     ns["b"] = 2
     assert (dict(ns), heard) == ({"a": 1, "b": 2}, [("n.b", 2)])
     assert registry.watch("n.a", 5) is ns.var("a") and registry.watch("n.b", 5) is ns.var("b")
+
+
+# == Codec: values to tagged JSON and back; guarded pickle ====================
+
+
+# == Files: save / load =======================================================
 
 
 # == Replay: replay, compare, bisect, export_test =============================
