@@ -32,6 +32,9 @@ The rooms of this file, top to bottom; a name refers only upward:
     Namespaces      AlmaNamespace: a dict whose keys are variables
     Codec           values to tagged JSON and back; guarded pickle
     Files           save / load
+    Codec           values to tagged JSON and back; guarded pickle
+    Files           save / load
+    Journal         the live SQLite journal
     Replay          replay, compare, bisect, export_test
     Defaults        the default registry and the module-level functions
     Command line    main(argv=None) -> int
@@ -130,6 +133,7 @@ __all__ = [
     "get_registry",
     "get_var",
     "invert",
+    "journal",
     "load",
     "main",
     "namespace",
@@ -2088,8 +2092,8 @@ class _Monitor:
     """
 
     __slots__ = (
-        "__weakref__", "cause", "clock", "condition", "idle", "lock", "mark", "nesting", "notices", "queued", "time",
-        "turn", "types", "waiters",
+        "__weakref__", "cause", "clock", "condition", "idle", "journal", "lock", "mark", "nesting", "notices", "queued",
+        "time", "turn", "types", "waiters",
     )  # fmt: skip
 
     def __init__(self, clock: Callable[[], int]) -> None:
@@ -2097,6 +2101,7 @@ class _Monitor:
         self.time = -(1 << 63)  # of the newest record
         self.types: Dict[str, type] = {}  # the classes, by name, that values in files may be of
         self.idle: Any = None
+        self.journal: Any = None  # the file that each change goes to before anybody sees it
         self.queued: Deque[Tuple[Callable[..., Any], Tuple[Any, ...], int]] = deque()
         self.nesting = 0  # how many queued changes led to the running one
         self.notices: Deque[_Notice] = deque()
@@ -2117,6 +2122,8 @@ class _Monitor:
         if self.turn.get(0) != _get_ident():  # else it forked in a listener, and goes on with the notices
             self.turn.clear()
             self.notices.clear()  # the parent's threads deliver them
+        if self.journal is not None:
+            self.journal.after_fork()
         if self.is_held():
             self.condition, self.waiters = threading.Condition(self.lock), 0
             return
@@ -2158,8 +2165,12 @@ class _Monitor:
                 self.deliver(mine)
 
     def at_once(self, step: Callable[..., Any], *args: Any) -> Any:
-        """As run, but inside a running change do it there and then: for what somebody waits for the result of."""
-        return step(*args) if self.is_nested() else self.run(step, *args)
+        """As run(whole), but inside a running change do it there and then: somebody waits for the result."""
+        return self.whole(step, *args) if self.is_nested() else self.run(self.whole, step, *args)
+
+    def whole(self, step: Callable[..., Any], *args: Any) -> Any:
+        """Run step(*args), which changes more than one record: for a journal, in a transaction of its own."""
+        return step(*args) if self.journal is None else self.journal.whole(step, args)
 
     def is_nested(self) -> bool:
         """Tell whether this thread is inside a running change. To be asked before taking the lock."""
@@ -2193,15 +2204,21 @@ class _Monitor:
             except IndexError:
                 break  # a signal handler's change came just before and did it
             try:
+                self.settle()
                 self._perform(step, args)
             except Exception:
                 _report("a change made inside another one was refused")
         self.nesting = 0
 
     def settle(self) -> None:
-        """End a transaction that was committed or aborted, but interrupted before it was put away."""
+        """End what was interrupted: a change that the journal may have, a transaction before it was put away."""
+        journal = self.journal
+        if journal is not None and journal.pending is not None:
+            journal.settle()
         if self.idle is not None and self.idle is not _CLOSED and self.idle.over:
             self.idle.finish()
+        if journal is not None and journal.behind:
+            journal.catch_up()
 
     def flush(self) -> None:
         """Return when the listeners of every change so far have run."""
@@ -2357,12 +2374,15 @@ _follow_process()
 
 
 class _Table:
-    """A dict that a transaction can take back: it changes a copy, and the end makes the copy the truth."""
+    """A dict that a transaction can take back: it changes a copy, and the end makes the copy the truth.
 
-    __slots__ = ("entries", "monitor")
+    *owner* and *kind* say whose it is and what it holds, for a journal that has to write down what changed.
+    """
 
-    def __init__(self, monitor: _Monitor) -> None:
-        self.monitor = monitor
+    __slots__ = ("entries", "kind", "monitor", "owner")
+
+    def __init__(self, monitor: _Monitor, owner: Any, kind: str) -> None:
+        self.monitor, self.owner, self.kind = monitor, owner, kind
         self.entries: Dict[str, Any] = {}
 
     def current(self) -> Dict[str, Any]:
@@ -2516,7 +2536,7 @@ class AlmaVar(Generic[_T]):
         self._validators, self._listeners = options.validators, options.listeners
         self._keep, self._traced = options.keep, options.traced
         self._chain = _Chain(name, options.middleware, self._pack) if options.middleware else None
-        self._branches = _Table(monitor)
+        self._branches = _Table(monitor, self, "branches")
         self._transaction: Any = None  # the transaction in which this variable may have another head
         self._resumed = False  # whether the first watch() of its name is to take it
         self._origin = 0  # the record at which undo over a registry ends: a branch's fork; -1 before a key was there
@@ -2526,7 +2546,8 @@ class AlmaVar(Generic[_T]):
 
     def _be_careful(self) -> None:
         """Say whether set must ask more than the plain questions."""
-        self._careful = bool(self._validators or self._keep or self._chain or self._head()[2].frozen)
+        asked = self._validators or self._keep or self._chain or self._head()[2].frozen
+        self._careful = bool(asked or self._monitor.journal is not None)
 
     def _admitted(self, packed: Any, again: bool = False) -> Any:
         """Return what to store for a packed value when the guests have seen it; *again* if it is one from the past."""
@@ -2805,13 +2826,15 @@ class AlmaVar(Generic[_T]):
             now = monitor.time + 1
         new = log.append(head, stored, now, label, facts)
         monitor.time = max(monitor.time, now)  # not before: a clock gone mad may have said what is no time
+        notices: Iterable[_Notice] = ()
         if listeners:
             depth = monitor.depth() if monitor.turn or monitor.nesting else 0
-            notice = (depth + 1, now, self, head[0], new[1], label, listeners, iter(listeners))
+            notices = iter([(depth + 1, now, self, head[0], new[1], label, listeners, iter(listeners))])
+        if monitor.journal is None:
             log.head = new
-            monitor.notices.append(notice)
+            monitor.notices.extend(notices)
         else:
-            log.head = new
+            monitor.journal.record(self, new, notices)  # and then stores the head
         if type(stored) is _Pickled:
             log.compress(new, head[0] - 1)
         return now
@@ -3003,12 +3026,12 @@ class AlmaVar(Generic[_T]):
 
     def freeze(self) -> "AlmaVar[_T]":
         """Forbid changes: they raise FrozenError until thaw(). Returns the variable; FrozenError once closed."""
-        self._monitor.run(self._freeze, True)
+        self._monitor.run(self._monitor.whole, self._freeze, True)
         return self
 
     def thaw(self) -> "AlmaVar[_T]":
         """Allow changes again; FrozenError in a closed registry. Returns the variable."""
-        self._monitor.run(self._freeze, False)
+        self._monitor.run(self._monitor.whole, self._freeze, False)
         return self
 
     def _freeze(self, frozen: bool) -> None:
@@ -3049,6 +3072,8 @@ class AlmaVar(Generic[_T]):
         head = self._head() if dry_run else self._writable()
         first = _first_to_keep(head, keep, max(self._monitor.clock(), self._monitor.time))
         if not dry_run and first > head[2].first:
+            if self._monitor.journal is not None:
+                self._monitor.journal.prune(self, first)
             self._log.prune(head, first)
         return first - head[2].first
 
@@ -3436,6 +3461,8 @@ class _Transaction:
             if listeners and stored is not DELETED:
                 notices.append((depth + 1, time, var, index, stored, label, listeners, iter(listeners)))
         self.time, self.notices = time, iter(notices)
+        if self.monitor.journal is not None:
+            self.monitor.journal.commit(self)
         self.committed = True
 
     def require_end(self) -> None:
@@ -3449,8 +3476,11 @@ class _Transaction:
             var._unresume(*before)
         del self.resumed[kept:]
 
-    def finish(self) -> None:
-        """Bring every variable touched to its head; may be interrupted and called again. Assumes the lock."""
+    def finish(self, mark: Any = None) -> None:
+        """Bring every variable touched to its head; may be interrupted and called again. Assumes the lock.
+
+        *mark* is what the monitor's mark goes back to: within a running change, that one goes on.
+        """
         monitor = self.monitor
         monitor.mark = _RUNNING
         for var in self.touched:
@@ -3468,13 +3498,15 @@ class _Transaction:
             monitor.notices.extend(self.notices)  # one call, and an iterator: what was interrupted adds none twice
         else:
             self.forget_resumed(0)
-        monitor.idle = monitor.mark = None
+        monitor.idle = None
+        monitor.mark = mark
 
 
 class AlmaRegistry:
     """Variables by name, under one lock and one clock.
 
-    *clock* returns nanoseconds since 1970 UTC; a test may own it. Every method may be called from any thread.
+    *clock* returns nanoseconds since 1970 UTC; a test may own it. *journal* is the path of a file that is opened as by
+    journal(), with *durability* and *types*. Every method may be called from any thread.
 
     >>> registry = AlmaRegistry()
     >>> x, y = registry.watch("x", 0), registry.watch("y", 100)
@@ -3482,14 +3514,23 @@ class AlmaRegistry:
     {'x': 0, 'y': 100}
     """
 
-    def __init__(self, *, clock: Callable[[], int] = time_ns) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], int] = time_ns,
+        journal: "Union[str, os.PathLike[str], None]" = None,
+        durability: str = "full",
+        types: Any = (),
+    ) -> None:
         if not callable(clock):
             raise TypeError(
                 f"a clock is a function that returns whole nanoseconds, as time.time_ns does, not {clock!r}"
             )
         self._monitor = _Monitor(clock)
-        self._vars = _Table(self._monitor)  # variables by name
-        self._namespaces = _Table(self._monitor)
+        self._vars = _Table(self._monitor, self, "variables")  # by name
+        self._namespaces = _Table(self._monitor, self, "namespaces")
+        if journal is not None:
+            self.journal(journal, durability=durability, types=types)
 
     def _changeable(self, name: str) -> "Dict[str, AlmaVar[Any]]":
         """Return the variables by name, of which *name* is to be changed. Assumes the lock; FrozenError once closed."""
@@ -3785,6 +3826,29 @@ class AlmaRegistry:
         with self._monitor.lock:
             self._monitor.settle()
             self._monitor.idle = self._monitor.mark = _CLOSED
+            if self._monitor.journal is not None:
+                self._monitor.journal.close()
+
+    # -- the journal: handed over to the room of that name
+
+    def journal(self, path: "Union[str, os.PathLike[str]]", *, durability: str = "full", types: Any = ()) -> None:
+        """Keep every change in an SQLite file, from now on, before anybody sees it.
+
+        The file is made if there is none. What it holds comes into this registry, resumed: the first watch of a name
+        takes what is there. What this registry holds comes into the file. A name that is in both raises
+        DuplicateNameError, and nothing is changed. *durability* is 'full': after a loss of power all is there that was
+        acknowledged; or 'normal': after the end of the process. *types* are classes that values may be of. A change
+        that can't be written raises JournalError and did not happen. JournalError if another registry writes to the
+        file; FileFormatError for one that is damaged or no journal.
+        """
+        _attach(self, path, durability, types)
+
+    def compact(self) -> None:
+        """Give the space in the journal's file that pruned records left back. O(size of the file).
+
+        RuntimeError without a journal, and inside a guest or a transaction; JournalError if the disk is too full.
+        """
+        _compact(self)
 
     def __enter__(self) -> "AlmaRegistry":
         return self
@@ -3809,18 +3873,20 @@ def _cut(variables: "Dict[str, AlmaVar[Any]]", cutoff: Optional[int]) -> Dict[st
 @contextmanager
 def _whole_or_not(monitor: _Monitor, label: Optional[str]) -> Generator[None, None, None]:
     """Make what a block does everybody's if it ends well, nobody's if it raises. Assumes the lock."""
-    transaction = _Transaction(monitor, label)
+    transaction, before, journal = _Transaction(monitor, label), monitor.mark, monitor.journal
     try:
         monitor.idle = monitor.mark = transaction
         yield
         transaction.require_end()
         monitor.mark = _RUNNING
         transaction.commit()
-        transaction.finish()
+        transaction.finish(before)
     except BaseException:
-        if not transaction.committed:
+        if journal is not None and journal.pending is not None:
+            journal.settle()  # which asks the file whether it was committed
+        elif not transaction.committed:
             transaction.owner = 0  # aborted, in one store: in a method of its own an interrupt came before it
-        transaction.finish()
+        transaction.finish(before)
         raise
     finally:
         monitor.catch_up()
@@ -3881,7 +3947,8 @@ class AlmaNamespace(MutableMapping[str, Any]):
         self._monitor, self._vars = registry._monitor, registry._vars
         self._listeners = options.listeners
         self._pack: Callable[[Any], Any] = _pack if options.deep_copy else _share
-        self._keys, self._flags = _Table(self._monitor), _Table(self._monitor)  # full names by key; "frozen"
+        self._keys = _Table(self._monitor, self, "keys")  # full names by key
+        self._flags = _Table(self._monitor, self, "flags")  # "frozen"
         self._keys.entries = OrderedDict()  # whose move_to_end can't be interrupted halfway
         self._resumed = False  # whether the first namespace() of its name is to take it
 
@@ -3936,7 +4003,7 @@ class AlmaNamespace(MutableMapping[str, Any]):
                 return
         var = self._vars.current().get(self._keys.current().get(key, ""))
         packed = (self._pack if var is None else var._pack)(value)  # now: the change may have to wait
-        self._monitor.run(self._put, _checked_key(key), packed, self._place(var))
+        self._monitor.run(self._monitor.whole, self._put, _checked_key(key), packed, self._place(var))
 
     def _put(self, key: str, packed: Any, label: _Label, origin: int = -1) -> None:
         """Set a key that may be new or deleted, which takes it to the end."""
@@ -5088,10 +5155,11 @@ def _header(
     anchor: Optional[List[Any]] = None,
     fork: Any = None,
     retired: bool = False,
+    bases: "Optional[Dict[Tuple[int, weakref.ref[_Line]], _Base]]" = None,
 ) -> Dict[str, Any]:
     """Return the header of a variable's line, which *head* ends: all that is known of it but its records."""
     layout, log, known = head[2], var._log, []
-    for (entry, reference), base in log.bases.copy().items():
+    for (entry, reference), base in (log.bases.copy() if bases is None else bases).items():
         line = reference()
         if line is not None and line in ids:
             raw = _plain(codec, base.stored, var._name, base.taken)
@@ -5455,7 +5523,7 @@ def _built(document: _Document, monitor: _Monitor) -> Dict[int, AlmaVar[Any]]:
 
     The document has been looked through. FileFormatError for one that is damaged in a way that no digest shows.
     """
-    lines = {number: _Line() for number in document.lines}
+    lines = defaultdict(_Line, {number: _Line() for number in document.lines})  # others have been dropped
     pasts: Dict[int, _Past] = {}
     made: Dict[int, AlmaVar[Any]] = {}
     for number, line in document.lines.items():
@@ -5508,8 +5576,10 @@ def _variable(
     return var
 
 
-def _adopt(document: _Document, registry: AlmaRegistry, retired: bool = True) -> None:
+def _adopt(document: _Document, registry: AlmaRegistry, retired: bool = True) -> Dict[int, AlmaVar[Any]]:
     """Take all variables and namespaces of a document into a registry, resumed; those overwritten too if *retired*.
+
+    Return the variables by number.
 
     All or none: DuplicateNameError for a name that is taken. Raises what transaction() raises.
     """
@@ -5525,6 +5595,7 @@ def _adopt(document: _Document, registry: AlmaRegistry, retired: bool = True) ->
             if registry._namespaces.changeable().setdefault(space._name, space) is not space:
                 raise DuplicateNameError(space._name, "load into another registry")
         monitor.time = max(monitor.time, _newest(made))
+    return made
 
 
 def _newest(made: Mapping[int, AlmaVar[Any]]) -> int:
@@ -6094,6 +6165,862 @@ def verify(path: _Path, *, format: Optional[str] = None, head: Optional[str] = N
     return Verdict(f"ok, {count} records", True, count, now)
 
 
+# == Journal: the live SQLite journal =========================================
+#
+# Knows variables, the codec and the rows of Files; SQLite does the writing. A change is in the file before memory
+# shows it, a transaction wholly or not. What struck in between is settled by asking the file. One registry writes to
+# a file, whoever wants reads it meanwhile. No connection is used, or closed, by a fork's child.
+
+
+class _Entry:
+    """What a journal knows of a line in its file.
+
+    *newest* is how many records there are, and the digest of the last; *start* the first of its own rows behind the
+    gap, *before* the digest and the undone changes that it goes on from. *known* is what the header was made of.
+    """
+
+    __slots__ = ("at", "before", "known", "newest", "number", "parent", "seal", "shares", "start", "var")
+
+    def __init__(self, number: int, var: AlmaVar[Any], parent: "Optional[_Entry]", shares: bool) -> None:
+        self.number, self.var, self.parent, self.shares = number, var, parent, shares
+        self.at = var._forks[-1].at if parent is not None else -1
+        self.start = self.at + 1 if shares else 1
+        self.before: Tuple[bytes, Tuple[Any, ...]] = b"", ()
+        self.newest: Tuple[int, bytes] = 0, b""
+        self.known: Tuple[Any, ...] = ()
+        self.seal = b""
+
+    def holder(self, index: int) -> "_Entry":
+        """Return the entry among whose rows that of a record is, if it is still there."""
+        entry = self
+        while entry.shares and index <= entry.at and entry.parent is not None:
+            entry = entry.parent
+        return entry
+
+    def has(self, index: int) -> bool:
+        """Tell whether the row of a record is still there."""
+        return index == 0 or index >= self.holder(index).start
+
+    def reaches(self, index: int) -> bool:
+        """Tell whether the rows of all records from *index* on are still there."""
+        entry = self
+        while entry.shares and index <= entry.at and entry.parent is not None:
+            if entry.start > entry.at + 1:
+                return False
+            entry = entry.parent
+        return index >= entry.start
+
+
+class _Space:
+    """What a journal knows of a namespace in its file: its number, where the next key goes, the header's digest."""
+
+    __slots__ = ("number", "position", "seal")
+
+    def __init__(self, number: int, position: int, seal: bytes) -> None:
+        self.number, self.position, self.seal = number, position, seal
+
+
+# A write that is under way: the number of its SQLite transaction (0 for a lone row), how to take back what the journal
+# has noted meanwhile, the variable, head and notices to bring memory up with, and the registry's transaction.
+_Pending = Tuple[
+    int, List[Tuple[Any, Any, Any]], Optional[AlmaVar[Any]], Any, Iterable[_Notice], Optional[_Transaction]
+]
+
+_INSERT = "INSERT INTO records VALUES(?, ?, ?, ?, ?, ?, ?)"
+_DURABILITY = {"full": "FULL", "normal": "NORMAL"}
+_PASSING = "full", "locked", "readonly", "too big"  # what SQLite says of troubles after which it can go on
+_borrowed: List[Any] = []  # connections of the process that forked this one
+
+
+class _Journal:
+    """The file of one registry, open for writing. Its methods assume the registry's lock."""
+
+    def __init__(self, registry: AlmaRegistry, path: str, durability: str, codec: _Codec) -> None:
+        import hashlib
+        import sqlite3
+
+        self.registry, self.monitor, self.codec, self.path = registry, registry._monitor, codec, path
+        self.sha256, self.errors, self.pid = hashlib.sha256, sqlite3.Error, os.getpid()
+        self.pending: Optional[_Pending] = None
+        self.behind = False  # whether names have changed within a write, by a signal handler or __del__
+        self.reason: Optional[str] = None  # why nothing can be written any more
+        self.entries: Dict[_Log, _Entry] = {}
+        self.ids: Dict[_Line, int] = {}
+        self.spaces: Dict[str, _Space] = {}
+        self.commits = self.lines = 0  # SQLite transactions, and numbers given to lines, ever
+        self.undo: List[Tuple[Any, Any, Any]] = []
+        self.lock: Any = None
+        self.connection: Any = None
+        try:
+            self._connect(sqlite3, durability)
+        except sqlite3.Error as error:
+            self.release()
+            raise JournalError(path, str(error)) from error
+        except BaseException:
+            self.release()
+            raise
+
+    # -- opening and closing
+
+    def _connect(self, sqlite3: Any, durability: str) -> None:
+        self.lock = _locked(sqlite3, self.path)
+        is_new = not os.path.exists(self.path) or not os.path.getsize(self.path)
+        self.connection = _connection(sqlite3, self.path, "rwc" if is_new else "rw")
+        self.execute = self.connection.cursor().execute
+        if is_new:
+            form = f"INSERT INTO meta VALUES('format', '{_FORMAT}')"
+            self.connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}; {form}; COMMIT")
+        for pragma in (f"synchronous={_DURABILITY[durability]}", "mmap_size=0", "trusted_schema=OFF"):
+            self.execute(f"PRAGMA {pragma}")
+        if self.execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):
+            raise JournalError(self.path, "its file system can't do SQLite's write-ahead log")
+        there = os.stat(self.path)
+        self.file = there.st_dev, there.st_ino
+
+    def read(self) -> _Document:
+        """Return what the file says; FileFormatError where it does not hold."""
+        try:
+            _guard(self.connection, self.path, os.path.getsize(self.path))
+            document = _rows_document(self.connection, self.path, self.codec)
+        finally:
+            self.connection.set_progress_handler(None, 0)
+            self.connection.execute("PRAGMA query_only=OFF")
+        damage = _damage(document)
+        if damage is not None:
+            raise FileFormatError(self.path, damage)
+        return document
+
+    def note(self, document: _Document, made: Mapping[int, AlmaVar[Any]]) -> None:
+        """Know the lines of the file, of which *made* are the variables."""
+        for number, var in made.items():
+            header = document.lines[number].header
+            self.ids[var._log.line] = number
+            if not header["retired"]:
+                parent = None if header["parent"] is None else self.entries[made[header["parent"]]._log]
+                self.entries[var._log] = entry = _Entry(number, var, parent, header["shares"])
+                self._note(entry, document.lines)
+        for number, name, seal in self.execute("SELECT id, name, digest FROM namespaces").fetchall():
+            position = self.execute("SELECT max(position) FROM keys WHERE namespace = ?", [number]).fetchone()[0]
+            self.spaces[_from_column(name)] = _Space(number, 0 if position is None else position + 1, seal)
+        meta = dict(self.execute("SELECT key, value FROM meta"))
+        self.commits, self.lines = meta.get("commits", 0), max([meta.get("lines", 0), *document.lines])
+
+    def _note(self, entry: _Entry, lines: Mapping[int, _Written]) -> None:
+        line, log = lines[entry.number], entry.var._log
+        header, digest = line.header, b""
+        if entry.shares and entry.parent is not None:
+            digest = _digest_at(lines, entry.parent.number, entry.at)
+            entry.before = digest, log.standing(entry.at).undone
+        else:
+            entry.before = line.digests[0], ()
+        if header["anchor"] is not None:
+            seal, undone = header["anchor"]
+            entry.before = bytes.fromhex(seal), _pushed((), 0, undone[::-1])
+            entry.start = line.indices[0 if entry.shares else 1]
+        entry.newest = log.head[0], line.digests[-1] if line.digests else digest
+        entry.known, entry.seal = self._known(entry, log.head), _seal(b"", _text(header))
+
+    def begin(self) -> None:
+        """Write that this process writes, and what the registry has that is not in the file."""
+        self._transact(None, self._begin)
+
+    def _begin(self) -> None:
+        self._write("DELETE FROM meta WHERE key IN ('records', 'head')")
+        self._set_meta("writer", self.pid)
+        self._compare_all()
+
+    def close(self) -> None:
+        """Write what the file should hold, move all into it, and let it go; JournalError if that can't be done."""
+        if self.connection is None or self.pid != os.getpid():
+            return
+        try:
+            if self.reason is None:
+                self._transact(None, self._end)
+                self.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except self.errors as error:
+            raise JournalError(self.path, str(error)) from error
+        finally:
+            self.reason = "it has been closed"
+            self.release()
+
+    def _end(self) -> None:
+        lines: Dict[int, _Written] = {}
+        ends = "SELECT digest FROM records WHERE line = ? ORDER BY idx {} LIMIT 1"
+        for number, text in self.execute("SELECT id, header FROM lines ORDER BY id").fetchall():
+            found = [self.execute(ends.format(way), [number]).fetchone() for way in ("ASC", "DESC")]
+            lines[number] = _Written(_parse(text), [], [], [], [], [], [row[0] for row in found if row])
+        rows = self.execute("SELECT * FROM namespaces ORDER BY id").fetchall()
+        spaces = [_space_of(self.connection, self.path, row) for row in rows]
+        self._set_meta("records", self.execute("SELECT count(*) FROM records").fetchone()[0])
+        self._set_meta("head", _head_of(lines, spaces))
+        self._write("DELETE FROM meta WHERE key = 'writer'")
+
+    def release(self) -> None:
+        """Close the connections, that which holds the lock last."""
+        for connection in filter(None, (self.connection, self.lock)):
+            connection.close()
+        self.connection = self.lock = None
+
+    def after_fork(self) -> None:
+        """In a fork's child: use nothing of this any more, and keep it from being closed, even when Python ends."""
+        self.pending, self.behind, self.reason = None, False, f"it belongs to process {self.pid}, which forked this one"
+        _borrowed.extend(filter(None, (self.connection, self.lock)))
+        try:
+            import ctypes
+
+            for connection in filter(None, (self.connection, self.lock)):
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+        except ImportError:
+            pass  # then it is closed when Python ends, and nothing is written after that
+
+    def compact(self) -> None:
+        """Give the space of what was pruned back to the system."""
+        self._check()
+        try:
+            for statement in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+                self.execute(statement).fetchall()
+        except self.errors as error:
+            self._fail(error)
+
+    # -- what may fail, and what struck
+
+    def _check(self) -> None:
+        """Raise JournalError where nothing can be written: closed, broken, another process's, or no longer there."""
+        if self.reason is None and self.pid != os.getpid():
+            self.after_fork()
+        if self.reason is not None:
+            raise JournalError(self.path, self.reason)
+        try:
+            there = os.stat(self.path)  # SQLite would go on writing to a file that has been deleted: 1.5 us
+        except OSError as error:
+            raise JournalError(self.path, f"it is gone: {error.strerror}") from error
+        if (there.st_dev, there.st_ino) != self.file:
+            raise JournalError(self.path, "it is gone, and another file is in its place")
+
+    def _fail(self, error: Exception) -> None:
+        """Take back what had been begun, and raise JournalError; after an I/O error nothing is written any more."""
+        message, passing = str(error), any(word in str(error) for word in _PASSING)
+        try:
+            if self.connection.in_transaction:  # a full disk has rolled back by itself
+                self.connection.execute("ROLLBACK")
+        except self.errors as another:
+            message, passing = str(another), False
+        if not passing:
+            self.reason = f"{message}; what it holds shows when it is opened anew"
+            self.connection.close()
+        self._drop()
+        raise JournalError(self.path, message) from error
+
+    def settle(self) -> None:
+        """Bring memory up to what the file has of a change that was interrupted, or take the change back."""
+        monitor, mark = self.monitor, self.monitor.mark
+        try:
+            monitor.mark = _RUNNING  # a signal handler's change waits
+            if self.pending is not None:
+                self._settle(self.pending)
+            monitor.mark = mark
+        except BaseException:
+            monitor.mark = mark
+            raise
+
+    def _settle(self, pending: _Pending) -> None:
+        number, _, var, head, _, _ = pending
+        try:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            if number or var is None:
+                done = self.execute("SELECT value FROM meta WHERE key = 'commits'").fetchone() == (number,)
+            else:
+                where = self.entries[var._log].number, head[0] - 1
+                row = self.execute("SELECT digest FROM records WHERE line = ? AND idx = ?", where).fetchone()
+                done = row == (self.entries[var._log].newest[1],)
+        except self.errors as error:
+            self._fail(error)
+        if done:
+            self._finish()
+            if var is not None:
+                var._retain()
+        else:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Take back what was noted of a change that is not in the file. May be interrupted and called again."""
+        if self.pending is None:
+            return
+        _, undo, _, _, _, transaction = self.pending
+        for thing, name, before in reversed(undo):
+            if not isinstance(thing, dict):
+                setattr(thing, name, before)
+            elif before is None:
+                thing.pop(name, None)
+            else:
+                thing[name] = before
+        if transaction is not None and not transaction.committed:
+            transaction.owner = 0
+        self.pending = None
+
+    def _finish(self) -> None:
+        """Bring memory up to a change that is in the file. May be interrupted and called again."""
+        assert self.pending is not None
+        _, _, var, head, notices, transaction = self.pending
+        if transaction is not None:
+            transaction.committed = True
+        if var is not None:
+            var._log.head = head
+            self.monitor.notices.extend(notices)  # an iterator: what was interrupted adds none twice
+        self.pending = None
+
+    def _set(self, thing: Any, name: Any, value: Any) -> None:
+        """Set an attribute, or an entry of a dict (None for none), so that _drop() takes it back."""
+        if not isinstance(thing, dict):
+            self.undo.append((thing, name, getattr(thing, name)))
+            setattr(thing, name, value)
+            return
+        self.undo.append((thing, name, thing.get(name)))
+        if value is None:
+            thing.pop(name, None)
+        else:
+            thing[name] = value
+
+    def _write(self, statement: str, row: Sequence[Any] = ()) -> None:
+        if not self.connection.in_transaction:
+            self.execute("BEGIN IMMEDIATE")
+        self.execute(statement, row)
+
+    def _set_meta(self, key: str, value: Any) -> None:
+        self._write("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
+
+    def _transact(
+        self,
+        transaction: Optional[_Transaction],
+        step: Callable[..., None],
+        *args: Any,
+        var: Optional[AlmaVar[Any]] = None,
+        head: Optional[_Head] = None,
+        notices: Iterable[_Notice] = (),
+    ) -> None:
+        """Run step(*args), which writes, in one SQLite transaction, then bring memory up."""
+        self._check()
+        self.undo = []
+        self.pending = self.commits + 1, self.undo, var, head, notices, transaction
+        try:
+            self._set(self, "commits", self.commits + 1)
+            step(*args)
+            if self.connection.in_transaction:
+                self._set_meta("commits", self.commits)
+                self.execute("COMMIT")
+            else:  # there was nothing to write
+                self._set(self, "commits", self.commits - 1)
+        except self.errors as error:
+            self._fail(error)
+        self._finish()
+
+    # -- changes of one variable
+
+    def record(self, var: AlmaVar[Any], head: _Head, notices: Iterable[_Notice]) -> None:
+        """Write the record that has just been appended, then make *head* the variable's head."""
+        entry = self.entries.get(var._log)
+        if entry is None:  # it lives in memory only
+            var._log.head = head
+            self.monitor.notices.extend(notices)
+            return
+        count, stored, layout, _ = head
+        first = self._first(var, head, self.monitor.time)
+        if first > layout.first:
+            self._transact(None, self._record, entry, head, first, var=var, head=head, notices=notices)
+            return
+        self._check()
+        row = self._row(entry.number, var._log, count - 1, layout.times[-1], stored, entry.newest[1])
+        self.pending = 0, [(entry, "newest", entry.newest)], var, head, notices, None
+        entry.newest = count, row[6]
+        try:
+            self.execute(_INSERT, row)  # a transaction of its own, in one call
+        except self.errors as error:
+            self._fail(error)
+        self._finish()
+
+    def _first(self, var: AlmaVar[Any], head: _Head, now: int) -> int:
+        """Return the oldest record that a variable's own limits allow, besides the initial one."""
+        return head[2].first if var._keep is None else _first_to_keep(head, var._keep, now)
+
+    def _record(self, entry: _Entry, head: _Head, first: int) -> None:
+        self._add_rows(entry, head)
+        self._prune(entry, head, first)
+
+    def _row(self, number: int, log: _Log, index: int, time: int, stored: Any, before: bytes) -> Tuple[Any, ...]:
+        """Return the row of a record, sealed; CodecError for a value that has no text."""
+        value = self.codec.text(stored if type(stored) is int else _unpack(stored))
+        label, facts = log.labels.get(index), None
+        if index in log.facts:
+            facts = _facts_raw(log.facts[index], index, log.standing(index - 1).undone, self.ids, self.codec)
+        if label is None and facts is None:
+            text = f"[{index},{time},null,null,{value}]"
+            return number, index, time, None, None, value, self.sha256(before + text.encode()).digest()
+        label = _label_text(label)
+        digest = _seal(before, _record_text(index, time, label, facts, value))
+        note = label if label is None else _column(label)
+        return number, index, time, note, facts if facts is None else _text(facts), value, digest
+
+    def _add_rows(self, entry: _Entry, head: _Head) -> None:
+        """Write the records of a line that are not in the file yet."""
+        (count, digest), log, layout = entry.newest, entry.var._log, head[2]
+        begin, end = count - layout.shift, head[0] - layout.shift
+        rows = []
+        for index, time, stored in zip(range(count, head[0]), layout.times[begin:end], layout.values[begin:end]):
+            rows.append(self._row(entry.number, log, index, time, stored, digest))
+            digest = rows[-1][6]
+        if rows:
+            self._insert(rows)
+            self._set(entry, "newest", (head[0], digest))
+
+    def _insert(self, rows: List[Tuple[Any, ...]]) -> None:
+        if not self.connection.in_transaction:
+            self.execute("BEGIN IMMEDIATE")
+        self.connection.executemany(_INSERT, rows)
+
+    def prune(self, var: AlmaVar[Any], first: int) -> None:
+        """Remove the rows of a variable before record *first*, but for those that branches need."""
+        entry = self.entries.get(var._log)
+        if entry is not None:
+            self._transact(None, self._prune, entry, var._log.head, first)
+
+    def _prune(self, entry: _Entry, head: _Head, first: int) -> None:
+        """Remove what a line, or those it shares rows with, no longer need when it keeps from *first* on."""
+        var, layout, bases = entry.var, head[2], None
+        if first > layout.first:
+            bases = var._log._bases(head, first) if var._log.merges else None
+            since = layout.since if layout.first > 1 else layout.times[1]
+            head = head[0], head[1], layout.but(first=first, since=since), head[3]
+        self._remove_rows(entry, self._needed(var, first))
+        self._write_header(entry, head, bases)
+        while entry.shares and entry.parent is not None:
+            entry = entry.parent
+            if self._remove_rows(entry, self._needed(entry.var, entry.var._head()[2].first, var, first)):
+                self._write_header(entry, entry.var._head())
+
+    def _needed(self, var: AlmaVar[Any], first: int, pruned: Any = None, its_first: int = 0) -> int:
+        """Return the oldest record whose row must stay, for a variable that keeps those from *first* on.
+
+        *pruned* is a variable that is about to keep only those from *its_first* on.
+        """
+        for branch in var._branches.current().values():
+            entry = self.entries.get(branch._log)
+            if entry is not None and entry.shares:
+                own = its_first if branch is pruned else branch._head()[2].first
+                needed = self._needed(branch, own, pruned, its_first)
+                first = min(first, needed) if needed <= entry.at else first
+        return first
+
+    def _remove_rows(self, entry: _Entry, needed: int) -> bool:
+        """Remove the rows before *needed*, and know what the next one goes on from; tell whether there were any."""
+        if needed <= entry.start:
+            return False
+        rows, where = "FROM records WHERE line = ? AND idx >= ? AND idx < ?", (entry.number, entry.start, needed)
+        digest, undone = entry.before
+        for facts, digest in self.execute(f"SELECT facts, digest {rows} ORDER BY idx", where).fetchall():
+            raw = {} if facts is None else _parse(facts)
+            undone = _pushed(undone, raw["pop"], raw["push"]) if "stands" in raw else ()
+        self._write(f"DELETE {rows}", where)
+        self._set(entry, "before", (digest, undone))
+        self._set(entry, "start", needed)
+        for branch, _ in _family(entry.var):  # the record at which one left may have gone
+            below = self.entries.get(branch._log)
+            if below is not None and below is not entry:
+                self._write_header(below, branch._head(), force=True)
+        return True
+
+    # -- headers
+
+    def _known(self, entry: _Entry, head: _Head) -> Tuple[Any, ...]:
+        """Return what a header is made of, as far as it can change."""
+        var, layout = entry.var, head[2]
+        options = var._keep, var._pack is _pack, bool(var._traced), var._log.opener is None
+        return layout.first, layout.since, layout.frozen, entry.start, *options
+
+    def _write_header(self, entry: _Entry, head: _Head, bases: Any = None, force: bool = False, name: str = "") -> None:
+        """Write the header of a line where it has changed; with a *name*, as that of a life that is over."""
+        known = self._known(entry, head)
+        if known == entry.known and bases is None and not force and not name:
+            return
+        header = self._header(entry, head, bases)
+        if name:
+            header.update(name=name, retired=True)
+        text = _text(header)
+        seal = _seal(b"", text)
+        if seal != entry.seal:
+            row = entry.number, _column(header["name"]), text, seal
+            self._write("INSERT OR REPLACE INTO lines VALUES(?, ?, ?, ?)", row)
+            self._set(entry, "seal", seal)
+        self._set(entry, "known", known)
+
+    def _header(self, entry: _Entry, head: _Head, bases: Any) -> Dict[str, Any]:
+        var, parent, (digest, undone) = entry.var, entry.parent, entry.before
+        fork = number = None
+        if parent is not None:
+            number = parent.number
+            fork = None if entry.has(entry.at) else _plain(self.codec, var._forks[-1].stored, var._name, entry.at)
+        gap = entry.start > (entry.at + 1 if entry.shares else 1)
+        anchor = [digest.hex(), list(_walk(undone))] if gap else None
+        return _header(var, head, self.ids, self.codec, number, entry.shares, anchor, fork, bases=bases)
+
+    # -- transactions, and what changes the names
+
+    def whole(self, step: Callable[..., Any], args: Tuple[Any, ...]) -> Any:
+        """Run step(*args), which changes names, branches or flags, as a transaction of its own.
+
+        Within a write, by a signal handler or __del__, it goes ahead in memory, and the file follows right after.
+        """
+        monitor = self.monitor
+        if monitor.transaction is not None or monitor.idle is _CLOSED:
+            return step(*args)
+        if monitor.idle is not None or self.pending is not None:
+            self.behind = True
+            return step(*args)
+        with _whole_or_not(monitor, None):
+            return monitor._perform(step, args)
+
+    def commit(self, transaction: _Transaction) -> None:
+        """Write all that a transaction has changed; after that it is committed."""
+        self._transact(transaction, self._commit, transaction)
+
+    def _commit(self, transaction: _Transaction) -> None:
+        tables = sorted(transaction.draft.tables.items(), key=lambda item: _KINDS.index(item[0].kind))
+        changes = [(table, *_difference(table.kind, table.entries, entries)) for table, entries in tables]
+        new: List[_Entry] = []
+        for table, added, _ in changes:
+            if added or table.kind == "flags":
+                self._add(table, added, new)
+        for entry in new:
+            self._write_line(entry)
+        for var in transaction.touched:
+            if var._log in self.entries:
+                self._catch_up(self.entries[var._log], var._head(), transaction.time)
+        for table, _, removed in reversed(changes):
+            for _, var in removed:
+                (self._retire if table.kind == "variables" else self._remove)(var)
+        for thing, *_ in transaction.resumed:
+            self._write_options(thing)
+
+    def _catch_up(self, entry: _Entry, head: _Head, now: int) -> None:
+        self._add_rows(entry, head)
+        self._prune(entry, head, self._first(entry.var, head, now))
+
+    def catch_up(self) -> None:
+        """Write the names that have changed within a write."""
+        monitor, mark = self.monitor, self.monitor.mark
+        try:
+            monitor.mark = _RUNNING
+            self._transact(None, self._compare_all)
+            self.behind = False
+            monitor.mark = mark
+        except BaseException:
+            monitor.mark = mark
+            raise
+
+    def _compare_all(self) -> None:
+        """Write what the registry has and the file has not, and remove what is over."""
+        variables = self.registry._vars.current()
+        for entry in list(self.entries.values()):
+            var, parent = entry.var, entry.parent
+            if parent is None and variables.get(var._name) is not var:
+                self._retire(var)
+            elif parent is not None and not any(var is there for there in parent.var._branches.current().values()):
+                self._remove(var)
+        new: List[_Entry] = []
+        for var in variables.values():
+            self._enter(var, None, new)
+        for entry in new:
+            self._write_line(entry)
+        for space in self.registry._namespaces.current().values():
+            rows = self.execute(
+                "SELECT key FROM keys JOIN namespaces ON id = namespace WHERE name = ? ORDER BY position",
+                [_column(space._name)],
+            ).fetchall()
+            self._add_space(space)
+            self._add_keys(space, _moved([_from_column(key) for (key,) in rows], space._keys.current()))
+
+    def _enter(self, var: AlmaVar[Any], parent: Optional[_Entry], new: List[_Entry]) -> None:
+        """Give a line a number, and the branches of it that have none; add the entries to *new*."""
+        entry = self.entries.get(var._log)
+        if entry is None:
+            first, at = var._head()[2].first, var._forks[-1].at
+            shares = parent is not None and (at == 0 or parent.reaches(min(first, at)))
+            self._set(self, "lines", self.lines + 1)
+            entry = _Entry(self.lines, var, parent, shares)
+            entry.start = max(entry.start, first)
+            self._set(self.entries, var._log, entry)
+            self._set(self.ids, var._log.line, entry.number)
+            new.append(entry)
+        for branch in var._branches.current().values():
+            self._enter(branch, entry, new)
+
+    def _write_line(self, entry: _Entry) -> None:
+        """Write all that is kept of a new line."""
+        var, number, log, at, head = entry.var, entry.number, entry.var._log, entry.at, entry.var._head()
+        first, rows, digest, undone = head[2].first, [], b"", ()
+        times, stored = log.columns(head)
+        if entry.shares and entry.parent is not None:
+            where = entry.parent.holder(at).number, at
+            digest = self.execute("SELECT digest FROM records WHERE line = ? AND idx = ?", where).fetchone()[0]
+            undone = log.standing(at).undone
+            skipped = max(0, at + 1 - first)
+            first, times, stored = first + skipped, times[skipped:], stored[skipped:]
+        else:
+            rows.append(self._row(number, log, 0, head[2].times[0], head[2].values[0], b""))
+            digest = rows[0][6]
+        entry.before = digest, undone if entry.start == (at + 1 if entry.shares else 1) else ()
+        for index, time, value in zip(range(first, head[0]), times, stored):
+            rows.append(self._row(number, log, index, time, value, digest))
+            digest = rows[-1][6]
+        self._insert(rows)
+        entry.newest = head[0], digest
+        self._write_header(entry, head)
+        self._set_meta("lines", self.lines)
+
+    def _retire(self, var: AlmaVar[Any]) -> None:
+        """Keep the life of a variable that is over, with its branches, as name~1 or the next that is free."""
+        old, taken = var._name, "SELECT 1 FROM lines WHERE name = ?"
+        names = (f"{old}~{number}" for number in range(1, 1 << 62))
+        name = next(name for name in names if self.execute(taken, [_column(name)]).fetchone() is None)
+        for line, _ in list(_family(var)):
+            entry = self.entries.get(line._log)
+            if entry is not None:
+                self._write_header(entry, line._head(), name=name + line._name[len(old) :])
+                self._set(self.entries, line._log, None)
+
+    def _remove(self, var: AlmaVar[Any]) -> None:
+        """Remove a branch that has been dropped, and those that left it."""
+        entry = self.entries.get(var._log)
+        parent = entry and entry.parent
+        for line, _ in list(_family(var)):
+            entry = self.entries.get(line._log)
+            if entry is not None:
+                self._write("DELETE FROM records WHERE line = ?", [entry.number])
+                self._write("DELETE FROM lines WHERE id = ?", [entry.number])
+                self._set(self.entries, line._log, None)
+                self._set(self.ids, line._log.line, None)
+        if parent is not None and parent.var._log in self.entries:
+            head = parent.var._head()
+            self._prune(parent, head, head[2].first)
+
+    def _add(self, table: _Table, added: List[Tuple[str, Any]], new: List[_Entry]) -> None:
+        """Enter what has come into a table."""
+        if table.kind == "variables":
+            for _, var in added:
+                self._enter(var, None, new)
+        elif table.kind == "branches":
+            parent = self.entries.get(table.owner._log)
+            for _, branch in added if parent is not None else ():
+                self._enter(branch, parent, new)
+        elif table.kind == "namespaces":
+            for _, space in added:
+                self._add_space(space)
+        elif table.kind == "keys":
+            self._add_keys(table.owner, [key for key, _ in added])
+        else:
+            self._write_space(table.owner)
+
+    def _add_space(self, space: AlmaNamespace) -> None:
+        if space._name not in self.spaces:
+            self._set(self.spaces, space._name, _Space(len(self.spaces), 0, b""))
+            self._add_keys(space, list(space._keys.current()))
+        self._write_space(space)
+
+    def _add_keys(self, space: AlmaNamespace, keys: List[str]) -> None:
+        """Write keys behind those that there are."""
+        known = self.spaces.get(space._name)
+        if known is None:
+            return
+        for key in keys:
+            row = known.number, _column(key), known.position, _key_seal(known.number, key, known.position)
+            self._write("INSERT OR REPLACE INTO keys VALUES(?, ?, ?, ?)", row)
+            self._set(known, "position", known.position + 1)
+
+    def _write_space(self, space: AlmaNamespace) -> None:
+        """Write the header of a namespace where it has changed."""
+        known, text = self.spaces.get(space._name), _text({**_space_header(space), "keys": []})
+        seal = _seal(b"", text)
+        if known is not None and seal != known.seal:
+            row = known.number, _column(space._name), text, seal
+            self._write("INSERT OR REPLACE INTO namespaces VALUES(?, ?, ?, ?)", row)
+            self._set(known, "seal", seal)
+
+    def _write_options(self, thing: Any) -> None:
+        """Write the options of a variable or namespace that its first watch() has given it."""
+        if isinstance(thing, AlmaNamespace):
+            self._write_space(thing)
+        elif thing._log in self.entries:
+            self._write_header(self.entries[thing._log], thing._head())
+
+
+_KINDS = "namespaces", "variables", "branches", "keys", "flags"  # in the order in which they are written
+
+
+def _walk(undone: Tuple[Any, ...]) -> Iterator[int]:
+    """Yield the indices of nested undone changes, the top one first."""
+    while undone:
+        yield undone[0]
+        undone = undone[1]
+
+
+def _difference(
+    kind: str, old: Dict[str, Any], new: Dict[str, Any]
+) -> Tuple[List[Tuple[str, Any]], List[Tuple[str, Any]]]:
+    """Return what of a table is new, or has moved to its end, and what is no longer in it. O(entries), mostly in C."""
+    from operator import is_
+
+    names = list(new)
+    if names[: len(old)] == list(old) and all(map(is_, old.values(), new.values())):
+        return [(name, new[name]) for name in names[len(old) :]], []
+    if kind == "keys":
+        return [(key, new[key]) for key in _moved(list(old), new)], []
+    added = [(name, thing) for name, thing in new.items() if old.get(name) is not thing]
+    return added, [(name, thing) for name, thing in old.items() if new.get(name) is not thing]
+
+
+def _moved(old: List[str], new: Iterable[str]) -> List[str]:
+    """Return the keys that are new, or have moved behind others, in their order."""
+    known, rest = set(old), iter(old)
+    return [key for key in new if key not in known or key not in rest]  # `in` goes on where it has found the last
+
+
+def _locked(sqlite3: Any, path: str) -> Any:
+    """Return the connection that holds the right to write to a journal; it ends with the process at the latest."""
+    lock = sqlite3.connect(f"{path}-lock", timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        lock.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        lock.close()
+        reason = f"{_writer(sqlite3, path)} writes to it" if "locked" in str(error) else str(error)
+        raise JournalError(path, reason) from error
+    return lock
+
+
+def _writer(sqlite3: Any, path: str) -> str:
+    """Return which process writes to a journal."""
+    try:
+        connection = _connection(sqlite3, path, "ro")
+        try:
+            row = connection.execute("SELECT value FROM meta WHERE key = 'writer'").fetchone()
+        finally:
+            connection.close()
+    except sqlite3.Error:
+        row = None
+    return f"process {row[0]}" if row else "another process"
+
+
+def _connection(sqlite3: Any, path: str, mode: str) -> Any:
+    """Return a connection to a file; no other thread uses it at the same time."""
+    from pathlib import Path
+
+    uri = f"{Path(path).as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=5, isolation_level=None, check_same_thread=False)
+
+
+def _attach(registry: AlmaRegistry, path: Any, durability: str, types: Any) -> None:
+    """Give a registry a journal: what is in the file comes into the registry, and the other way round."""
+    monitor = registry._monitor
+    if durability not in _DURABILITY:
+        raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
+    full = os.path.realpath(os.fspath(path))
+    known = _classes(types)
+    codec = _Codec({**monitor.types, **known})
+    if monitor.is_nested() or (monitor.is_held() and monitor.transaction is not None):
+        raise RuntimeError("a journal can't be opened inside a transaction, a validator or an update function")
+    with monitor.lock:
+        monitor.settle()
+        if monitor.idle is _CLOSED:
+            raise FrozenError("a journal", closed=True)
+        if monitor.journal is not None:
+            raise RuntimeError(f"this registry has a journal already: {monitor.journal.path}")
+        _refuse_stranger(full)
+        journal = _Journal(registry, full, durability, codec)
+        transaction = None
+        try:
+            with _whole_or_not(monitor, None):
+                transaction = monitor.idle
+                document = journal.read()
+                made = _adopt(document, registry, retired=False)
+                journal.note(document, made)
+                journal.begin()
+                for var in registry._lines():
+                    var._careful = True
+                monitor.journal, monitor.types = journal, {**monitor.types, **known}
+        except BaseException:
+            if transaction is None or not transaction.committed:
+                monitor.journal = None
+                journal.release()
+            raise
+
+
+def _refuse_stranger(path: str) -> None:
+    """Raise FileFormatError for a file that is no journal, before anything is written beside it."""
+    if os.path.exists(path) and os.path.getsize(path):
+        with _opened(path) as connection:
+            _guard(connection, path, os.path.getsize(path))
+
+
+def _compact(registry: AlmaRegistry) -> None:
+    """Give the space of what was pruned from a registry's journal back to the system."""
+    monitor = registry._monitor
+    if monitor.is_nested() or (monitor.is_held() and monitor.transaction is not None):
+        raise RuntimeError("compact() can't run inside a transaction, a validator or an update function")
+    with monitor.lock:
+        monitor.settle()
+        if monitor.idle is _CLOSED:
+            raise FrozenError("a journal", closed=True)
+        if monitor.journal is None:
+            raise RuntimeError("this registry has no journal: registry.journal(path) gives it one")
+        monitor._perform(monitor.journal.compact, ())
+
+
+def _tail(
+    path: str, types: Any = (), start: bool = False, pause: float = 0.2
+) -> "Iterator[Tuple[str, ChangeRecord[Any]]]":
+    """Yield (name, record) of each change as it comes into a journal, in the order of time; *start* begins with all.
+
+    Reads only, while another process writes. Waits so many seconds when there is nothing new, and never ends.
+    """
+    import sqlite3
+
+    codec = _Codec(types)
+    connection = _connection(sqlite3, os.path.realpath(path), "ro")
+    try:
+        _guard(connection, path, os.path.getsize(path))
+        connection.set_progress_handler(None, 0)
+        seen: Dict[int, int] = {} if start else dict(connection.execute(_NEWEST))
+        yield from _followed(connection, codec, seen, pause)
+    finally:
+        connection.close()
+
+
+_NEWEST = "SELECT line, max(idx) FROM records GROUP BY line"
+
+
+def _followed(
+    connection: Any, codec: _Codec, seen: Dict[int, int], pause: float
+) -> "Iterator[Tuple[str, ChangeRecord[Any]]]":
+    version = None
+    while True:
+        now = connection.execute("PRAGMA data_version").fetchone()
+        if now == version:
+            sleep(pause)
+            continue
+        version = now
+        connection.execute("BEGIN")
+        rows = []
+        for line, newest in connection.execute(_NEWEST).fetchall():
+            if newest > seen.get(line, -1):
+                wanted = "SELECT name, idx, time, label, value FROM records JOIN lines ON id = line WHERE line = ? AND idx > ?"
+                rows += connection.execute(wanted, [line, seen.get(line, -1)]).fetchall()
+                seen[line] = newest
+        connection.execute("COMMIT")
+        for name, index, time, label, value in sorted(rows, key=lambda row: row[2]):
+            note = label if label is None else _from_column(label)
+            stored = _packed_value(codec.value(value), _pack)
+            yield _from_column(name), _make_record(index, stored, time, note)
+
+
 # == Replay: replay, compare, bisect, export_test =============================
 #
 # Knows records and the owner's functions, and changes no variable. Runs a past through a function, each call with a
@@ -6428,6 +7355,7 @@ _registry = AlmaRegistry()
 all_vars = _registry.all_vars
 flush = _registry.flush
 get_var = _registry.get_var
+journal = _registry.journal
 namespace = _registry.namespace
 redo = _registry.redo
 restore = _registry.restore
