@@ -7391,6 +7391,7 @@ _DEEPEST_SHOWN = 100
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 _SIGNS = {"add": "+", "remove": "-", "replace": "~"}
 _Columns = Tuple[Tuple[str, str], ...]  # of each: to which side its cells stand, and their style
+_HEADING: _Columns = ("<", "bold"), ("<", ""), ("<", "cyan")
 _OVERVIEW: _Columns = ("<", "bold"), (">", ""), (">", "dim"), ("<", ""), ("<", "cyan"), ("<", "dim")
 _TIMELINE: _Columns = (">", "bold"), ("<", "dim"), (">", "dim"), ("<", "cyan"), ("<", ""), ("<", "yellow")
 _CHANGES: _Columns = ("<", "yellow"), ("<", "bold"), ("<", "red"), ("<", ""), ("<", "green")
@@ -7592,7 +7593,7 @@ def _shown_change(change: Change) -> Tuple[str, ...]:
 
 
 def _changed(before: Optional[ChangeRecord[Any]], after: ChangeRecord[Any]) -> str:
-    """Return in a few words what a record changed; nothing where its value says it all, or is too large for a glance."""
+    """Return in a few words what a record changed; nothing where its value says it all, or is too large."""
     old, new = (DELETED if record is None else _value(record) for record in (before, after))
     if {type(old), type(new)} <= {int, float} and max(abs(old), abs(new)) < 1e15:
         return f"{new - old:+,}" if type(new - old) is int else f"{new - old:+.6g}"
@@ -7743,9 +7744,8 @@ def _timeline(screen: _Screen, var: AlmaVar[Any], limit: int) -> Iterator[str]:
     shown, branches = records[-limit:], ", ".join(var.branches())
     hidden = len(records) - len(shown)
     before = [records[hidden - 1] if hidden else None, *shown[:-1]]
-    yield screen.line(var.name, "bold")
     notes = [f"{len(records):,} records", "frozen" * var.is_frozen, f"branches: {branches}" * bool(branches)]
-    yield screen.line(", ".join(filter(None, [*notes, screen.sparkline(records)])))
+    yield from screen.table(_HEADING, [(var.name, ", ".join(filter(None, notes)), screen.sparkline(records))])
     yield from [screen.line(f"... {hidden:,} earlier; --limit 0 shows all", "dim")] * bool(hidden)
     table = screen.table(
         _TIMELINE,
@@ -7861,28 +7861,27 @@ def _follow(screen: _Screen, args: Any) -> Iterator[str]:
             yield from screen.table(_FOLLOW, [row])
 
 
-def _demo(screen: _Screen, args: Any) -> Iterator[str]:
-    """Watch this process's memory and a config it edits, have a change refused, look back."""
+def _open_demo(screen: _Screen, args: Any) -> Iterator[str]:
     path = args.file or "alma-demo.db"
     with AlmaRegistry(journal=path) as registry:
         if set(registry) - {"memory", "config"}:
             raise ValueError(f"{path} holds other variables than the demo's: give it a file of its own, alma demo FILE")
-        yield from _story(screen, registry, path)
+        yield from _demo(screen, registry, path)
 
 
-def _story(screen: _Screen, registry: AlmaRegistry, path: str) -> Iterator[str]:
-    before = "memory" in registry
+def _demo(screen: _Screen, registry: AlmaRegistry, path: str) -> Iterator[str]:
+    """Watch this process's memory and a config it edits, have a change refused, look back; go on if there is a past."""
+    known = {name: len(var) for name, var in registry.all_vars().items()}
     memory = registry.watch("memory", sys.getallocatedblocks(), validators=[_not_negative])
     config = registry.watch("config", {"rows": 10_000, "keep": True}, trace=True, on_change=[_row_builder(memory)])
-    began = len(memory.history())
+
     yield "Two variables of this process: how many blocks of memory it uses, and a config."
     yield "A listener builds as many rows as the config says, and measures again."
-    yield f"Both live in the file {path}" + (
-        f", from which they go on: {began} and {len(config)} records are there already." if before else "."
-    )
+    goes_on = ", and go on from the " + " and ".join(f"{count} records of {name}" for name, count in known.items())
+    yield screen.clean(f"They are kept in the file {path}{goes_on * bool(known)}.")
     for rows in (20_000, 40_000):
         with config.edit() as draft:
-            draft["rows"] = rows
+            draft.update(rows=rows, keep=True)
     config.update(lambda current: {**current, "keep": False})
     registry.flush()
     for var in (memory, config):
@@ -7897,7 +7896,7 @@ def _story(screen: _Screen, registry: AlmaRegistry, path: str) -> Iterator[str]:
     except ValueError as error:
         yield f"  ValueError: {error}; rows is still {config.get()['rows']:,}"
 
-    peak = max(memory.history()[began:], key=lambda record: record.value)  # of this run
+    peak = max(memory.history()[known.get("memory", 1) :], key=lambda record: record.value)  # of this run
     cause = config.at(peak.timestamp)
     yield f"\nMemory was highest at record {peak.index}, {peak.value:,} blocks. What did the config say then?"
     yield f"  {cause.value}, since {cause.label}"
@@ -7905,7 +7904,7 @@ def _story(screen: _Screen, registry: AlmaRegistry, path: str) -> Iterator[str]:
     yield "\nSo the config is rolled back. Nothing is lost by that: it is one more record."
     yield from _timeline(screen, config, 2)
     yield f"\nAfter undo() it says\n  {config.undo().get()}"
-    yield f"\nRun it again, and it goes on from here. Look into the file meanwhile:\n  alma inspect {path} memory"
+    yield f"\nRun it again, and it goes on from there. Meanwhile, look into the file:\n  alma inspect {path} memory"
 
 
 def _not_negative(value: int) -> None:
@@ -7948,7 +7947,8 @@ _COMMANDS: Tuple[Tuple[str, str, Callable[..., Iterator[str]], str], ...] = (
     ("export FILE OUT", "--types --trust", _export,
      "write a file anew as .json, .pickle or .db, or its records as .csv"),
     ("follow FILE [NAME]", "--json --types", _follow, "print each change of a journal as it is made"),
-    ("demo [FILE]", "", _demo, "watch real variables of this process change, and look back"),
+    ("demo [FILE]", "", _open_demo,
+     "watch real variables of this process change, and look back; kept in FILE, alma-demo.db by default"),
 )  # fmt: skip
 
 

@@ -345,7 +345,7 @@ def test_the_one_file_alone_in_an_empty_folder_runs_its_demo(tmp_path):
     code, out, err = python("alma.py", "demo", cwd=tmp_path)
     assert (code, err) == (0, "")
     assert out.strip()
-    assert os.listdir(str(tmp_path)) == ["alma.py"]
+    assert {"alma.py", "alma-demo.db"} <= set(os.listdir(str(tmp_path)))
 
 
 def test_no_function_is_longer_than_sixty_lines_of_code(capsys):
@@ -9750,8 +9750,8 @@ def test_inspect_shows_a_row_for_each_variable_of_any_file(suffix, tmp_path, she
 
 def test_inspect_with_a_name_shows_its_past_newest_last(shop_file, shell):
     code, out, err = shell("inspect", shop_file, "stock")
-    name, about, day, *rows = out.splitlines()
-    assert (code, err, name, day) == (0, "", "stock", "2026-03-01 +00:00") and about.startswith("3 records")
+    about, day, *rows = out.splitlines()
+    assert (code, err, about, day) == (0, "", "stock  3 records  ▁▁█", "2026-03-01 +00:00")
     cells = [line.split() for line in rows]
     assert [row[:2] for row in cells] == [["0", "12:00:00.000000"], ["1", "12:00:01.000000"], ["2", "12:00:02.000000"]]
     assert [row[3:] for row in cells] == [["initial", "3"], ["delivery", "12", "+9"], ["9,000", "+8,988"]]
@@ -9759,7 +9759,7 @@ def test_inspect_with_a_name_shows_its_past_newest_last(shop_file, shell):
 
 def test_inspect_says_which_part_a_record_changed(shop_file, shell):
     _, out, _ = shell("inspect", shop_file, "config")
-    rows = out.splitlines()[3:]
+    rows = out.splitlines()[2:]
     assert rows[1].endswith("['db']['port'] 1 -> 2") and rows[2].split("  ")[-1] == "-[7], +['db']['host']"
     assert "branches: quiet" in out
 
@@ -9944,7 +9944,7 @@ def test_verify_counts_records_and_tells_the_head(shop_file, shell):
 def test_verify_names_the_record_that_does_not_hold_and_ends_with_1(shop_file, shell):
     shop_file.write_text(shop_file.read_text("utf-8").replace("9000", "9001"), "utf-8")
     code, out, err = shell("verify", shop_file)
-    assert (code, out) == (1, "") and "stock: record 2" in err and err.count("\n") == 1
+    assert (code, out) == (1, "") and "stock" in err and "record 2" in err and err.count("\n") == 1
 
 
 def test_verify_compares_with_a_head_kept_elsewhere(shop_file, shell):
@@ -10226,35 +10226,110 @@ def test_output_that_cannot_be_written_is_an_error(shop_file):
     assert done.returncode == 1 and done.stderr.startswith(b"alma: ") and done.stderr.count(b"\n") == 1
 
 
-def test_the_demo_shows_a_past_a_refusal_and_the_way_back(empty_default_registry, capsys):
-    assert alma.main(["demo"]) == 0
-    out, err = capsys.readouterr()
-    assert err == "" and alma.all_vars() == {}
+def test_the_demo_shows_a_past_a_refusal_and_the_way_back(empty_default_registry, tmp_path, shell):
+    code, out, err = shell("demo", tmp_path / "demo.db")
+    assert (code, err, alma.all_vars()) == (0, "", {})
     for shown in ("initial", "ValueError", "-1 is negative", "back to the start", "rolled back", "After undo"):
         assert shown in out
-    assert re.search(r"alma\.py:\d+ in _demo", out)
+    assert re.search(r"alma\.py:\d+ in _demo", out) and str(tmp_path / "demo.db") in out
+
+
+def test_the_second_demo_goes_on_from_the_first(tmp_path, shell):
+    shell("demo", tmp_path / "demo.db")
+    first = {name: var.history() for name, var in alma.load(tmp_path / "demo.db").all_vars().items()}
+    code, out, _ = shell("demo", tmp_path / "demo.db")
+    second = {name: var.history() for name, var in alma.load(tmp_path / "demo.db").all_vars().items()}
+    assert code == 0 and "go on from" in out and set(first) == set(second) == {"memory", "config"}
+    assert all(second[name][: len(first[name])] == first[name] for name in first)
+    assert all(len(second[name]) == 2 * len(first[name]) - 1 for name in first)
+    assert re.search(r"'rows': 40000, 'keep': True}, since", out)
+
+
+def test_the_demo_touches_no_file_of_others(tmp_path, shell):
+    with AlmaRegistry(journal=tmp_path / "mine.db") as registry:
+        registry.watch("memory", "mine")
+        registry.watch("mine", 1)
+    code, out, err = shell("demo", tmp_path / "mine.db")
+    assert (code, out) == (1, "") and "mine.db" in err and err.count("\n") == 1
+    assert alma.load(tmp_path / "mine.db").snapshot() == {"memory": "mine", "mine": 1}
+    (tmp_path / "text.db").write_bytes(b"mine")
+    assert shell("demo", tmp_path / "text.db")[0] == 1 and (tmp_path / "text.db").read_bytes() == b"mine"
+    assert shell("demo", tmp_path / "no" / "folder.db")[0] == 1
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
-def test_the_demo_fits_any_terminal(encoding):
-    code, out, err = command("demo", PYTHONIOENCODING=encoding, COLUMNS="60")
+def test_the_demo_fits_any_terminal(encoding, tmp_path):
+    code, out, err = command("demo", "d.db", cwd=tmp_path, PYTHONIOENCODING=encoding, COLUMNS="60")
     assert (code, err) == (0, "")
-    tables = [line for line in out.splitlines() if re.match(r" +\d+  \d\d:", line)]
+    tables = [line for line in out.splitlines() if re.match(r" *\d+  \d\d:", line)]
     assert len(tables) > 8 and max(map(len, tables)) <= 60
 
 
-def test_a_reader_that_leaves_early_ends_the_demo_quietly():
-    demo = subprocess.Popen([sys.executable, str(SOURCE), "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def test_a_reader_that_leaves_early_ends_the_demo_quietly(tmp_path):
+    arguments = [sys.executable, str(SOURCE), "demo", str(tmp_path / "demo.db")]
+    demo = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     demo.stdout.close()
     assert (demo.stderr.read(), demo.wait(60)) == (b"", 0)
     demo.stderr.close()
 
 
-def test_ctrl_c_ends_the_demo_with_130(monkeypatch, capsys):
-    def interrupted():
+def test_ctrl_c_ends_the_demo_with_130(monkeypatch, tmp_path, shell):
+    def interrupted(*_):
         yield "so far"
         raise KeyboardInterrupt
 
     monkeypatch.setattr(alma, "_demo", interrupted)
-    assert alma.main(["demo"]) == 130
-    assert capsys.readouterr() == ("so far\n", "")
+    assert shell("demo", tmp_path / "demo.db") == (130, "so far\n", "")
+
+
+def test_a_life_that_was_overwritten_is_inspected_as_well(tmp_path, shell):
+    with AlmaRegistry(journal=tmp_path / "a.db") as registry:
+        registry.watch("score", 1).set(2)
+        registry.watch("score", "new", overwrite=True)
+        live = shell("inspect", tmp_path / "a.db")
+    code, out, _ = closed = shell("inspect", tmp_path / "a.db")
+    rows = [re.split(r"  +", line) for line in out.splitlines()[1:]]
+    assert code == 0 and sorted((row[0], row[1], row[3]) for row in rows) == [
+        ("score", "1", "'new'"),
+        ("score~1", "2", "2"),
+    ]
+    assert live == closed and shell("inspect", tmp_path / "a.db", "score~1")[1].startswith("score~1  2 records")
+
+
+@pytest.mark.parametrize("name", [None, "x"])
+def test_follow_prints_each_change_as_it_is_made(name, tmp_path):
+    with AlmaRegistry(journal=tmp_path / "a.db") as registry:
+        x, y = registry.watch("x", 0), registry.watch("y", "\x1b[2J")
+        arguments = [sys.executable, str(SOURCE), "follow", str(tmp_path / "a.db"), *[name] * bool(name), "--json"]
+        child = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        lines, came = [], threading.Event()
+
+        def read():
+            for line in child.stdout:
+                lines.append(line)
+                came.set()
+                if b"last" in line:
+                    child.send_signal(signal.SIGINT)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        while not came.wait(0.05) and child.poll() is None:  # it tells of what is new since it began, and until then
+            y.set("\x1b[2J")  # says nothing
+            x.set(x.get() + 1)
+        x.set("last", label="\x1b[2J")
+        assert (child.stderr.read(), child.wait(60)) == (b"", 130)
+        reader.join()
+        child.stdout.close()
+        child.stderr.close()
+    entries = [json.loads(line) for line in lines]
+    assert {entry["name"] for entry in entries} == ({"x", "y"} if name is None else {"x"})
+    mine = [entry["value"] for entry in entries if entry["name"] == "x"]
+    assert mine == [*range(mine[0], mine[0] + len(mine) - 1), "last"] and entries[-1]["label"] == "\x1b[2J"
+    assert all(printable(line.decode()) for line in lines)
+
+
+def test_follow_shows_a_row_for_each_change(monkeypatch, shell, tmp_path):
+    record = AlmaVar("x", 1).set(1_234, label="why").last_change()
+    monkeypatch.setattr(alma, "_tail", lambda path, types: iter([("x", record), ("y", record)]))
+    code, out, err = shell("follow", "a.db", "x")
+    assert (code, err) == (0, "") and out.split()[2:] == ["x", "1", "why", "1,234"]
