@@ -7390,13 +7390,22 @@ _DEEPEST_SHOWN = 100
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 _SIGNS = {"add": "+", "remove": "-", "replace": "~"}
-_Columns = Tuple[Tuple[str, str], ...]  # of each: to which side its cells stand, and their style
-_HEADING: _Columns = ("<", "bold"), ("<", ""), ("<", "cyan")
-_OVERVIEW: _Columns = ("<", "bold"), (">", ""), (">", "dim"), ("<", ""), ("<", "cyan"), ("<", "dim")
-_TIMELINE: _Columns = (">", "bold"), ("<", "dim"), (">", "dim"), ("<", "cyan"), ("<", ""), ("<", "yellow")
-_CHANGES: _Columns = ("<", "yellow"), ("<", "bold"), ("<", "red"), ("<", ""), ("<", "green")
-_BLAME: _Columns = ("<", "bold"), (">", ""), (">", "dim"), ("<", "cyan"), ("<", "")
-_FOLLOW: _Columns = ("<", "dim"), ("<", "bold"), (">", ""), ("<", "cyan"), ("<", "")
+_Columns = Tuple[
+    Tuple[str, str, int], ...
+]  # of each: the side its cells stand on, their style, how readily it gives way
+_HEADING: _Columns = ("<", "bold", 1), ("<", "", 1), ("<", "cyan", 1)
+_OVERVIEW: _Columns = ("<", "bold", 1), (">", "", 1), (">", "dim", 1), ("<", "dim", 2), ("<", "cyan", 1), ("<", "", 1)
+_TIMELINE: _Columns = (
+    (">", "bold", 2),
+    ("<", "dim", 2),
+    (">", "dim", 2),
+    ("<", "cyan", 2),
+    ("<", "", 3),
+    ("<", "yellow", 1),
+)
+_CHANGES: _Columns = ("<", "yellow", 1), ("<", "bold", 1), ("<", "red", 1), ("<", "", 1), ("<", "green", 1)
+_BLAME: _Columns = ("<", "bold", 1), (">", "", 1), (">", "dim", 1), ("<", "cyan", 1), ("<", "", 1)
+_FOLLOW: _Columns = ("<", "dim", 1), ("<", "bold", 1), (">", "", 1), ("<", "cyan", 1), ("<", "", 1)
 
 
 class _Screen:
@@ -7443,15 +7452,15 @@ class _Screen:
         return (text + self.dots)[:width]
 
     def table(self, columns: _Columns, rows: Iterable[Sequence[str]]) -> Iterator[str]:
-        """Yield rows as lines; the widest columns give way, so that all fit. What is empty throughout is left out."""
+        """Yield rows as lines; the widest columns give way until all fits. What is empty throughout is left out."""
         cells = [[self.clean(cell) for cell in row] for row in rows]
         widths = [max(map(_columns, column)) for column in zip(*cells)]
         while sum(widths) + 2 * (len(widths) - widths.count(0) - 1) > self.width:
-            widths[widths.index(max(widths))] -= 1
+            widths[max(range(len(widths)), key=lambda at: widths[at] * columns[at][2])] -= 1
         for row in cells:
             yield "  ".join(self._cell(*cell) for cell in zip(columns, row, widths) if cell[2]).rstrip()
 
-    def _cell(self, column: Tuple[str, str], text: str, width: int) -> str:
+    def _cell(self, column: Tuple[str, str, int], text: str, width: int) -> str:
         text = self.fit(text, width)
         blank, text = " " * (width - _columns(text)), self.paint(text, column[1])
         return blank + text if column[0] == ">" else text + blank
@@ -7716,18 +7725,18 @@ def _inspect(screen: _Screen, args: Any) -> Iterator[str]:
 
 def _overview(screen: _Screen, args: Any) -> Iterator[str]:
     """Yield a row for each variable, as it is or as of then."""
-    rows: List[Tuple[str, ...]] = [("variable", "records", "changed", "value", "", "branches")]
+    rows: List[Tuple[str, ...]] = [("variable", "records", "changed", "branches", "", "value")]
     facts: List[Dict[str, Any]] = []
     variables = _loaded(args).all_vars()
     for name, var in list(variables.items())[: args.limit or None]:
         try:
             record = var.last_change() if args.at is None else _asked(args.at, var, screen.zone)
         except RollbackError as error:  # it is younger, or has no such record
-            rows.append((name, "", "", f"<{error}>", "", ""))
+            rows.append((name, "", "", "", "", f"<{error}>"))
             facts.append({"name": name, "error": str(error)})
             continue
         past, branches = [each for each in var if each.index <= record.index], list(var.branches())
-        about = screen.age(record), _shown(record), screen.sparkline(past), ", ".join(branches)
+        about = screen.age(record), ", ".join(branches), screen.sparkline(past), _shown(record)
         rows.append((name, f"{len(past):,}", *about))
         facts.append({**_entry(screen, name, record), "records": len(past), "branches": branches})
     if args.json:
