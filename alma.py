@@ -7400,12 +7400,12 @@ _TIMELINE: _Columns = (
     ("<", "dim", 2),
     (">", "dim", 2),
     ("<", "cyan", 2),
-    ("<", "", 3),
-    ("<", "yellow", 1),
+    ("<", "", 4),
+    ("<", "yellow", 2),
 )
 _CHANGES: _Columns = ("<", "yellow", 1), ("<", "bold", 1), ("<", "red", 1), ("<", "", 1), ("<", "green", 1)
 _BLAME: _Columns = ("<", "bold", 1), (">", "", 1), (">", "dim", 1), ("<", "cyan", 1), ("<", "", 1)
-_FOLLOW: _Columns = ("<", "dim", 1), ("<", "bold", 1), (">", "", 1), ("<", "cyan", 1), ("<", "", 1)
+_FOLLOW: _Columns = ("<", "dim", 1), ("<", "bold", 1), (">", "", 1), ("<", "cyan", 2), ("<", "", 2)
 
 
 class _Screen:
@@ -7468,6 +7468,11 @@ class _Screen:
     def time(self, record: ChangeRecord[Any], separator: str = " ") -> str:
         """Return when a record was made, in the zone asked for, with its offset."""
         return record.timestamp.astimezone(self.zone).isoformat(separator, "microseconds")
+
+    def day(self, record: ChangeRecord[Any]) -> str:
+        """Return the line that tells the day and the offset."""
+        time = self.time(record)
+        return self.paint(f"{time[:10]} {time[26:]}", "dim")
 
     def age(self, record: ChangeRecord[Any]) -> str:
         """Return how long ago a record was made, in the largest unit."""
@@ -7774,10 +7779,9 @@ def _timeline(screen: _Screen, var: AlmaVar[Any], limit: int) -> Iterator[str]:
     for last, record, row in zip(before, shown, table):
         if last is not None and last.index + 1 < record.index:
             yield screen.line(f"... {last.index + 1} to {record.index - 1} are no longer kept", "dim")
-        time = screen.time(record)
-        if day != time[:10] + time[26:]:
-            day = time[:10] + time[26:]
-            yield screen.line(f"{time[:10]} {time[26:]}", "dim")
+        if day != screen.day(record):
+            day = screen.day(record)
+            yield day
         yield row
 
 
@@ -7860,14 +7864,18 @@ def _csv(screen: _Screen, lines: Dict[str, AlmaVar[Any]], types: Any) -> bytes:
 
 
 def _follow(screen: _Screen, args: Any) -> Iterator[str]:
+    day = ""
     for name, record in _tail(args.file, args.types):
         if args.name not in (None, name):
             continue
         if args.json:
             yield _json_text(screen, args, _entry(screen, name, record))
-        else:
-            row = screen.time(record), name, f"{record.index}", record.label or "", _shown(record)
-            yield from screen.table(_FOLLOW, [row])
+            continue
+        if day != screen.day(record):
+            day = screen.day(record)
+            yield day
+        row = screen.time(record)[11:26], name, f"{record.index}", record.label or "", _shown(record)
+        yield from screen.table(_FOLLOW, [row])
 
 
 def _open_demo(screen: _Screen, args: Any) -> Iterator[str]:
