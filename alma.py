@@ -3520,7 +3520,7 @@ class AlmaRegistry:
         clock: Callable[[], int] = time_ns,
         journal: "Union[str, os.PathLike[str], None]" = None,
         durability: str = "full",
-        types: Any = (),
+        types: _Types = (),
     ) -> None:
         if not callable(clock):
             raise TypeError(
@@ -3831,7 +3831,7 @@ class AlmaRegistry:
 
     # -- the journal: handed over to the room of that name
 
-    def journal(self, path: "Union[str, os.PathLike[str]]", *, durability: str = "full", types: Any = ()) -> None:
+    def journal(self, path: "Union[str, os.PathLike[str]]", *, durability: str = "full", types: _Types = ()) -> None:
         """Keep every change in an SQLite file, from now on, before anybody sees it.
 
         The file is made if there is none. What it holds comes into this registry, resumed: the first watch of a name
@@ -6249,6 +6249,7 @@ class _Journal:
         self.spaces: Dict[str, _Space] = {}
         self.commits = self.lines = 0  # SQLite transactions, and numbers given to lines, ever
         self.undo: List[Tuple[Any, Any, Any]] = []
+        self.coming: Dict[_Log, Tuple[_Head, Any]] = {}  # heads, and bases of merges, as pruning will leave them
         self.lock: Any = None
         self.connection: Any = None
         try:
@@ -6501,7 +6502,7 @@ class _Journal:
     ) -> None:
         """Run step(*args), which writes, in one SQLite transaction, then bring memory up."""
         self._check()
-        self.undo = []
+        self.undo, self.coming = [], {}
         self.pending = self.commits + 1, self.undo, var, head, notices, transaction
         try:
             self._set(self, "commits", self.commits + 1)
@@ -6586,30 +6587,33 @@ class _Journal:
 
     def _prune(self, entry: _Entry, head: _Head, first: int) -> None:
         """Remove what a line, or those it shares rows with, no longer need when it keeps from *first* on."""
-        var, layout, bases = entry.var, head[2], None
+        log, layout, bases, top = entry.var._log, head[2], None, entry
         if first > layout.first:
-            bases = var._log._bases(head, first) if var._log.merges else None
+            bases = log._bases(head, first) if log.merges else None
             since = layout.since if layout.first > 1 else layout.times[1]
             head = head[0], head[1], layout.but(first=first, since=since), head[3]
-        self._remove_rows(entry, self._needed(var, first))
-        self._write_header(entry, head, bases)
-        while entry.shares and entry.parent is not None:
-            entry = entry.parent
-            if self._remove_rows(entry, self._needed(entry.var, entry.var._head()[2].first, var, first)):
-                self._write_header(entry, entry.var._head())
+        self.coming[log] = head, bases
+        removed = self._remove_rows(entry, self._needed(entry))
+        while top.shares and top.parent is not None:
+            top = top.parent
+            removed = self._remove_rows(top, self._needed(top)) or removed
+        for var, _ in _family(top.var) if removed else ((entry.var, None),):  # where a branch left may have gone
+            if var._log in self.entries:
+                self._write_header(self.entries[var._log], force=removed)
 
-    def _needed(self, var: AlmaVar[Any], first: int, pruned: Any = None, its_first: int = 0) -> int:
-        """Return the oldest record whose row must stay, for a variable that keeps those from *first* on.
+    def _head(self, var: AlmaVar[Any]) -> _Head:
+        """Return the head of a variable as it will be when it has been pruned."""
+        return self.coming[var._log][0] if var._log in self.coming else var._head()
 
-        *pruned* is a variable that is about to keep only those from *its_first* on.
-        """
-        for branch in var._branches.current().values():
-            entry = self.entries.get(branch._log)
-            if entry is not None and entry.shares:
-                own = its_first if branch is pruned else branch._head()[2].first
-                needed = self._needed(branch, own, pruned, its_first)
-                first = min(first, needed) if needed <= entry.at else first
-        return first
+    def _needed(self, entry: _Entry) -> int:
+        """Return the oldest record whose row must stay for a line and for those that share it."""
+        needed = self._head(entry.var)[2].first
+        for branch in entry.var._branches.current().values():
+            below = self.entries.get(branch._log)
+            if below is not None and below.shares:
+                its = min(self._needed(below), below.at if below.start == below.at + 1 else _ANY_INDEX)
+                needed = min(needed, int(its)) if its <= below.at else needed
+        return needed
 
     def _remove_rows(self, entry: _Entry, needed: int) -> bool:
         """Remove the rows before *needed*, and know what the next one goes on from; tell whether there were any."""
@@ -6623,10 +6627,6 @@ class _Journal:
         self._write(f"DELETE {rows}", where)
         self._set(entry, "before", (digest, undone))
         self._set(entry, "start", needed)
-        for branch, _ in _family(entry.var):  # the record at which one left may have gone
-            below = self.entries.get(branch._log)
-            if below is not None and below is not entry:
-                self._write_header(below, branch._head(), force=True)
         return True
 
     # -- headers
@@ -6637,12 +6637,12 @@ class _Journal:
         options = var._keep, var._pack is _pack, bool(var._traced), var._log.opener is None
         return layout.first, layout.since, layout.frozen, entry.start, *options
 
-    def _write_header(self, entry: _Entry, head: _Head, bases: Any = None, force: bool = False, name: str = "") -> None:
+    def _write_header(self, entry: _Entry, force: bool = False, name: str = "") -> None:
         """Write the header of a line where it has changed; with a *name*, as that of a life that is over."""
-        known = self._known(entry, head)
-        if known == entry.known and bases is None and not force and not name:
+        known = self._known(entry, self._head(entry.var))
+        if known == entry.known and not force and not name:
             return
-        header = self._header(entry, head, bases)
+        header = self._header(entry)
         if name:
             header.update(name=name, retired=True)
         text = _text(header)
@@ -6653,8 +6653,9 @@ class _Journal:
             self._set(entry, "seal", seal)
         self._set(entry, "known", known)
 
-    def _header(self, entry: _Entry, head: _Head, bases: Any) -> Dict[str, Any]:
+    def _header(self, entry: _Entry) -> Dict[str, Any]:
         var, parent, (digest, undone) = entry.var, entry.parent, entry.before
+        head, bases = self.coming.get(var._log) or (var._head(), None)
         fork = number = None
         if parent is not None:
             number = parent.number
@@ -6696,7 +6697,7 @@ class _Journal:
             if var._log in self.entries:
                 self._catch_up(self.entries[var._log], var._head(), transaction.time)
         for table, _, removed in reversed(changes):
-            for _, var in removed:
+            for _, var in removed if table.kind in ("variables", "branches") else ():
                 (self._retire if table.kind == "variables" else self._remove)(var)
         for thing, *_ in transaction.resumed:
             self._write_options(thing)
@@ -6774,7 +6775,7 @@ class _Journal:
             digest = rows[-1][6]
         self._insert(rows)
         entry.newest = head[0], digest
-        self._write_header(entry, head)
+        self._write_header(entry)
         self._set_meta("lines", self.lines)
 
     def _retire(self, var: AlmaVar[Any]) -> None:
@@ -6785,7 +6786,7 @@ class _Journal:
         for line, _ in list(_family(var)):
             entry = self.entries.get(line._log)
             if entry is not None:
-                self._write_header(entry, line._head(), name=name + line._name[len(old) :])
+                self._write_header(entry, name=name + line._name[len(old) :])
                 self._set(self.entries, line._log, None)
 
     def _remove(self, var: AlmaVar[Any]) -> None:
@@ -6850,7 +6851,7 @@ class _Journal:
         if isinstance(thing, AlmaNamespace):
             self._write_space(thing)
         elif thing._log in self.entries:
-            self._write_header(self.entries[thing._log], thing._head())
+            self._write_header(self.entries[thing._log])
 
 
 _KINDS = "namespaces", "variables", "branches", "keys", "flags"  # in the order in which they are written
@@ -6975,7 +6976,7 @@ def _compact(registry: AlmaRegistry) -> None:
 
 
 def _tail(
-    path: str, types: Any = (), start: bool = False, pause: float = 0.2
+    path: str, types: _Types = (), start: bool = False, pause: float = 0.2
 ) -> "Iterator[Tuple[str, ChangeRecord[Any]]]":
     """Yield (name, record) of each change as it comes into a journal, in the order of time; *start* begins with all.
 

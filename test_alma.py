@@ -8753,6 +8753,187 @@ def test_the_making_of_a_namespace_is_neither_heard_nor_undone():
 # == Files: save / load =======================================================
 
 
+# == Journal: the live SQLite journal =========================================
+
+JOURNALLED = "state.db"
+
+
+def facts_of(log):
+    """Return what undo, redo and merge go by, without the lines they name."""
+    facts = {
+        index: (fact.stands_for, fact.undone, fact.merged and fact.merged[1:]) for index, fact in log.facts.items()
+    }
+    facts = {index: fact for index, fact in facts.items() if fact != (index, (), None)}
+    return facts, sorted((entry, *base) for (entry, line), base in log.bases.items() if line() is not None)
+
+
+def state(registry):
+    """Return all that can be seen of a registry, and what its verbs go by."""
+    lines = {}
+    for var in registry._lines():
+        log, layout = var._log, var._log.head[2]
+        records = [(record.index, record.value, record.label, record._time) for record in var.history()]
+        forks = [(fork.at, fork.stored) for fork in var._forks[1:]]
+        options = var._keep, var._traced, var._pack is alma._pack, layout.first, layout.since, layout.frozen
+        lines[var.name] = records, forks, options, var._origin, facts_of(log)
+    spaces = {
+        name: (list(space._keys.current()), space.snapshot(), space.is_frozen)
+        for name, space in registry._namespaces.current().items()
+    }
+    return lines, spaces
+
+
+def killed(path, folder):
+    """Return the path of a copy of a journal as it would be had its process been killed now."""
+    folder.mkdir()
+    for suffix in ("", "-wal"):
+        if os.path.exists(f"{path}{suffix}"):
+            shutil.copyfile(f"{path}{suffix}", folder / f"{JOURNALLED}{suffix}")
+    return folder / JOURNALLED
+
+
+class JournalWalk:
+    """Random changes of every kind in a journalled registry, which is closed, killed and opened again."""
+
+    def __init__(self, seed, folder):
+        self.draw, self.folder, self.copies = random.Random(seed), folder, 0
+        self.path = folder / JOURNALLED
+        self.open()
+
+    def open(self):
+        now = getattr(self, "registry", None)
+        clock = itertools.count(1_000 if now is None else now._monitor.time + 1, 1_000).__next__
+        self.registry = AlmaRegistry(journal=self.path, durability="normal", clock=clock)
+
+    def var(self):
+        lines = [var for var in self.registry._lines() if "." not in var.name or self.draw.random() < 0.3]
+        return self.draw.choice(lines) if lines else self.watch()
+
+    def value(self):
+        draw = self.draw
+        return draw.choice(
+            [draw.randrange(100), None, "\ud800", {"a": draw.randrange(9), "b": [draw.randrange(9)]}, (1, {2}), 2**90,
+             {str(n): n * draw.randrange(2, 5) for n in range(30)}]
+        )  # fmt: skip
+
+    def watch(self):
+        keep = self.draw.choice([{}, {}, {"keep_last": 2}, {"keep_for": timedelta(microseconds=8)}])
+        name = self.draw.choice("xyzw") if self.draw.random() < 0.9 else "\ud800"
+        return self.registry.watch(name, self.value(), overwrite=self.draw.random() < 0.3, exist_ok=True, **keep)
+
+    def set(self):
+        self.var().set(self.value(), label=self.draw.choice([None, None, "note", "\udc00"]))
+
+    def update(self):
+        self.var().update(lambda value: [value])
+
+    def undo(self):
+        self.var().undo(self.draw.randrange(1, 4))
+
+    def redo(self):
+        self.var().redo(self.draw.randrange(1, 3))
+
+    def rollback(self):
+        var = self.var()
+        var.rollback(self.draw.randrange(len(var)))
+
+    def prune(self):
+        self.var().prune(keep_last=self.draw.randrange(4))
+
+    def branch(self):
+        var = self.var()
+        var.branch(self.draw.choice("ab"), self.draw.choice([None, len(var) - 1, 0]))
+
+    def drop(self):
+        var = self.var()
+        for name in var.branches():
+            return var.drop_branch(name)
+
+    def merge(self):
+        var = self.draw.choice(list(self.registry.all_vars().values()))
+        family = [var, *var.branches().values()]
+        self.draw.choice(family).merge(self.draw.choice(family), resolve=alma.theirs)
+
+    def freeze(self):
+        var = self.var()
+        var.thaw() if var.is_frozen else self.draw.random() < 0.3 and var.freeze()
+
+    def unregister(self):
+        if self.draw.random() < 0.3:
+            self.registry.unregister(self.var().name)
+
+    def space(self):
+        name = self.draw.choice("mn")
+        return self.registry.namespace(name, {"k": 1, "\ud800": 2}, exist_ok=True)
+
+    def key(self):
+        self.space()[self.draw.choice("abcd")] = self.value()
+
+    def delete(self):
+        space = self.space()
+        del space[self.draw.choice(list(space))]
+
+    def freeze_space(self):
+        space = self.space()
+        space.thaw() if space.is_frozen else space.freeze()
+
+    def all_undo(self):
+        self.registry.undo()
+
+    def all_redo(self):
+        self.registry.redo()
+
+    def transaction(self):
+        with self.registry.transaction(self.draw.choice([None, "together"])):
+            for _ in range(self.draw.randrange(6)):
+                try:
+                    with self.registry.transaction() if self.draw.random() < 0.3 else contextlib.nullcontext():
+                        self.step(inside=True)
+                        if self.draw.random() < 0.1:
+                            raise RuntimeError("the savepoint is taken back")
+                except RuntimeError:
+                    pass
+            if self.draw.random() < 0.1:
+                raise RuntimeError("all is taken back")
+
+    def step(self, inside=False):
+        verbs = (
+            "watch set set set update undo redo rollback prune branch branch drop merge freeze unregister key key delete"
+            " freeze_space all_undo all_redo transaction"
+        ).split()
+        try:
+            getattr(self, self.draw.choice(verbs))()
+        except (AlmaError, RuntimeError, IndexError, ValueError, TypeError) as error:
+            assert not isinstance(error, (JournalError, FileFormatError)), error
+
+    def check(self):
+        """Compare what the file would be after a kill, and now and then after a close, with what there is."""
+        now = state(self.registry)
+        self.copies += 1
+        copy = killed(self.path, self.folder / f"killed {self.copies}")
+        with AlmaRegistry(journal=copy) as again:
+            assert state(again) == now
+        assert alma.verify(copy)
+        shutil.rmtree(copy.parent)
+        if self.draw.random() < 0.3:
+            self.registry.close()
+            assert alma.verify(self.path)
+            self.open()
+            assert state(self.registry) == now
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_journal_opened_again_is_what_it_was_on_random_walks_of_every_verb(tmp_path, seed):
+    for part in range(rounds(5, 100)):
+        (tmp_path / str(part)).mkdir()
+        walk = JournalWalk(f"{seed} {part}", tmp_path / str(part))
+        for _ in range(12):
+            for _ in range(walk.draw.randrange(1, 12)):
+                walk.step()
+            walk.check()
+        walk.registry.close()
+
+
 # == Replay: replay, compare, bisect, export_test =============================
 
 
