@@ -6586,14 +6586,18 @@ class _Journal:
             self._transact(None, self._prune, entry, var._log.head, first)
 
     def _prune(self, entry: _Entry, head: _Head, first: int) -> None:
-        """Remove what a line, or those it shares rows with, no longer need when it keeps from *first* on."""
-        log, layout, bases, top = entry.var._log, head[2], None, entry
+        """Remove the rows that a line no longer needs when it keeps from *first* on, and write its header."""
+        log, layout, bases = entry.var._log, head[2], None
         if first > layout.first:
             bases = log._bases(head, first) if log.merges else None
             since = layout.since if layout.first > 1 else layout.times[1]
             head = head[0], head[1], layout.but(first=first, since=since), head[3]
         self.coming[log] = head, bases
-        removed = self._remove_rows(entry, self._needed(entry))
+        self._sweep(entry)
+
+    def _sweep(self, entry: _Entry) -> None:
+        """Remove the rows that a line, and those it shares rows with, no longer need, and write what changed."""
+        top, removed = entry, self._remove_rows(entry, self._needed(entry))
         while top.shares and top.parent is not None:
             top = top.parent
             removed = self._remove_rows(top, self._needed(top)) or removed
@@ -6801,8 +6805,7 @@ class _Journal:
                 self._set(self.entries, line._log, None)
                 self._set(self.ids, line._log.line, None)
         if parent is not None and parent.var._log in self.entries:
-            head = parent.var._head()
-            self._prune(parent, head, head[2].first)
+            self._sweep(parent)
 
     def _add(self, table: _Table, added: List[Tuple[str, Any]], new: List[_Entry]) -> None:
         """Enter what has come into a table."""

@@ -8758,24 +8758,23 @@ def test_the_making_of_a_namespace_is_neither_heard_nor_undone():
 JOURNALLED = "state.db"
 
 
-def facts_of(log):
-    """Return what undo, redo and merge go by, without the lines they name."""
-    facts = {
-        index: (fact.stands_for, fact.undone, fact.merged and fact.merged[1:]) for index, fact in log.facts.items()
-    }
+def facts_of(log, alive):
+    """Return what undo, redo and merge go by; merges with lines that are still there."""
+    known = [(index, fact, fact.merged and fact.merged[0] in alive) for index, fact in log.facts.items()]
+    facts = {index: (fact.stands_for, fact.undone, fact.merged[1:] if mine else None) for index, fact, mine in known}
     facts = {index: fact for index, fact in facts.items() if fact != (index, (), None)}
-    return facts, sorted((entry, *base) for (entry, line), base in log.bases.items() if line() is not None)
+    return facts, sorted((entry, *base) for (entry, line), base in log.bases.items() if line() in alive)
 
 
 def state(registry):
     """Return all that can be seen of a registry, and what its verbs go by."""
-    lines = {}
+    lines, alive = {}, {var._log.line for var in registry._lines()}
     for var in registry._lines():
         log, layout = var._log, var._log.head[2]
         records = [(record.index, record.value, record.label, record._time) for record in var.history()]
         forks = [(fork.at, fork.stored) for fork in var._forks[1:]]
         options = var._keep, var._traced, var._pack is alma._pack, layout.first, layout.since, layout.frozen
-        lines[var.name] = records, forks, options, var._origin, facts_of(log)
+        lines[var.name] = records, forks, options, var._origin, facts_of(log, alive)
     spaces = {
         name: (list(space._keys.current()), space.snapshot(), space.is_frozen)
         for name, space in registry._namespaces.current().items()
