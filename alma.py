@@ -30,6 +30,7 @@ The rooms of this file, top to bottom; a name refers only upward:
     Variables       AlmaVar: the lock, the clock, the guests, the verbs
     Registries      AlmaRegistry: variables by name, transactions, consistent cuts
     Namespaces      AlmaNamespace: a dict whose keys are variables
+    Codec           values to tagged JSON and back; guarded pickle
     Replay          replay, compare, bisect, export_test
     Defaults        the default registry and the module-level functions
     Command line    main(argv=None) -> int
@@ -47,10 +48,11 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter, OrderedDict, defaultdict, deque
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, is_dataclass
+from dataclasses import fields as fields_of
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
-from functools import partial, wraps
-from itertools import combinations, product, repeat, takewhile, zip_longest
+from functools import cached_property, lru_cache, partial, wraps
+from itertools import accumulate, combinations, product, repeat, takewhile, zip_longest
 from time import monotonic, sleep, time_ns
 from types import CodeType
 from typing import (
@@ -93,6 +95,7 @@ __all__ = [
     "ChangeRecord",
     "CodecError",
     "Compress",
+    "DamagedTextError",
     "Divergence",
     "DuplicateNameError",
     "Encrypt",
@@ -112,6 +115,7 @@ __all__ = [
     "Step",
     "SyncError",
     "UnknownNameError",
+    "Unresolved",
     "UntrustedDataError",
     "Validator",
     "all_vars",
@@ -120,6 +124,7 @@ __all__ = [
     "compare_values",
     "export_test",
     "flush",
+    "from_json",
     "get_registry",
     "get_var",
     "invert",
@@ -131,6 +136,7 @@ __all__ = [
     "restore",
     "snapshot",
     "theirs",
+    "to_json",
     "transaction",
     "undo",
     "unregister",
@@ -377,6 +383,17 @@ class UntrustedDataError(FileFormatError):
         self.mentioned = list(mentioned)
         names = ", ".join(self.mentioned)
         super().__init__(path, f"holds more than data ({names}); trust=True loads it if you know who wrote it")
+
+
+class DamagedTextError(CodecError, FileFormatError):
+    """Raised when text that is read as a value is damaged, or was not written by Alma.
+
+    >>> str(DamagedTextError("a key stands twice in one object"))
+    'text: a key stands twice in one object; only what to_json() or save() wrote can be read'
+    """
+
+    def __init__(self, reason: str, path: str = "text") -> None:
+        FileFormatError.__init__(self, path, f"{reason}; only what to_json() or save() wrote can be read")
 
 
 class JournalError(AlmaError, OSError):
@@ -4006,6 +4023,805 @@ def _namespace(
             registry._monitor.run(made._put, _checked_key(key), made._pack(value), made._place(None), 0)
         namespaces[name] = made
     return made
+
+
+# == Codec: values to tagged JSON and back; guarded pickle ====================
+#
+# Knows nothing of variables or files. A value becomes a raw tree, which is what JSON can say, and that becomes text;
+# from_json(to_json(x)) equals x in every part and its type. What is read may be a stranger's: reading runs nothing,
+# takes time in proportion, and ends in a value or in one family of errors. Types that aren't named here need a name.
+
+_DEPTH = 200  # levels of a value
+_BRACKETS = 3 * _DEPTH + 40  # levels of text: no tag takes more than three for one of the value, and a file has its own
+_SHALLOW, _STACK = 40, _BRACKETS + 60  # deeper than the one, the stack must have room for the other: 3.8 may crash
+_PARTS = 20_000_000  # of a value, counted where it shares some: ten lists in one another can hold ten thousand million
+_LONG = 1 << 2_000  # ints beyond are written in hex: Python may be told to refuse more than 640 digits
+_HARD = 1 << 17  # bits of a fraction: what it takes to cancel it grows with their square, here 12 ms
+
+_PLAIN = {str, bool, type(None)}  # written as they are
+_LEAVES = {*_PLAIN, int, float}  # read as they are
+_ODD_FLOATS = {repr(value): value for value in map(float, ("nan", "inf", "-inf"))}
+_FACTORIES: Dict[str, Any] = {
+    kind.__name__: kind for kind in (bool, int, float, complex, str, bytes, list, tuple, deque, *_CONTAINERS)
+}
+_Types = Union[Iterable[type], Mapping[str, type]]
+
+
+def _stack_left() -> int:
+    """Return how many more calls Python allows here."""
+    frame, used = sys._getframe(), 0
+    while frame.f_back is not None:
+        frame, used = frame.f_back, used + 1
+    return sys.getrecursionlimit() - used
+
+
+# Text. A raw tree is None, a bool, int, float, str, list of them, or dict by str.
+
+
+@lru_cache(maxsize=None)
+def _json_tools() -> Tuple[Any, ...]:
+    """Return two writers, for most texts and for those with lone surrogates, two readers, and what they look for."""
+    import json
+    import re
+
+    def strict(pairs: List[Tuple[str, Any]]) -> Any:
+        made = dict(pairs)
+        if len(made) != len(pairs):
+            raise ValueError("a key stands twice in one object")
+        return "".join(made["$str"]) if len(made) == 1 and "$str" in made else made
+
+    def finite(text: str) -> float:
+        if float(text) - float(text) != 0:
+            raise ValueError("a number is beyond what a float can hold")
+        return float(text)
+
+    def refused(text: str) -> None:
+        raise ValueError(f"{text} is no JSON")
+
+    def short(text: str) -> int:
+        if len(text) > 4_300:
+            raise ValueError("a whole number has more than 4,300 digits")
+        return int(text)
+
+    options: Dict[str, Any] = {"check_circular": False, "allow_nan": False, "separators": (",", ":")}
+    return (
+        json.JSONEncoder(ensure_ascii=False, **options).encode,
+        json.JSONEncoder(ensure_ascii=True, **options).encode,
+        json.JSONDecoder(object_pairs_hook=strict, parse_constant=refused).decode,
+        json.JSONDecoder(object_pairs_hook=strict, parse_constant=refused, parse_float=finite, parse_int=short).decode,
+        re.compile(r"[0-9]{300}|[0-9][eE]\+?[0-9]{3}").search,
+        re.compile("(?<=[\ud800-\udbff])(?=[\udc00-\udfff])"),
+    )
+
+
+def _text(raw: Any) -> str:
+    """Return the one text of a raw tree; _parse gives the tree back. It can be encoded in UTF-8."""
+    kind = type(raw)
+    if kind is int and -_LONG < raw < _LONG:
+        return repr(raw)
+    write, write_ascii, _, _, _, halves = _json_tools()
+    text: str = write(raw)
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # lone surrogates go as escapes, and two that JSON would take for a pair apart
+        text = write_ascii(_apart(raw, halves) if halves.search(text) else raw)
+    return text
+
+
+def _apart(raw: Any, halves: Any) -> Any:
+    """Return a raw tree in which strings are cut where one surrogate follows another."""
+    if type(raw) is str:
+        return {"$str": halves.split(raw)} if halves.search(raw) else raw
+    if type(raw) is list:
+        return [_apart(part, halves) for part in raw]
+    if type(raw) is not dict:
+        return raw
+    if any(map(halves.search, raw)):
+        return {"$dict": [[_apart(key, halves), _apart(part, halves)] for key, part in raw.items()]}
+    return {key: _apart(part, halves) for key, part in raw.items()}
+
+
+_NO_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
+_MARKS = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
+
+
+def _levels(text: str) -> int:
+    """Return how deeply the brackets of a JSON text are nested, at the most. 5 ms for 100,000 rows."""
+    if text.count("[") + text.count("{") <= _SHALLOW:
+        return 0
+    if "\\" in text:
+        import re
+
+        text = re.sub(r"\\.", "", text, flags=re.DOTALL)
+    marks = text.encode("utf-8", "surrogatepass").translate(None, _NO_MARKS).replace(b'""', b"")
+    marks = b"".join(marks.split(b'"')[::2]).translate(_MARKS)  # without what stands in strings
+    for _ in range(8):  # most are gone after these, and each is a hundred times as fast as counting
+        marks = marks.replace(b"\x01\xff", b"")
+    return 8 + max(accumulate(array("b", marks)), default=0)
+
+
+def _parse(text: str, deepest: int = _BRACKETS) -> Any:
+    """Return the raw tree of a JSON text; DamagedTextError where it has none, or one that no value has."""
+    levels = _levels(text)
+    if levels > deepest or (levels > _SHALLOW and levels + 60 > _stack_left()):
+        raise DamagedTextError(f"it is nested more than {_DEPTH} levels deep, or than the stack allows here")
+    _, _, read, read_warily, suspicious, _ = _json_tools()
+    try:
+        return (read_warily if suspicious(text) else read)(text)
+    except ValueError as error:
+        raise DamagedTextError(str(error)) from None
+
+
+# Values. A tag is an object of one key that begins with "$"; a dict that looks like one is written as its pairs.
+
+
+class Unresolved:
+    """What stands for a value whose class was not named to the reader, or for a pickle that was not trusted.
+
+    *name* is the class's, or "pickle"; *data* is what was written of it: a dict of its fields, the name of a member,
+    bytes. It is written back as it was read, and becomes the value again where types= names the class.
+
+    >>> from_json('{"$object": ["Point", {"x": 1}]}')
+    Unresolved('Point', {'x': 1})
+    """
+
+    __slots__ = ("data", "name")
+
+    def __init__(self, name: str, data: Any) -> None:
+        self.name, self.data = name, data
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Unresolved):
+            return NotImplemented
+        return self.name == other.name and _same(self.data, other.data)
+
+    def __hash__(self) -> int:
+        data = self.data if isinstance(self.data, dict) else {"": self.data}
+        atoms = sorted((key, repr(part)) for key, part in data.items() if _is_atom(part))
+        return hash((self.name, tuple(atoms), len(data)))
+
+    def __repr__(self) -> str:
+        return f"Unresolved({self.name!r}, {self.data!r})"
+
+
+class _Unwritable(Exception):
+    """Raised where a value has no form in a file; encode() says where that was."""
+
+
+class _Kind(NamedTuple):
+    """How values of one type are written: under which name, what, and how a value is made of that again."""
+
+    name: str
+    take: Callable[[Any], Any]
+    make: Callable[[Any], Any]
+
+
+def _of_clock(value: Any) -> Any:
+    """Return what a datetime or time is made of: text alone where it is naive or in UTC."""
+    if (value.tzinfo is None or value.tzinfo is timezone.utc) and not value.fold:
+        return value.isoformat()
+    return [value.replace(tzinfo=None, fold=0).isoformat(), value.tzinfo, value.fold]
+
+
+def _to_clock(kind: Any, data: Any) -> Any:
+    if type(data) is str:
+        return kind.fromisoformat(data)
+    text, zone, fold = data
+    return kind.fromisoformat(text).replace(tzinfo=zone, fold=fold)
+
+
+def _of_fraction(value: Any) -> List[int]:
+    parts = [value.numerator, value.denominator]
+    if max(part.bit_length() for part in parts) > _HARD:
+        raise _Unwritable(f"a fraction of more than {_HARD:,} bits")
+    return parts
+
+
+@lru_cache(maxsize=None)
+def _standard_kinds() -> Dict[type, _Kind]:
+    """Return how the standard types are written. All that reading may need is imported here: 15 ms, once."""
+    import decimal
+    import fractions
+    import ipaddress
+    import pathlib
+    import uuid
+    from binascii import a2b_base64, b2a_base64
+
+    def text_of(data: Any) -> str:
+        return b2a_base64(data, newline=False).decode()
+
+    def to_fraction(data: Any) -> Any:
+        over, under = data
+        if max(over.bit_length(), under.bit_length()) > _HARD:
+            raise ValueError("it is too large")
+        return fractions.Fraction(over, under)
+
+    def to_uuid(data: Any) -> uuid.UUID:
+        text, safe = (data, None) if type(data) is str else data
+        return uuid.UUID(text, is_safe=uuid.SafeUUID(safe))
+
+    def of_uuid(value: uuid.UUID) -> Any:
+        return str(value) if value.is_safe.value is None else [str(value), value.is_safe.value]
+
+    kinds = {
+        bytes: _Kind("bytes", text_of, a2b_base64),
+        bytearray: _Kind("bytearray", text_of, lambda data: bytearray(a2b_base64(data))),
+        complex: _Kind("complex", lambda value: [value.real, value.imag], lambda data: complex(*data)),
+        range: _Kind("range", lambda value: [value.start, value.stop, value.step], lambda data: range(*data)),
+        type(...): _Kind("ellipsis", lambda value: None, lambda data: ...),
+        _Deleted: _Kind("deleted", lambda value: None, lambda data: DELETED),
+        date: _Kind("date", date.isoformat, date.fromisoformat),
+        time: _Kind("time", _of_clock, partial(_to_clock, time)),
+        datetime: _Kind("datetime", _of_clock, partial(_to_clock, datetime)),
+        timedelta: _Kind(
+            "timedelta", lambda value: [value.days, value.seconds, value.microseconds], lambda data: timedelta(*data)
+        ),
+        timezone: _Kind("timezone", lambda value: [*value.__getinitargs__()], lambda data: timezone(*data)),
+        decimal.Decimal: _Kind("Decimal", lambda value: str(value).replace("e", "E"), decimal.Decimal),
+        fractions.Fraction: _Kind("Fraction", _of_fraction, to_fraction),
+        uuid.UUID: _Kind("UUID", of_uuid, to_uuid),
+        uuid.SafeUUID: _Kind("SafeUUID", lambda value: value.value, uuid.SafeUUID),
+    }
+    texts: Dict[Any, Any] = {pathlib.PurePosixPath: None, pathlib.PureWindowsPath: None}
+    texts[pathlib.PosixPath], texts[pathlib.WindowsPath] = pathlib.PurePosixPath, pathlib.PureWindowsPath
+    texts[type(pathlib.Path())] = None  # the others' concrete paths can't be made here, so pure ones take their place
+    for name in ("Address", "Network", "Interface"):
+        texts.update({getattr(ipaddress, f"IPv{version}{name}"): None for version in (4, 6)})
+    for kind, instead in texts.items():
+        kinds[kind] = _Kind(kind.__name__, str, instead or kind)
+    if sys.version_info >= (3, 9):
+        import zoneinfo
+
+        kinds[zoneinfo.ZoneInfo] = _Kind("ZoneInfo", lambda value: value.key, zoneinfo.ZoneInfo)
+    return kinds
+
+
+# Types that the caller names. Each gives the data that stands for a value: a dict of its fields, or a member's name.
+
+
+def _enum_kind(name: str, kind: Any) -> _Kind:
+    def take(member: Any) -> Any:
+        if kind.__members__.get(member.name) is member:
+            return member.name
+        if issubclass(kind, enum.Flag):
+            return member.value
+        raise _Unwritable(f"{member!r}, which is no member of its class")
+
+    def make(data: Any) -> Any:
+        if type(data) is int and issubclass(kind, enum.Flag) and data.bit_length() <= 1_024:
+            return kind(data)
+        return kind.__members__[data]
+
+    return _Kind(name, take, make)
+
+
+def _fields_kind(name: str, kind: Any) -> _Kind:
+    """Return how a dataclass or namedtuple is written: without running what makes or checks its objects."""
+    as_tuple = issubclass(kind, tuple)
+    fields = {} if as_tuple else {field.name: field for field in fields_of(kind)}
+    names = kind._fields if as_tuple else tuple(fields)
+    defaults = kind._field_defaults if as_tuple else {}
+
+    def take(value: Any) -> Dict[str, Any]:
+        beside = [key for key in getattr(value, "__dict__", ()) if key not in names and not _is_cache(kind, key)]
+        if beside:
+            raise _Unwritable(f"an object with {beside[0]!r} beside its fields")
+        return {field: getattr(value, field) for field in names if as_tuple or hasattr(value, field)}
+
+    def default(field: str) -> Any:
+        if as_tuple:
+            return defaults[field]
+        factory = fields[field].default_factory
+        return fields[field].default if factory is MISSING else factory()
+
+    def make(data: Any) -> Any:
+        unknown = set(data).difference(names)
+        if unknown:
+            raise ValueError(f"there is no field {min(unknown)!r}")
+        parts = {field: data[field] if field in data else default(field) for field in names}
+        if as_tuple:
+            return tuple.__new__(kind, parts.values())
+        made = object.__new__(kind)
+        for field, part in parts.items():
+            if part is not MISSING:
+                object.__setattr__(made, field, part)
+            elif fields[field].init:
+                raise ValueError(f"the field {field!r} is missing")
+        return made
+
+    return _Kind(name, take, make)
+
+
+def _is_cache(kind: type, key: str) -> bool:
+    """Tell whether an attribute only keeps what a cached_property has worked out."""
+    return isinstance(getattr(kind, key, None), cached_property)
+
+
+def _model_kind(name: str, kind: Any) -> _Kind:
+    """Return how a pydantic model is written: its fields, and with a "$" before them what it has beside."""
+    beside = {"$set": "__pydantic_fields_set__", "$extra": "__pydantic_extra__", "$private": "__pydantic_private__"}
+
+    def take(value: Any) -> Dict[str, Any]:
+        state = value.__getstate__()
+        data = {field: part for field, part in state["__dict__"].items() if not _is_cache(kind, field)}
+        plain = {"__pydantic_fields_set__": set(data), "__pydantic_extra__": {}}
+        more = {key: state.get(own) for key, own in beside.items() if state.get(own) != plain.get(own)}
+        return {**data, **{key: part for key, part in more.items() if part is not None}}
+
+    def make(data: Any) -> Any:
+        fields, made = kind.model_fields, kind.__new__(kind)
+        parts = {key: part for key, part in data.items() if key not in beside}
+        state = {
+            "__pydantic_fields_set__": data.get("$set", set(parts)),
+            "__pydantic_extra__": data.get("$extra", {} if kind.model_config.get("extra") == "allow" else None),
+            "__pydantic_private__": data.get("$private"),
+        }
+        for field in fields:
+            if field not in parts:
+                if fields[field].is_required():
+                    raise ValueError(f"the field {field!r} is missing")
+                parts[field] = fields[field].get_default(call_default_factory=True)
+        if len(parts) > len(fields):
+            raise ValueError(f"there is no field {min(set(parts).difference(fields))!r}")
+        made.__setstate__({"__dict__": parts, **state})
+        return made
+
+    return _Kind(name, take, make)
+
+
+def _named_kinds(types: _Types) -> Dict[str, Tuple[type, _Kind]]:
+    """Return the types that a caller names, each under its name; TypeError or ValueError where that can't be."""
+    if isinstance(types, Mapping):
+        pairs = list(types.items())
+    else:
+        pairs = [(getattr(kind, "__qualname__", "").rpartition("<locals>.")[2], kind) for kind in types]
+    named: Dict[str, Tuple[type, _Kind]] = {}
+    for name, kind in pairs:
+        if not isinstance(name, str) or named.get(name, (kind,))[0] is not kind:
+            raise ValueError(f"two types are named {name!r}; types={{'one': A, 'other': B}} tells them apart")
+        named[name] = kind, _named_kind(name, kind)
+    return named
+
+
+def _named_kind(name: str, kind: Any) -> _Kind:
+    """Return how a type that a caller names is written; TypeError for what is none of the four kinds."""
+    if isinstance(kind, type):
+        pydantic = sys.modules.get("pydantic")
+        if issubclass(kind, enum.Enum):
+            return _enum_kind(name, kind)
+        if pydantic is not None and issubclass(kind, pydantic.BaseModel):
+            return _model_kind(name, kind)
+        as_tuple = issubclass(kind, tuple) and kind is not tuple and hasattr(kind, "_field_defaults")
+        if as_tuple or (is_dataclass(kind) and _is_bare(kind)):
+            return _fields_kind(name, kind)
+    raise TypeError(f"types= takes enums, dataclasses, named tuples and pydantic models, not {kind!r}")
+
+
+def _is_bare(kind: type) -> bool:
+    """Tell whether objects of a class hold nothing but attributes: no items of a dict, no arguments of an error."""
+    return not any(isinstance(vars(base).get("__new__"), type(len)) for base in kind.__mro__[:-1])
+
+
+def _listed(raw: Any) -> List[Any]:
+    """Return a raw tree that has to be a list."""
+    if type(raw) is not list:
+        raise DamagedTextError("there is no list where one has to be")
+    return raw
+
+
+class _Codec:
+    """Turns values to raw trees and text, and back, with the types that a caller names.
+
+    pickles=True writes a nested pickle of what has no other form; trust=True runs such pickles on the way back.
+    """
+
+    def __init__(self, types: _Types = (), pickles: bool = False, trust: bool = False) -> None:
+        self._named = _named_kinds(types)
+        self._pickles, self._trust, self._parts = pickles, trust, 0
+        self._known = dict(reversed([*self._named.values()]))  # of two names for one type the first is written
+
+    # Writing. A value is met with the level on which it stands. Where one can't be written, the whole is given up,
+    # and only then is it looked for: the many that can be are not to pay for it.
+
+    def encode(self, value: Any, path: str = "value") -> Any:
+        """Return the raw tree of *value*; CodecError naming the part that has none."""
+        self._parts = 0
+        try:
+            return self._raw(value, 0)
+        except _Unwritable as error:
+            where, reason = self._culprit(value, path, str(error))
+        raise CodecError(where, reason)
+
+    def text(self, value: Any) -> str:
+        """Return the text of *value*."""
+        return _text(self.encode(value))
+
+    def _raw(self, value: Any, level: int) -> Any:
+        kind = type(value)
+        if kind in _PLAIN:
+            return value
+        if kind is int:
+            return value if -_LONG < value < _LONG else {"$int": hex(value)}
+        if kind is float:
+            return value if value - value == 0 else {"$float": repr(value)}
+        if level >= _DEPTH or (level == _SHALLOW and _stack_left() < _STACK):
+            raise _Unwritable(f"nested more than {_DEPTH} levels deep, or than the stack allows here")
+        if kind is list:
+            return self._raws(value, level)
+        if kind is dict:
+            return self._raw_dict(value, level)
+        write = _WRITERS.get(kind)
+        if write is not None:
+            return write(self, value, level)
+        return self._raw_object(value, level)
+
+    def _count(self, parts: int) -> None:
+        self._parts += parts
+        if self._parts > _PARTS:
+            raise CodecError("value", f"more than {_PARTS:,} parts", "keep some of them out")
+
+    def _raws(self, values: Any, level: int) -> List[Any]:
+        self._count(len(values))
+        if _PLAIN.issuperset(map(type, values)):
+            return list(values)
+        raws = []
+        for part in values:  # a loop, here and below: a comprehension would take one more level of the stack
+            raws.append(part if type(part) in _PLAIN else self._raw(part, level + 1))
+        return raws
+
+    def _raw_dict(self, value: Any, level: int) -> Any:
+        if not _JUST_STR.issuperset(map(type, value)) or (len(value) == 1 and next(iter(value))[:1] == "$"):
+            return {"$dict": self._raw_pairs(value, level)}
+        self._count(len(value))
+        raws = {}
+        for key, part in value.items():
+            raws[key] = part if type(part) in _PLAIN else self._raw(part, level + 1)
+        return raws
+
+    def _raw_pairs(self, value: Any, level: int) -> List[Any]:
+        self._count(len(value))
+        raws = []
+        for key, part in value.items():
+            raws.append([self._raw(key, level + 1), self._raw(part, level + 1)])
+        return raws
+
+    def _raw_set(self, value: Any, level: int) -> Any:
+        raws = self._raws(value, level)
+        alike = set(map(type, raws)) in ({str}, {int})  # in one order, so that equal sets have one text
+        return {f"${type(value).__name__}": sorted(raws) if alike else sorted(raws, key=_text)}
+
+    def _raw_defaultdict(self, value: Any, level: int) -> Any:
+        factory = value.default_factory
+        name: Any = getattr(factory, "__name__", None)
+        if factory is not None and _FACTORIES.get(name) is not factory:
+            raise _Unwritable(f"a defaultdict of {factory!r}")
+        return {"$defaultdict": [name, *self._raw_pairs(value, level)]}
+
+    def _raw_object(self, value: Any, level: int) -> Any:
+        kind = type(value)
+        if kind in self._known:
+            row = self._known[kind]
+            return {"$object": [row.name, self._raw(row.take(value), level)]}
+        if kind is Unresolved:
+            data = self._raw(value.data, level)
+            if value.name == "pickle" and type(value.data) is bytes:
+                return {"$pickle": data["$bytes"]}
+            return {"$object": [value.name, data]}
+        row = _standard_kinds().get(kind)
+        if row is not None:
+            return {f"${row.name}": self._raw(row.take(value), level)}
+        if not self._pickles:
+            raise _Unwritable(f"a {kind.__qualname__}")
+        try:
+            return {"$pickle": self._raw(pickle.dumps(value, 4), level)["$bytes"]}
+        except Exception as error:
+            raise _Unwritable(f"a {kind.__name__} ({type(error).__name__}: {error})") from None
+
+    def _culprit(self, value: Any, path: str, reason: str) -> Tuple[str, str]:
+        """Return where in *value* the part stands that can't be written, and why it can't be."""
+        above = [value]
+        while True:
+            for step, part in self._steps(above[-1]):
+                if any(part is one for one in above):
+                    return path + step(), "it holds itself"
+                self._parts = 0
+                try:
+                    self._raw(part, len(above))
+                except _Unwritable as error:
+                    path, reason = path + step(), str(error)
+                    above.append(part)
+                    break
+            else:
+                return path, reason
+
+    def _steps(self, value: Any) -> Iterator[Tuple[Callable[[], str], Any]]:
+        """Yield the parts of a value, each with how it is reached."""
+        kind = type(value)
+        if kind in self._known:
+            data = self._known[kind].take(value)
+            for field, part in data.items() if type(data) is dict else ():
+                yield partial(".".__add__, str(field)), part
+        elif issubclass(kind, dict) and kind in _CONTAINERS:
+            for key, part in value.items():
+                yield partial(_shown_path, (key,)), part
+                yield partial("{}, its key".format, _shown_path((key,))), key
+        elif kind in _CONTAINERS and kind is not bytearray:
+            for index, part in enumerate(value):
+                yield partial(_shown_path, (index,)), part
+
+    # Reading.
+
+    def decode(self, raw: Any) -> Any:
+        """Return the value of a raw tree, which may share parts with it; DamagedTextError where it has none."""
+        try:
+            return self._value(raw, 0)
+        except (DamagedTextError, MemoryError):
+            raise
+        except Exception as error:  # made of what a stranger wrote, a value may fail in any way
+            raise DamagedTextError(f"no value is written so: {type(error).__name__}: {error}"[:300]) from error
+
+    def value(self, text: str) -> Any:
+        """Return the value of a text."""
+        if '"$' in text or "\\u0024" in text:
+            return self.decode(_parse(text))
+        return _parse(text, _DEPTH)  # no tags: the raw tree is the value
+
+    def _value(self, raw: Any, level: int) -> Any:
+        kind = type(raw)
+        if kind in _LEAVES:
+            return raw
+        if level >= _DEPTH or (level == _SHALLOW and _stack_left() < _STACK):
+            raise DamagedTextError(f"it is nested more than {_DEPTH} levels deep, or than the stack allows here")
+        if kind is dict:
+            if len(raw) == 1:
+                ((tag, data),) = raw.items()
+                if tag[:1] == "$":
+                    read = _READERS.get(tag)
+                    if read is not None:
+                        return read(self, data, level)
+                    return _made(_standard_tags()[tag], self._value(data, level))
+            values = {}
+            for key, part in raw.items():
+                values[key] = part if type(part) in _LEAVES else self._value(part, level + 1)
+            return values
+        return self._values(raw, level)
+
+    def _values(self, raws: Any, level: int) -> List[Any]:
+        values = []
+        for part in _listed(raws):
+            values.append(part if type(part) in _LEAVES else self._value(part, level + 1))
+        return values
+
+    def _pairs(self, raws: Any, level: int) -> Dict[Any, Any]:
+        made = {}
+        for pair in _listed(raws):
+            key, part = _listed(pair)
+            made[self._value(key, level + 1)] = self._value(part, level + 1)
+        if len(made) != len(raws):
+            raise ValueError("a key stands twice")
+        return made
+
+    def _set(self, raws: Any, level: int) -> Set[Any]:
+        made = set(self._values(raws, level))
+        if len(made) != len(raws):
+            raise ValueError("a member stands twice")
+        return made
+
+    def _deque(self, data: Any, level: int) -> Any:
+        made: Deque[Any] = deque(self._values(data[1:], level), data[0])
+        if len(made) != len(data) - 1 or type(data[0]) is bool:
+            raise ValueError("it holds more than it may")
+        return made
+
+    def _object(self, data: Any, level: int) -> Any:
+        name, raw = _listed(data)
+        inner = self._value(raw, level)
+        if type(name) is not str or type(inner) not in (dict, str, int):
+            raise ValueError("it is not as Alma writes it")
+        if name not in self._named:
+            return Unresolved(name, inner)
+        return self._named[name][1].make(inner)
+
+    def _pickle(self, data: Any, level: int) -> Any:
+        packed = _made(_standard_tags()["$bytes"], data)
+        return pickle.loads(packed) if self._trust else Unresolved("pickle", packed)
+
+
+def _made(row: _Kind, data: Any) -> Any:
+    """Return what *data* makes, if it is what would be written of it."""
+    value = row.make(data)
+    if not _same(row.take(value), data):
+        raise ValueError("it is not as Alma writes it")
+    return value
+
+
+@lru_cache(maxsize=None)
+def _standard_tags() -> Dict[str, _Kind]:
+    return {f"${row.name}": row for row in _standard_kinds().values()}
+
+
+def _hexadecimal(codec: _Codec, data: Any, level: int) -> int:
+    number = int(data, 16)
+    if -_LONG < number < _LONG or hex(number) != data:
+        raise ValueError("it is not as Alma writes it")
+    return number
+
+
+_JUST_STR = {str}
+
+# Containers, and the rest that takes a codec: how they are written, and read.
+_WRITERS: Dict[type, Callable[[_Codec, Any, int], Any]] = {
+    tuple: lambda codec, value, level: {"$tuple": codec._raws(value, level)},
+    set: _Codec._raw_set,
+    frozenset: _Codec._raw_set,
+    OrderedDict: lambda codec, value, level: {"$OrderedDict": codec._raw_pairs(value, level)},
+    Counter: lambda codec, value, level: {"$Counter": codec._raw_pairs(value, level)},
+    deque: lambda codec, value, level: {"$deque": [value.maxlen, *codec._raws(value, level)]},
+    defaultdict: _Codec._raw_defaultdict,
+}
+_READERS: Dict[str, Callable[[_Codec, Any, int], Any]] = {
+    "$int": _hexadecimal,
+    "$float": lambda codec, data, level: _ODD_FLOATS[data],
+    "$dict": _Codec._pairs,
+    "$tuple": lambda codec, data, level: tuple(codec._values(data, level)),
+    "$set": _Codec._set,
+    "$frozenset": lambda codec, data, level: frozenset(codec._set(data, level)),
+    "$OrderedDict": lambda codec, data, level: OrderedDict(codec._pairs(data, level)),
+    "$Counter": lambda codec, data, level: Counter(codec._pairs(data, level)),
+    "$deque": _Codec._deque,
+    "$defaultdict": lambda codec, data, level: defaultdict(
+        None if data[0] is None else _FACTORIES[data[0]], codec._pairs(data[1:], level)
+    ),
+    "$object": _Codec._object,
+    "$pickle": _Codec._pickle,
+}
+
+
+def to_json(value: Any, types: _Types = ()) -> str:
+    """Return *value* as JSON text, of which from_json makes it again.
+
+    Exact in value, type and order, for the types of the standard library that hold values. Enums, dataclasses, named
+    tuples and pydantic models are written under the name that *types* gives them: a list of classes, each by its own
+    name, or a dict of them. CodecError says where a part stands that can't be written. O(size), 0.1 us a number.
+
+    >>> to_json({"size": (3, 4)})
+    '{"size":{"$tuple":[3,4]}}'
+    """
+    return _Codec(types).text(value)
+
+
+def from_json(text: Union[str, bytes], types: _Types = ()) -> Any:
+    """Return the value that to_json wrote; safe with any text, in str or UTF-8.
+
+    A class that *types* does not name comes as Unresolved. No class's own code runs, but for the defaults of fields
+    that are missing. Concrete paths of another system come as pure ones. DamagedTextError for all else. O(size).
+
+    >>> from_json('{"size":{"$tuple":[3,4]}}')
+    {'size': (3, 4)}
+    """
+    if isinstance(text, (bytes, bytearray)):
+        try:
+            text = bytes(text).decode()
+        except UnicodeDecodeError as error:
+            raise DamagedTextError(f"it is not in UTF-8: {error}") from None
+    if not isinstance(text, str):
+        raise TypeError(f"JSON is a str or bytes, not a {type(text).__name__}")
+    return _Codec(types).value(text)
+
+
+# Pickles. Of the opcodes, only those that push data and those that fill lists and dicts with it. The C unpickler, which
+# may name nothing, runs only after each opcode has been looked at; what else a pickle names is for the error.
+
+_PUSHES = {
+    "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT",
+    "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8",
+}  # fmt: skip
+_OPENS = {"EMPTY_LIST": "l", "EMPTY_DICT": "d", "MARK": "("}
+_FILLS = {"APPEND", "APPENDS", "SETITEM", "SETITEMS"}
+_PROTOCOLS = {("PROTO", number) for number in (2, 3, 4, 5)}
+_NAMES = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID"}
+
+
+class _DataUnpickler(pickle.Unpickler):
+    """Names nothing."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Refuse."""
+        raise pickle.UnpicklingError(f"{module}.{name} is no data")
+
+
+def _mentioned(operation: str, argument: Any, strings: Sequence[str]) -> str:
+    """Return what an opcode names, as text that is fit to be shown."""
+    if operation == "STACK_GLOBAL":
+        argument = ".".join(strings[-2:]) or "a name out of its memo"
+    elif operation in ("GLOBAL", "INST"):
+        argument = argument.replace(" ", ".", 1)
+    else:
+        argument = f"{'persistent id' if 'PERS' in operation else 'extension'} {argument}"
+    return ascii(argument[:100])[1:-1]
+
+
+class _DataStack(List[str]):
+    """What opcodes of data leave on the stack, a letter for each; ValueError where one can't use what it finds."""
+
+    nested = 0  # lists and dicts on the stack: no value can be nested more deeply
+
+    def take(self, operation: str, argument: Any) -> bool:
+        """Do what an opcode does to the stack; False for one that is not of data."""
+        if operation in _PUSHES:
+            self.append("s" if type(argument) is str else "a")
+        elif operation in _OPENS:
+            self.append(_OPENS[operation])
+            self.nested += operation != "MARK"
+        elif operation in _FILLS:
+            self._fill(operation)
+        else:
+            return operation in ("FRAME", "STOP")
+        return True
+
+    def _fill(self, operation: str) -> None:
+        """Take off what goes into the list or dict below it."""
+        many, holder = operation.endswith("S"), "l" if operation[0] == "A" else "d"
+        start = len(self) - (1 if holder == "l" else 2)
+        if many:
+            start = len(self) - self[::-1].index("(")
+        parts = self[start:]
+        del self[start - many :]
+        keys = parts[::2] if holder == "d" else ()
+        if "(" in parts or self[-1] != holder or any(key != "s" for key in keys) or (keys and len(parts) % 2):
+            raise ValueError("an opcode finds on the stack what it can't use")
+        self.nested -= parts.count("l") + parts.count("d")
+
+
+def _write_pickle(skeleton: Any) -> bytes:
+    """Return a tree of lists, dicts by str, and plain values as a pickle that _read_pickle reads."""
+    chunks = io.BytesIO()
+    pickler = pickle.Pickler(chunks, 4)
+    pickler.fast = True  # no memo: the opcodes for it are among those that are refused
+    pickler.dump(skeleton)
+    return chunks.getvalue()
+
+
+def _read_pickle(data: bytes, name: str) -> Any:
+    """Return the lists, dicts and plain values of a pickle that holds nothing else. 1 us an opcode.
+
+    UntrustedDataError with all that it names where it names anything; FileFormatError for whatever else is wrong.
+    """
+    mentioned: Dict[str, None] = {}
+    try:
+        refused = _look_through(data, mentioned)
+        if not refused and not mentioned:
+            return _DataUnpickler(io.BytesIO(data)).load()
+    except MemoryError:
+        raise
+    except Exception as error:  # the standard library promises no one family for damaged pickles
+        refused = f"it is a damaged pickle ({ascii(str(error))[1:-1][:200]})"
+    if mentioned:
+        raise UntrustedDataError(name, mentioned)
+    raise FileFormatError(name, f"{refused}; pickle.load() reads others, if you know who wrote it")
+
+
+def _look_through(data: bytes, mentioned: Dict[str, None]) -> str:
+    """Look at every opcode, note what they mention, and return why the pickle can't be loaded, or nothing."""
+    from pickletools import genops
+
+    stack, strings, refused, end = _DataStack(), deque(["", ""], 2), "", 0
+    for number, (operation, argument, at) in enumerate(genops(data)):
+        kind, end = operation.name, (at or 0) + 1
+        if type(argument) is str:
+            strings.append(argument)
+        if kind in _NAMES:
+            if len(mentioned) < 100:
+                mentioned[_mentioned(kind, argument, strings)] = None
+        elif not refused and not (stack.take(kind, argument) if number else (kind, argument) in _PROTOCOLS):
+            refused = f"it is a pickle with {kind} {argument}"[:100]
+        elif stack.nested > _DEPTH or number > _PARTS:
+            refused = refused or "it is a pickle too large or nested too deeply"
+    if not refused and (end != len(data) or len(stack) != 1):
+        refused = "something stands behind its end"
+    return refused
 
 
 # == Replay: replay, compare, bisect, export_test =============================

@@ -53,6 +53,7 @@ from alma import (
     Change,
     ChangeRecord,
     CodecError,
+    DamagedTextError,
     DuplicateNameError,
     FileFormatError,
     FrozenError,
@@ -405,6 +406,7 @@ ERRORS = [
     ),
     (MergeConflict("x", [(("a", 0), 1, 2, 3)]), Exception, {"conflicts": [(("a", 0), 1, 2, 3)]}, "['a'][0]; pass res"),
     (CodecError("value[3]", "a function"), TypeError, {"path": "value[3]", "reason": "a function"}, "types="),
+    (DamagedTextError("no JSON"), CodecError, {"path": "text", "reason": "no JSON"}, "what to_json()"),
     (FileFormatError("a.json", "no digest"), ValueError, {"path": "a.json", "reason": "no digest"}, "a.json"),
     (UntrustedDataError("a", ["os.system"]), FileFormatError, {"path": "a", "mentioned": ["os.system"]}, "trust=True"),
     (JournalError("a.db", "disk full"), OSError, {"path": "a.db", "reason": "disk full"}, "nothing was changed"),
@@ -8742,6 +8744,9 @@ def test_the_making_of_a_namespace_is_neither_heard_nor_undone():
     ns["b"] = 2
     assert (dict(ns), heard) == ({"a": 1, "b": 2}, [("n.b", 2)])
     assert registry.watch("n.a", 5) is ns.var("a") and registry.watch("n.b", 5) is ns.var("b")
+
+
+# == Codec: values to tagged JSON and back; guarded pickle ====================
 
 
 # == Replay: replay, compare, bisect, export_test =============================
