@@ -5207,7 +5207,7 @@ def _written(
     if shares:
         assert parent is not None
         before = _digest_at(lines, parent, at)
-        known = {**taken[parent].facts, **facts}
+        known = {**facts, **{n: last for n, last in taken[parent].facts.items() if n == at}}  # it may have pruned it
     gaps = [index for index, last in zip(indices, [at if shares else -1, *indices]) if index != last + 1]
     raw_facts: List[Any] = [None] * len(indices)
     for position, index in enumerate(indices) if facts else ():
@@ -6015,13 +6015,16 @@ def _replacing(path: str) -> Generator[Tuple[int, str], None, None]:
             os.close(file)
 
 
+def _write_all(file: int, rest: memoryview) -> None:
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
 def _write_beside(path: str, chunks: Iterable[bytes]) -> None:
     """Write a file whole or not at all."""
     with _replacing(path) as (file, _):
         for chunk in chunks:
-            rest = memoryview(chunk)
-            while rest:
-                rest = rest[os.write(file, rest) :]
+            _write_all(file, memoryview(chunk))
 
 
 def _classes(types: _Types) -> Dict[str, type]:
