@@ -53,6 +53,7 @@ from alma import (
     Change,
     ChangeRecord,
     CodecError,
+    DamagedTextError,
     DuplicateNameError,
     FileFormatError,
     FrozenError,
@@ -409,6 +410,7 @@ ERRORS = [
     ),
     (MergeConflict("x", [(("a", 0), 1, 2, 3)]), Exception, {"conflicts": [(("a", 0), 1, 2, 3)]}, "['a'][0]; pass res"),
     (CodecError("value[3]", "a function"), TypeError, {"path": "value[3]", "reason": "a function"}, "types="),
+    (DamagedTextError("no JSON"), CodecError, {"path": "text", "reason": "no JSON"}, "what to_json()"),
     (FileFormatError("a.json", "no digest"), ValueError, {"path": "a.json", "reason": "no digest"}, "a.json"),
     (UntrustedDataError("a", ["os.system"]), FileFormatError, {"path": "a", "mentioned": ["os.system"]}, "trust=True"),
     (JournalError("a.db", "disk full"), OSError, {"path": "a.db", "reason": "disk full"}, "nothing was changed"),
@@ -8753,6 +8755,171 @@ def test_the_making_of_a_namespace_is_neither_heard_nor_undone():
 # == Files: save / load =======================================================
 
 
+SUFFIXES = "json", "pickle", "db"
+
+
+def lines_of(var):
+    """Yield a variable and its branches, each with its full name."""
+    yield var
+    yield from var.branches().values()
+
+
+def stack_of(undone):
+    """What redo would bring back, next first."""
+    found = []
+    while undone:
+        found.append(undone[0])
+        undone = undone[1]
+    return found
+
+
+def line_state(var, names):
+    """All that is known of one variable or branch; *names* are those of the lines that count."""
+    log, head = var._log, var._head()
+    layout = head[2]
+    facts, bases = {}, []
+    for record in var:
+        stands, undone, merged = log.standing(record.index)
+        known = merged is not None and merged[0] in names
+        taken = (names[merged[0]], merged[1], alma._unpack(merged[2])) if known else None
+        facts[record.index] = stands, stack_of(undone), taken
+    for (entry, line), base in log.bases.items():
+        if line() in names:
+            bases.append((entry, names[line()], base[:3], alma._unpack(base.stored)))
+    return {
+        "records": [(record.index, record._time, record.label, repr(alma._value_again(record))) for record in var],
+        "layout": (layout.first, layout.since if layout.first > 1 else 0, layout.frozen),
+        "options": (var._keep, bool(var._traced), var._pack is alma._pack, var._origin),
+        "facts": facts,
+        "bases": sorted(bases, key=repr),
+        "forks": [(names.get(fork.line), fork.at, repr(alma._unpack(fork.stored))) for fork in var._forks],
+    }
+
+
+def var_state(var):
+    """All that is known of a variable and its branches."""
+    lines = list(lines_of(var))
+    names = {line._log.line: line.name for line in lines}
+    return {line.name: line_state(line, names) for line in lines}
+
+
+def registry_state(registry):
+    """All that is known of a registry."""
+    spaces = {
+        name: (list(space._keys.current().items()), space.is_frozen, space._options[5:], space._options.deep_copy)
+        for name, space in registry._namespaces.current().items()
+    }
+    return {name: var_state(var) for name, var in registry.all_vars().items()}, spaces
+
+
+SOME_VALUES = [
+    lambda draw: draw.randrange(5),
+    lambda draw: draw.choice(["", "text", "\ud800", 'quo"te', "new\nline", None, True, -0.0, 1e300, float("inf"), 10**30]),
+    lambda draw: {f"key{n}": draw.randrange(9) for n in range(draw.randrange(30))},
+    lambda draw: [{"a": [draw.random()]}, (1, b"bytes"), {2, 3}],
+    lambda draw: {"$tuple": [1], 3: "no string"},
+]
+
+
+def some_value(draw):
+    return draw.choice(SOME_VALUES)(draw)
+
+
+def random_verb(draw, var, lines):
+    """Do one of a variable's verbs, as *draw* says; what can't be done is left out."""
+    kin = [line for line in lines if line._forks[0] is var._forks[0]]
+    verbs = [
+        lambda: var.set(some_value(draw), label=draw.choice([None, None, "label", "\udfff"])),
+        lambda: var.set(some_value(draw)),
+        lambda: var.update(lambda value: [value]),
+        lambda: var.rollback(draw.randrange(len(var))),
+        lambda: var.reset(),
+        lambda: var.undo(draw.randrange(1, 4)),
+        lambda: var.undo(),
+        lambda: var.redo(draw.randrange(1, 3)),
+        lambda: var.branch(draw.choice("abc"), draw.choice([None, var.last_change().index // 2])),
+        lambda: var.branch(draw.choice("abc"), 0),
+        lambda: var.drop_branch(draw.choice(sorted(var.branches()))),
+        lambda: var.merge(draw.choice(kin), resolve=alma.ours),
+        lambda: var.merge(draw.choice(kin), resolve=alma.theirs),
+        lambda: var.prune(keep_last=draw.randrange(6)),
+        lambda: var.freeze(),
+        lambda: var.thaw(),
+        lambda: var.thaw(),
+    ]
+    with contextlib.suppress(AlmaError, IndexError, ValueError, RuntimeError):
+        draw.choice(verbs)()
+
+
+def random_step(draw, registry):
+    """Do one of a registry's verbs, or of those of its variables and namespaces."""
+    lines = [line for root in registry.all_vars().values() for line in lines_of(root)]
+    space = registry.namespace("space", exist_ok=True)
+    key = draw.choice("xyz")
+
+    def transaction():
+        with registry.transaction(draw.choice([None, "together"])):
+            for _ in range(draw.randrange(1, 5)):
+                random_verb(draw, draw.choice(lines), lines)
+
+    def watch():
+        registry.watch(draw.choice(["a", "b", "c"]), some_value(draw), overwrite=True, keep_last=draw.choice([None, 4]))
+
+    verbs = [
+        *[lambda: random_verb(draw, draw.choice(lines), lines)] * 8,
+        *[transaction] * 2,
+        watch,
+        lambda: registry.undo(),
+        lambda: registry.redo(),
+        lambda: space.__setitem__(key, some_value(draw)),
+        lambda: space.__setitem__(key, some_value(draw)),
+        lambda: space.__delitem__(key),
+        lambda: draw.choice([space.freeze, space.thaw, space.thaw])(),
+        lambda: registry.unregister(draw.choice(["b", "c"])),
+    ]
+    with contextlib.suppress(AlmaError, KeyError):
+        draw.choice(verbs)()
+
+
+def random_registry(draw, steps=60):
+    """A registry with a past of many verbs, under a clock that stands still."""
+    registry = AlmaRegistry(clock=lambda: 0)
+    registry.watch("a", 0)
+    registry.watch("shared", {"by": "owner"}, deep_copy=False, trace=True)
+    registry.namespace("space", {"x": 1}, keep_last=5)
+    for _ in range(steps):
+        random_step(draw, registry)
+    return registry
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_past_of_every_verb_comes_back_whole_and_goes_on_as_if_nothing_had_happened(suffix, tmp_path):
+    path = tmp_path / f"past.{suffix}"
+    for seed in range(rounds(40, 1_000)):
+        registry = random_registry(random.Random(seed))
+        registry.save(path)
+        assert alma.verify(path), seed
+        loaded = AlmaRegistry(clock=lambda: 0).load(path)
+        assert registry_state(loaded) == registry_state(registry), seed
+        loaded.namespace("space")
+        loaded._monitor.time = registry._monitor.time  # what was taken back has moved it on, too
+        draws = random.Random(-seed), random.Random(-seed)
+        for _ in range(30):
+            random_step(draws[0], registry)
+            random_step(draws[1], loaded)
+            assert registry_state(loaded) == registry_state(registry), seed
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_is_loaded_is_saved_to_the_same_bytes_of_json(suffix, tmp_path):
+    for seed in range(rounds(10, 100)):
+        registry = random_registry(random.Random(seed))
+        registry.save(tmp_path / "one.json")
+        registry.save(tmp_path / f"other.{suffix}")
+        alma.load(tmp_path / f"other.{suffix}").save(tmp_path / "again.json")
+        assert (tmp_path / "again.json").read_bytes() == (tmp_path / "one.json").read_bytes()
+        alma.load(tmp_path / "one.json").save(tmp_path / "one.json")
+        assert (tmp_path / "again.json").read_bytes() == (tmp_path / "one.json").read_bytes()
 # == Journal: the live SQLite journal =========================================
 
 JOURNALLED = "state.db"
