@@ -3072,9 +3072,10 @@ class AlmaVar(Generic[_T]):
         head = self._head() if dry_run else self._writable()
         first = _first_to_keep(head, keep, max(self._monitor.clock(), self._monitor.time))
         if not dry_run and first > head[2].first:
-            if self._monitor.journal is not None:
+            if self._monitor.journal is None:
+                self._log.prune(head, first)
+            else:
                 self._monitor.journal.prune(self, first)
-            self._log.prune(head, first)
         return first - head[2].first
 
     # -- branches: variables that share a past
@@ -5706,12 +5707,18 @@ def _rows_document(connection: Any, path: str, codec: _Codec) -> _Document:
         raise FileFormatError(path, f"can't be read: {error}") from error
 
 
-def _read_rows(connection: Any, path: str, codec: _Codec) -> _Document:
-    from itertools import groupby
-
+def _require_format(connection: Any, path: str) -> Dict[str, Any]:
+    """Return what a database says of itself; FileFormatError if that is not how this version writes them."""
     meta = dict(connection.execute("SELECT key, value FROM meta"))
     if meta.get("format") != _FORMAT:
         raise FileFormatError(path, f"is of format {meta.get('format')!r}; this Alma reads {_FORMAT!r}")
+    return meta
+
+
+def _read_rows(connection: Any, path: str, codec: _Codec) -> _Document:
+    from itertools import groupby
+
+    meta = _require_format(connection, path)
     lines: Dict[int, _Written] = {}
     for number, name, text, digest in connection.execute("SELECT id, name, header, digest FROM lines ORDER BY id"):
         header = _parse(text)
@@ -6218,7 +6225,8 @@ class _Entry:
     """What a journal knows of a line in its file.
 
     *newest* is how many records there are, and the digest of the last; *start* the first of its own rows behind the
-    gap, *before* the digest and the undone changes that it goes on from. *known* is what the header was made of.
+    gap, *before* the digest and the undone changes that it goes on from, None for those of the record that another line
+    shares with it. *known* is what the header was made of.
     """
 
     __slots__ = ("at", "before", "known", "newest", "number", "parent", "seal", "shares", "start", "var")
@@ -6227,7 +6235,7 @@ class _Entry:
         self.number, self.var, self.parent, self.shares = number, var, parent, shares
         self.at = var._forks[-1].at if parent is not None else -1
         self.start = self.at + 1 if shares else 1
-        self.before: Tuple[bytes, Tuple[Any, ...]] = b"", ()
+        self.before: Tuple[bytes, Optional[Tuple[Any, ...]]] = b"", ()
         self.newest: Tuple[int, bytes] = 0, b""
         self.known: Tuple[Any, ...] = ()
         self.seal = b""
@@ -6262,11 +6270,17 @@ class _Space:
         self.number, self.position, self.seal = number, position, seal
 
 
-# A write that is under way: the number of its SQLite transaction (0 for a lone row), how to take back what the journal
-# has noted meanwhile, the variable, head and notices to bring memory up with, and the registry's transaction.
-_Pending = Tuple[
-    int, List[Tuple[Any, Any, Any]], Optional[AlmaVar[Any]], Any, Iterable[_Notice], Optional[_Transaction]
-]
+class _Pending(NamedTuple):
+    """A write that is under way, and how to bring memory up with it: kept until memory is."""
+
+    number: int  # of its SQLite transaction; 0 for a lone row
+    undo: List[Tuple[Any, Any, Any]]  # how to take back what the journal has noted meanwhile
+    var: Optional[AlmaVar[Any]]
+    head: Optional[_Head]  # of the variable
+    first: int  # the oldest record it is to keep
+    notices: Iterable[_Notice]
+    transaction: Optional[_Transaction]
+
 
 _INSERT = "INSERT INTO records VALUES(?, ?, ?, ?, ?, ?, ?)"
 _DURABILITY = {"full": "FULL", "normal": "NORMAL"}
@@ -6353,7 +6367,7 @@ class _Journal:
         header, digest = line.header, b""
         if entry.shares and entry.parent is not None:
             digest = _digest_at(lines, entry.parent.number, entry.at)
-            entry.before = digest, log.standing(entry.at).undone
+            entry.before = digest, None
         else:
             entry.before = line.digests[0], ()
         if header["anchor"] is not None:
@@ -6467,31 +6481,26 @@ class _Journal:
             raise
 
     def _settle(self, pending: _Pending) -> None:
-        number, _, var, head, _, _ = pending
+        var = pending.var
         try:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
-            if number or var is None:
-                done = self.execute("SELECT value FROM meta WHERE key = 'commits'").fetchone() == (number,)
+            if pending.number or var is None:
+                done = self.execute("SELECT value FROM meta WHERE key = 'commits'").fetchone() == (pending.number,)
             else:
-                where = self.entries[var._log].number, head[0] - 1
-                row = self.execute("SELECT digest FROM records WHERE line = ? AND idx = ?", where).fetchone()
-                done = row == (self.entries[var._log].newest[1],)
+                number, (count, digest) = self.entries[var._log].number, self.entries[var._log].newest
+                row = self.execute("SELECT digest FROM records WHERE line = ? AND idx = ?", (number, count - 1))
+                done = row.fetchone() == (digest,)
         except self.errors as error:
             self._fail(error)
-        if done:
-            self._finish()
-            if var is not None:
-                var._retain()
-        else:
-            self._drop()
+        (self._finish if done else self._drop)()
 
     def _drop(self) -> None:
         """Take back what was noted of a change that is not in the file. May be interrupted and called again."""
         if self.pending is None:
             return
-        _, undo, _, _, _, transaction = self.pending
-        for thing, name, before in reversed(undo):
+        transaction = self.pending.transaction
+        for thing, name, before in reversed(self.pending.undo):
             if not isinstance(thing, dict):
                 setattr(thing, name, before)
             elif before is None:
@@ -6505,12 +6514,16 @@ class _Journal:
     def _finish(self) -> None:
         """Bring memory up to a change that is in the file. May be interrupted and called again."""
         assert self.pending is not None
-        _, _, var, head, notices, transaction = self.pending
+        _, _, var, head, first, notices, transaction = self.pending
         if transaction is not None:
             transaction.committed = True
         if var is not None:
-            var._log.head = head
+            log = var._log
+            if head is not None and log.head[0] < head[0]:
+                log.head = head
             self.monitor.notices.extend(notices)  # an iterator: what was interrupted adds none twice
+            if first > log.head[2].first:
+                log.prune(log.head, first)
         self.pending = None
 
     def _set(self, thing: Any, name: Any, value: Any) -> None:
@@ -6540,12 +6553,13 @@ class _Journal:
         *args: Any,
         var: Optional[AlmaVar[Any]] = None,
         head: Optional[_Head] = None,
+        first: int = 0,
         notices: Iterable[_Notice] = (),
     ) -> None:
         """Run step(*args), which writes, in one SQLite transaction, then bring memory up."""
         self._check()
         self.undo, self.coming = [], {}
-        self.pending = self.commits + 1, self.undo, var, head, notices, transaction
+        self.pending = _Pending(self.commits + 1, self.undo, var, head, first, notices, transaction)
         try:
             self._set(self, "commits", self.commits + 1)
             step(*args)
@@ -6570,11 +6584,11 @@ class _Journal:
         count, stored, layout, _ = head
         first = self._first(var, head, self.monitor.time)
         if first > layout.first:
-            self._transact(None, self._record, entry, head, first, var=var, head=head, notices=notices)
+            self._transact(None, self._record, entry, head, first, var=var, head=head, first=first, notices=notices)
             return
         self._check()
         row = self._row(entry.number, var._log, count - 1, layout.times[-1], stored, entry.newest[1])
-        self.pending = 0, [(entry, "newest", entry.newest)], var, head, notices, None
+        self.pending = _Pending(0, [(entry, "newest", entry.newest)], var, head, 0, notices, None)
         entry.newest = count, row[6]
         try:
             self.execute(_INSERT, row)  # a transaction of its own, in one call
@@ -6597,7 +6611,7 @@ class _Journal:
         if index in log.facts:
             facts = _facts_raw(log.facts[index], index, log.standing(index - 1).undone, self.ids, self.codec)
         if label is None and facts is None:
-            text = f"[{index},{time},null,null,{value}]"
+            text = f"{index},{time},null,null,{value}"  # as _record_text() says, and 0.4 us faster
             return number, index, time, None, None, value, self.sha256(before + text.encode()).digest()
         label = _label_text(label)
         digest = _seal(before, _record_text(index, time, label, facts, value))
@@ -6624,8 +6638,10 @@ class _Journal:
     def prune(self, var: AlmaVar[Any], first: int) -> None:
         """Remove the rows of a variable before record *first*, but for those that branches need."""
         entry = self.entries.get(var._log)
-        if entry is not None:
-            self._transact(None, self._prune, entry, var._log.head, first)
+        if entry is None:
+            var._log.prune(var._log.head, first)
+        else:
+            self._transact(None, self._prune, entry, var._log.head, first, var=var, first=first)
 
     def _prune(self, entry: _Entry, head: _Head, first: int) -> None:
         """Remove the rows that a line no longer needs when it keeps from *first* on, and write its header."""
@@ -6665,15 +6681,22 @@ class _Journal:
         """Remove the rows before *needed*, and know what the next one goes on from; tell whether there were any."""
         if needed <= entry.start:
             return False
-        rows, where = "FROM records WHERE line = ? AND idx >= ? AND idx < ?", (entry.number, entry.start, needed)
-        digest, undone = entry.before
-        for facts, digest in self.execute(f"SELECT facts, digest {rows} ORDER BY idx", where).fetchall():
-            raw = {} if facts is None else _parse(facts)
-            undone = _pushed(undone, raw["pop"], raw["push"]) if "stands" in raw else ()
-        self._write(f"DELETE {rows}", where)
-        self._set(entry, "before", (digest, undone))
+        self._set(entry, "before", self._after(entry, needed - 1))
+        self._write("DELETE FROM records WHERE line = ? AND idx BETWEEN ? AND ?", (entry.number, entry.start, needed - 1))
         self._set(entry, "start", needed)
         return True
+
+    def _after(self, entry: _Entry, index: int) -> Tuple[bytes, Tuple[Any, ...]]:
+        """Return the digest of a row, and which changes were undone at that record."""
+        holder = entry.holder(index)
+        digest, undone = holder.before
+        if undone is None and holder.parent is not None:
+            undone = self._after(holder.parent, holder.at)[1] if holder.at else ()
+        rows = "SELECT facts, digest FROM records WHERE line = ? AND idx BETWEEN ? AND ? ORDER BY idx"
+        for facts, digest in self.execute(rows, (holder.number, holder.start, index)).fetchall():
+            raw = {} if facts is None else _parse(facts)
+            undone = _pushed(undone or (), raw["pop"], raw["push"]) if "stands" in raw else ()
+        return digest, undone or ()
 
     # -- headers
 
@@ -6707,7 +6730,7 @@ class _Journal:
             number = parent.number
             fork = None if entry.has(entry.at) else _plain(self.codec, var._forks[-1].stored, var._name, entry.at)
         gap = entry.start > (entry.at + 1 if entry.shares else 1)
-        anchor = [digest.hex(), list(_walk(undone))] if gap else None
+        anchor = [digest.hex(), list(_walk(undone or ()))] if gap else None
         return _header(var, head, self.ids, self.codec, number, entry.shares, anchor, fork, bases=bases)
 
     # -- transactions, and what changes the names
@@ -6737,20 +6760,19 @@ class _Journal:
         for table, added, _ in changes:
             if added or table.kind == "flags":
                 self._add(table, added, new)
-        for entry in new:
+        touched = [(self.entries[var._log], var._head()) for var in transaction.touched if var._log in self.entries]
+        for entry, head in touched:
+            if entry.newest[0]:
+                self._add_rows(entry, head)
+        for entry in new:  # a branch goes on from a row that has just been written
             self._write_line(entry)
-        for var in transaction.touched:
-            if var._log in self.entries:
-                self._catch_up(self.entries[var._log], var._head(), transaction.time)
+        for entry, head in touched:
+            self._prune(entry, head, self._first(entry.var, head, transaction.time))
         for table, _, removed in reversed(changes):
             for _, var in removed if table.kind in ("variables", "branches") else ():
                 (self._retire if table.kind == "variables" else self._remove)(var)
         for thing, *_ in transaction.resumed:
             self._write_options(thing)
-
-    def _catch_up(self, entry: _Entry, head: _Head, now: int) -> None:
-        self._add_rows(entry, head)
-        self._prune(entry, head, self._first(entry.var, head, now))
 
     def catch_up(self) -> None:
         """Write the names that have changed within a write."""
@@ -6791,7 +6813,7 @@ class _Journal:
         entry = self.entries.get(var._log)
         if entry is None:
             first, at = var._head()[2].first, var._forks[-1].at
-            shares = parent is not None and (at == 0 or parent.reaches(min(first, at)))
+            shares = parent is not None and (at == 0 or first <= at and parent.reaches(first))
             self._set(self, "lines", self.lines + 1)
             entry = _Entry(self.lines, var, parent, shares)
             entry.start = max(entry.start, first)
@@ -6804,18 +6826,17 @@ class _Journal:
     def _write_line(self, entry: _Entry) -> None:
         """Write all that is kept of a new line."""
         var, number, log, at, head = entry.var, entry.number, entry.var._log, entry.at, entry.var._head()
-        first, rows, digest, undone = head[2].first, [], b"", ()
+        first, rows, digest = head[2].first, [], b""
         times, stored = log.columns(head)
         if entry.shares and entry.parent is not None:
             where = entry.parent.holder(at).number, at
             digest = self.execute("SELECT digest FROM records WHERE line = ? AND idx = ?", where).fetchone()[0]
-            undone = log.standing(at).undone
             skipped = max(0, at + 1 - first)
             first, times, stored = first + skipped, times[skipped:], stored[skipped:]
         else:
             rows.append(self._row(number, log, 0, head[2].times[0], head[2].values[0], b""))
             digest = rows[0][6]
-        entry.before = digest, undone if entry.start == (at + 1 if entry.shares else 1) else ()
+        entry.before = digest, None if entry.shares and entry.start == at + 1 else ()
         for index, time, value in zip(range(first, head[0]), times, stored):
             rows.append(self._row(number, log, index, time, value, digest))
             digest = rows[-1][6]
@@ -6937,12 +6958,12 @@ def _locked(sqlite3: Any, path: str) -> Any:
         lock.execute("BEGIN IMMEDIATE")
     except sqlite3.Error as error:
         lock.close()
-        reason = f"{_writer(sqlite3, path)} writes to it" if "locked" in str(error) else str(error)
+        reason = f"{_holding(sqlite3, path)} writes to it" if "locked" in str(error) else str(error)
         raise JournalError(path, reason) from error
     return lock
 
 
-def _writer(sqlite3: Any, path: str) -> str:
+def _holding(sqlite3: Any, path: str) -> str:
     """Return which process writes to a journal."""
     try:
         connection = _connection(sqlite3, path, "ro")
@@ -7004,6 +7025,7 @@ def _refuse_stranger(path: str) -> None:
     if os.path.exists(path) and os.path.getsize(path):
         with _opened(path) as connection:
             _guard(connection, path, os.path.getsize(path))
+            _require_format(connection, path)
 
 
 def _compact(registry: AlmaRegistry) -> None:

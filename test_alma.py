@@ -8929,7 +8929,7 @@ def facts_of(log, alive):
     """Return what undo, redo and merge go by; merges with lines that are still there."""
     known = [(index, fact, fact.merged and fact.merged[0] in alive) for index, fact in log.facts.items()]
     facts = {index: (fact.stands_for, fact.undone, fact.merged[1:] if mine else None) for index, fact, mine in known}
-    facts = {index: fact for index, fact in facts.items() if fact != (index, (), None)}
+    facts = {index: fact for index, fact in facts.items() if fact != (index, (), None) and index < log.head[0]}
     return facts, sorted((entry, *base) for (entry, line), base in log.bases.items() if line() in alive)
 
 
@@ -9069,7 +9069,7 @@ class JournalWalk:
         ).split()
         try:
             getattr(self, self.draw.choice(verbs))()
-        except (AlmaError, RuntimeError, IndexError, ValueError, TypeError) as error:
+        except (AlmaError, RuntimeError, IndexError, ValueError) as error:
             assert not isinstance(error, (JournalError, FileFormatError)), error
 
     def check(self):
@@ -9315,13 +9315,13 @@ def test_after_closing_the_file_says_what_it_holds_and_no_change_is_possible(pat
         x = registry.watch("x", 0).set(1)
     verdict = alma.verify(path)
     assert (verdict.ok, verdict.records) == (True, 2) and alma.verify(path, head=verdict.head)
+    assert not Path(f"{path}-wal").exists()
     assert dict(rows_of(path, "SELECT key, value FROM meta"))["head"] == verdict.head
     with pytest.raises(FrozenError):
         x.set(2)
     with pytest.raises(FrozenError):
         registry.compact()
     registry.close()
-    assert not Path(f"{path}-wal").exists()
 
 
 def test_a_journal_is_opened_once_outside_of_changes_with_arguments_that_mean_something(path):
@@ -9627,7 +9627,7 @@ def interrupted_journal(folder, act, number):
     clock = itertools.count(1_000, 1_000).__next__
     registry = AlmaRegistry(journal=path, durability="normal", clock=clock)
     x = registry.watch("x", 0, on_change=[lambda var, record: heard.append(record.index)])
-    registry.watch("kept", 0, keep_last=1).set(1).set(2)
+    registry.watch("kept", 0, keep_last=2).set(1).set(2).set(3)
     registry.watch("long", 0).set(1).set(2).branch("b").set(3)
     struck = struck_at(number, lambda: JOURNAL_ACTS[act](registry), journal_codes())
     registry.watch("later", 1).set(2)  # which settles
@@ -9656,13 +9656,13 @@ def interrupts_of_journal(folder, act, every=1):
 
 @pytest.mark.parametrize("act", JOURNAL_ACTS)
 def test_an_interrupt_anywhere_leaves_memory_and_file_the_same(tmp_path, act):
-    assert interrupts_of_journal(tmp_path, act, rounds(17, 1)) == {}
+    assert interrupts_of_journal(tmp_path, act, rounds(61, 7)) == {}
 
 
 def test_control_without_settling_an_interrupt_leaves_the_file_ahead(tmp_path, monkeypatch):
     monkeypatch.setattr(alma._Journal, "settle", alma._Journal._drop)
     try:
-        wrong = interrupts_of_journal(tmp_path, "set", 1)
+        wrong = interrupts_of_journal(tmp_path, "set", 13)
     except (JournalError, FileFormatError) as error:  # the next set finds its row taken
         wrong = {"raised": error}
     assert wrong
