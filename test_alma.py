@@ -54,6 +54,7 @@ from alma import (
     Change,
     ChangeRecord,
     CodecError,
+    DamagedTextError,
     DuplicateNameError,
     FileFormatError,
     FrozenError,
@@ -410,6 +411,7 @@ ERRORS = [
     ),
     (MergeConflict("x", [(("a", 0), 1, 2, 3)]), Exception, {"conflicts": [(("a", 0), 1, 2, 3)]}, "['a'][0]; pass res"),
     (CodecError("value[3]", "a function"), TypeError, {"path": "value[3]", "reason": "a function"}, "types="),
+    (DamagedTextError("no JSON"), CodecError, {"path": "text", "reason": "no JSON"}, "what to_json()"),
     (FileFormatError("a.json", "no digest"), ValueError, {"path": "a.json", "reason": "no digest"}, "a.json"),
     (UntrustedDataError("a", ["os.system"]), FileFormatError, {"path": "a", "mentioned": ["os.system"]}, "trust=True"),
     (JournalError("a.db", "disk full"), OSError, {"path": "a.db", "reason": "disk full"}, "nothing was changed"),
@@ -8752,6 +8754,919 @@ def test_the_making_of_a_namespace_is_neither_heard_nor_undone():
 
 
 # == Files: save / load =======================================================
+
+
+SUFFIXES = "json", "pickle", "db"
+
+
+def lines_of(var):
+    """Yield a variable and its branches, each with its full name."""
+    yield var
+    yield from var.branches().values()
+
+
+def stack_of(undone):
+    """What redo would bring back, next first."""
+    found = []
+    while undone:
+        found.append(undone[0])
+        undone = undone[1]
+    return found
+
+
+def line_state(var, names):
+    """All that is known of one variable or branch; *names* are those of the lines that count."""
+    log, head = var._log, var._head()
+    layout = head[2]
+    facts, bases = {}, []
+    for record in var:
+        stands, undone, merged = log.standing(record.index)
+        known = merged is not None and merged[0] in names
+        taken = (names[merged[0]], merged[1], alma._unpack(merged[2])) if known else None
+        facts[record.index] = stands, stack_of(undone), taken
+    for (entry, line), base in log.bases.items():
+        if line() in names:
+            bases.append((entry, names[line()], base[:3], alma._unpack(base.stored)))
+    return {
+        "records": [(record.index, record._time, record.label, repr(alma._value_again(record))) for record in var],
+        "layout": (layout.first, layout.since if layout.first > 1 else 0, layout.frozen),
+        "options": (var._keep, bool(var._traced), var._pack is alma._pack, var._origin),
+        "facts": facts,
+        "bases": sorted(bases, key=repr),
+        "forks": [(names.get(fork.line), fork.at, repr(alma._unpack(fork.stored))) for fork in var._forks],
+    }
+
+
+def var_state(var):
+    """All that is known of a variable and its branches."""
+    lines = list(lines_of(var))
+    names = {line._log.line: line.name for line in lines}
+    return {line.name: line_state(line, names) for line in lines}
+
+
+def registry_state(registry):
+    """All that is known of a registry."""
+    spaces = {
+        name: (list(space._keys.current().items()), space.is_frozen, space._options[5:], space._options.deep_copy)
+        for name, space in registry._namespaces.current().items()
+    }
+    return {name: var_state(var) for name, var in registry.all_vars().items()}, spaces
+
+
+SOME_VALUES = [
+    lambda draw: draw.randrange(5),
+    lambda draw: draw.choice(["", "text", "\ud800", 'quo"te', "new\nline", None, True, -0.0, 1e300, float("inf"), 10**30]),
+    lambda draw: {f"key{n}": draw.randrange(9) for n in range(draw.randrange(30))},
+    lambda draw: [{"a": [draw.random()]}, (1, b"bytes"), {2, 3}],
+    lambda draw: {"$tuple": [1], 3: "no string"},
+]
+
+
+def some_value(draw):
+    return draw.choice(SOME_VALUES)(draw)
+
+
+def random_verb(draw, var, lines):
+    """Do one of a variable's verbs, as *draw* says; what can't be done is left out."""
+    kin = [line for line in lines if line._forks[0] is var._forks[0]]
+    verbs = [
+        lambda: var.set(some_value(draw), label=draw.choice([None, None, "label", "\udfff"])),
+        lambda: var.set(some_value(draw)),
+        lambda: var.update(lambda value: [value]),
+        lambda: var.rollback(draw.randrange(len(var))),
+        lambda: var.reset(),
+        lambda: var.undo(draw.randrange(1, 4)),
+        lambda: var.undo(),
+        lambda: var.redo(draw.randrange(1, 3)),
+        lambda: var.branch(draw.choice("abc"), draw.choice([None, var.last_change().index // 2])),
+        lambda: var.branch(draw.choice("abc"), 0),
+        lambda: var.drop_branch(draw.choice(sorted(var.branches()))),
+        lambda: var.merge(draw.choice(kin), resolve=alma.ours),
+        lambda: var.merge(draw.choice(kin), resolve=alma.theirs),
+        lambda: var.prune(keep_last=draw.randrange(6)),
+        lambda: var.freeze(),
+        lambda: var.thaw(),
+        lambda: var.thaw(),
+    ]
+    with contextlib.suppress(AlmaError, IndexError, ValueError, RuntimeError):
+        draw.choice(verbs)()
+
+
+def random_step(draw, registry):
+    """Do one of a registry's verbs, or of those of its variables and namespaces."""
+    lines = [line for root in registry.all_vars().values() for line in lines_of(root)]
+    space = registry.namespace("space", exist_ok=True)
+    key = draw.choice("xyz")
+
+    def transaction():
+        with registry.transaction(draw.choice([None, "together"])):
+            for _ in range(draw.randrange(1, 5)):
+                random_verb(draw, draw.choice(lines), lines)
+
+    def watch():
+        registry.watch(draw.choice(["a", "b", "c"]), some_value(draw), overwrite=True, keep_last=draw.choice([None, 4]))
+
+    verbs = [
+        *[lambda: random_verb(draw, draw.choice(lines), lines)] * 8,
+        *[transaction] * 2,
+        watch,
+        lambda: registry.undo(),
+        lambda: registry.redo(),
+        lambda: space.__setitem__(key, some_value(draw)),
+        lambda: space.__setitem__(key, some_value(draw)),
+        lambda: space.__delitem__(key),
+        lambda: draw.choice([space.freeze, space.thaw, space.thaw])(),
+        lambda: registry.unregister(draw.choice(["b", "c"])),
+    ]
+    with contextlib.suppress(AlmaError, KeyError):
+        draw.choice(verbs)()
+
+
+def random_registry(draw, steps=60):
+    """A registry with a past of many verbs, under a clock that stands still."""
+    registry = AlmaRegistry(clock=lambda: 0)
+    registry.watch("a", 0)
+    registry.watch("shared", {"by": "owner"}, deep_copy=False, trace=True)
+    registry.namespace("space", {"x": 1}, keep_last=5)
+    for _ in range(steps):
+        random_step(draw, registry)
+    return registry
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_past_of_every_verb_comes_back_whole_and_goes_on_as_if_nothing_had_happened(suffix, tmp_path):
+    path = tmp_path / f"past.{suffix}"
+    for seed in range(rounds(40, 1_000)):
+        registry = random_registry(random.Random(seed))
+        registry.save(path)
+        assert alma.verify(path), seed
+        loaded = AlmaRegistry(clock=lambda: 0).load(path)
+        assert registry_state(loaded) == registry_state(registry), seed
+        loaded.namespace("space")
+        loaded._monitor.time = registry._monitor.time  # what was taken back has moved it on, too
+        draws = random.Random(-seed), random.Random(-seed)
+        for _ in range(30):
+            random_step(draws[0], registry)
+            random_step(draws[1], loaded)
+            assert registry_state(loaded) == registry_state(registry), seed
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_is_loaded_is_saved_to_the_same_bytes_of_json(suffix, tmp_path):
+    for seed in range(rounds(10, 100)):
+        registry = random_registry(random.Random(seed))
+        registry.save(tmp_path / "one.json")
+        registry.save(tmp_path / f"other.{suffix}")
+        alma.load(tmp_path / f"other.{suffix}").save(tmp_path / "again.json")
+        assert (tmp_path / "again.json").read_bytes() == (tmp_path / "one.json").read_bytes()
+        alma.load(tmp_path / "one.json").save(tmp_path / "one.json")
+        assert (tmp_path / "again.json").read_bytes() == (tmp_path / "one.json").read_bytes()
+# == Journal: the live SQLite journal =========================================
+
+JOURNALLED = "state.db"
+
+
+def facts_of(log, alive):
+    """Return what undo, redo and merge go by; merges with lines that are still there."""
+    known = [(index, fact, fact.merged and fact.merged[0] in alive) for index, fact in log.facts.items()]
+    facts = {index: (fact.stands_for, fact.undone, fact.merged[1:] if mine else None) for index, fact, mine in known}
+    facts = {index: fact for index, fact in facts.items() if fact != (index, (), None) and index < log.head[0]}
+    return facts, sorted((entry, *base) for (entry, line), base in log.bases.items() if line() in alive)
+
+
+def state(registry):
+    """Return all that can be seen of a registry, and what its verbs go by."""
+    lines, alive = {}, {var._log.line for var in registry._lines()}
+    for var in registry._lines():
+        log, layout = var._log, var._log.head[2]
+        records = [(record.index, record.value, record.label, record._time) for record in var.history()]
+        forks = [(fork.at, fork.stored) for fork in var._forks[1:]]
+        options = var._keep, var._traced, var._pack is alma._pack, layout.first, layout.since, layout.frozen
+        lines[var.name] = records, forks, options, var._origin, facts_of(log, alive)
+    spaces = {
+        name: (list(space._keys.current()), space.snapshot(), space.is_frozen)
+        for name, space in registry._namespaces.current().items()
+    }
+    return lines, spaces
+
+
+def killed(path, folder):
+    """Return the path of a copy of a journal as it would be had its process been killed now."""
+    folder.mkdir()
+    for suffix in ("", "-wal"):
+        if os.path.exists(f"{path}{suffix}"):
+            shutil.copyfile(f"{path}{suffix}", folder / f"{JOURNALLED}{suffix}")
+    return folder / JOURNALLED
+
+
+class JournalWalk:
+    """Random changes of every kind in a journalled registry, which is closed, killed and opened again."""
+
+    def __init__(self, seed, folder):
+        self.draw, self.folder, self.copies = random.Random(seed), folder, 0
+        self.path = folder / JOURNALLED
+        self.open()
+
+    def open(self):
+        now = getattr(self, "registry", None)
+        clock = itertools.count(1_000 if now is None else now._monitor.time + 1, 1_000).__next__
+        self.registry = AlmaRegistry(journal=self.path, durability="normal", clock=clock)
+
+    def var(self):
+        lines = [var for var in self.registry._lines() if "." not in var.name or self.draw.random() < 0.3]
+        return self.draw.choice(lines) if lines else self.watch()
+
+    def value(self):
+        draw = self.draw
+        return draw.choice(
+            [draw.randrange(100), None, "\ud800", {"a": draw.randrange(9), "b": [draw.randrange(9)]}, (1, {2}), 2**90,
+             {str(n): n * draw.randrange(2, 5) for n in range(30)}]
+        )  # fmt: skip
+
+    def watch(self):
+        keep = self.draw.choice([{}, {}, {"keep_last": 2}, {"keep_for": timedelta(microseconds=8)}])
+        name = self.draw.choice("xyzw") if self.draw.random() < 0.9 else "\ud800"
+        return self.registry.watch(name, self.value(), overwrite=self.draw.random() < 0.3, exist_ok=True, **keep)
+
+    def set(self):
+        self.var().set(self.value(), label=self.draw.choice([None, None, "note", "\udc00"]))
+
+    def update(self):
+        self.var().update(lambda value: [value])
+
+    def undo(self):
+        self.var().undo(self.draw.randrange(1, 4))
+
+    def redo(self):
+        self.var().redo(self.draw.randrange(1, 3))
+
+    def rollback(self):
+        var = self.var()
+        var.rollback(self.draw.randrange(len(var)))
+
+    def prune(self):
+        self.var().prune(keep_last=self.draw.randrange(4))
+
+    def branch(self):
+        var = self.var()
+        var.branch(self.draw.choice("ab"), self.draw.choice([None, len(var) - 1, 0]))
+
+    def drop(self):
+        var = self.var()
+        for name in var.branches():
+            return var.drop_branch(name)
+
+    def merge(self):
+        var = self.draw.choice(list(self.registry.all_vars().values()))
+        family = [var, *var.branches().values()]
+        self.draw.choice(family).merge(self.draw.choice(family), resolve=alma.theirs)
+
+    def freeze(self):
+        var = self.var()
+        var.thaw() if var.is_frozen else self.draw.random() < 0.3 and var.freeze()
+
+    def unregister(self):
+        if self.draw.random() < 0.3:
+            self.registry.unregister(self.var().name)
+
+    def space(self):
+        name = self.draw.choice("mn")
+        return self.registry.namespace(name, {"k": 1, "\ud800": 2}, exist_ok=True)
+
+    def key(self):
+        self.space()[self.draw.choice("abcd")] = self.value()
+
+    def delete(self):
+        space = self.space()
+        del space[self.draw.choice(list(space))]
+
+    def freeze_space(self):
+        space = self.space()
+        space.thaw() if space.is_frozen else space.freeze()
+
+    def all_undo(self):
+        self.registry.undo()
+
+    def all_redo(self):
+        self.registry.redo()
+
+    def transaction(self):
+        with self.registry.transaction(self.draw.choice([None, "together"])):
+            for _ in range(self.draw.randrange(6)):
+                try:
+                    with self.registry.transaction() if self.draw.random() < 0.3 else contextlib.nullcontext():
+                        self.step(inside=True)
+                        if self.draw.random() < 0.1:
+                            raise RuntimeError("the savepoint is taken back")
+                except RuntimeError:
+                    pass
+            if self.draw.random() < 0.1:
+                raise RuntimeError("all is taken back")
+
+    def step(self, inside=False):
+        verbs = (
+            "watch set set set update undo redo rollback prune branch branch drop merge freeze unregister key key delete"
+            " freeze_space all_undo all_redo transaction"
+        ).split()
+        try:
+            getattr(self, self.draw.choice(verbs))()
+        except (AlmaError, RuntimeError, IndexError, ValueError) as error:
+            assert not isinstance(error, (JournalError, FileFormatError)), error
+
+    def check(self):
+        """Compare what the file would be after a kill, and now and then after a close, with what there is."""
+        now = state(self.registry)
+        self.copies += 1
+        copy = killed(self.path, self.folder / f"killed {self.copies}")
+        with AlmaRegistry(journal=copy) as again:
+            assert state(again) == now
+        assert alma.verify(copy)
+        shutil.rmtree(copy.parent)
+        if self.draw.random() < 0.3:
+            self.registry.close()
+            assert alma.verify(self.path)
+            self.open()
+            assert state(self.registry) == now
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_journal_opened_again_is_what_it_was_on_random_walks_of_every_verb(tmp_path, seed):
+    for part in range(rounds(5, 100)):
+        (tmp_path / str(part)).mkdir()
+        walk = JournalWalk(f"{seed} {part}", tmp_path / str(part))
+        for _ in range(12):
+            for _ in range(walk.draw.randrange(1, 12)):
+                walk.step()
+            walk.check()
+        walk.registry.close()
+
+
+def reopened(registry, path):
+    """Close a registry and return one that opens its journal."""
+    registry.close()
+    return AlmaRegistry(journal=path)
+
+
+def rows_of(path, query="SELECT name, idx, label, value FROM timeline ORDER BY name, idx"):
+    """Return what SQL says of a journal, whoever writes to it."""
+    import sqlite3
+
+    connection = sqlite3.connect(f"{Path(path).as_uri()}?mode=ro", uri=True)
+    try:
+        return connection.execute(query).fetchall()
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / JOURNALLED
+
+
+@pytest.fixture
+def journalled(path):
+    """A registry with a journal that needs no power loss to be quick."""
+    registry = AlmaRegistry(journal=path, durability="normal")
+    yield registry
+    registry.close()
+
+
+def test_a_watched_variable_goes_on_where_its_journal_ended_and_its_initial_value_is_ignored(path):
+    with AlmaRegistry(journal=path) as registry:
+        score = registry.watch("score", 0).set(10, label="bonus").set(20)
+        before = state(registry)
+    again = AlmaRegistry(journal=str(path))
+    assert again.snapshot() == {"score": 20} and state(again) == before  # without any watch
+    heard = []
+    resumed = again.watch("score", 99, on_change=[lambda var, record: heard.append(record.value)])
+    assert resumed.set(30).undo().get() == 20 and resumed.at("bonus").value == 10 and heard == [30, 20]
+    with pytest.raises(DuplicateNameError):
+        again.watch("score", 0)
+    assert resumed.last_change().index == score.last_change().index + 2
+    again.close()
+
+
+def test_the_journal_of_the_default_registry_is_opened_by_alma_journal():
+    assert alma.journal == alma.get_registry().journal
+
+
+def test_a_change_is_in_the_file_before_memory_shows_it(journalled, path):
+    x, seen = journalled.watch("x", 0), []
+
+    def look(statement):
+        seen.append((statement.partition(" ")[0], x.get()))
+
+    journalled._monitor.journal.connection.set_trace_callback(look)
+    x.set(1)
+    assert seen[0] == ("INSERT", 0) and x.get() == 1
+    assert rows_of(path) == [("x", 0, "initial", "0"), ("x", 1, None, "1")]
+
+
+def test_the_trail_can_be_read_in_sql_while_it_is_written(journalled, path):
+    x = journalled.watch("x", {"a": [1, None]})
+    x.set({"a": "\u00e9"}, label="why")
+    name, at, label, value = rows_of(path, "SELECT name, at, label, value FROM timeline WHERE idx = 1")[0]
+    assert (name, label, json.loads(value)) == ("x", "why", {"a": "\u00e9"})
+    assert datetime.fromisoformat(at) == x.last_change().timestamp
+    x.set(3)
+    assert len(rows_of(path)) == 3
+
+
+def test_an_overwritten_life_and_an_unregistered_one_are_kept_under_numbered_names(journalled, path):
+    first = journalled.watch("score", 1)
+    first.branch("b").set(5)
+    journalled.watch("score", 2, overwrite=True)
+    journalled.watch("score", 3, overwrite=True)
+    first.set(100)  # lives on in memory only
+    journalled.unregister("score")
+    names = {name: (index, value) for name, index, _, value in rows_of(path)}
+    assert names == {"score~1": (0, "1"), "score~1@b": (1, "5"), "score~2": (0, "2"), "score~3": (0, "3")}
+    again = reopened(journalled, path)
+    assert again.snapshot() == {} and alma.verify(path)
+    again.watch("score", 4)
+    assert reopened(again, path).snapshot() == {"score": 4}
+
+
+def test_what_a_registry_has_already_goes_into_its_journal(path):
+    registry = AlmaRegistry()
+    x = registry.watch("x", 0, keep_last=2).set(1).set(2).set(3).set(4)
+    x.branch("b", 3).set(30).branch("c").set(300)
+    x.merge(x.branches()["b"], resolve=alma.theirs)
+    x.undo()
+    registry.namespace("n", {"k": 1, "l": 2}).freeze()
+    registry.journal(path, durability="normal")
+    x.set(5)
+    now = state(registry)
+    again = reopened(registry, path)
+    assert state(again) == now
+    again.close()
+
+
+def test_a_name_in_both_the_registry_and_the_file_is_refused_and_nothing_is_changed(path):
+    with AlmaRegistry(journal=path) as registry:
+        registry.watch("y", 1)
+        registry.watch("x", 2)
+    before = path.read_bytes()
+    other = AlmaRegistry()
+    x = other.watch("x", 0)
+    with pytest.raises(DuplicateNameError):
+        other.journal(path)
+    assert other.snapshot() == {"x": 0} and x.set(1).get() == 1
+    assert rows_of(path) == [("x", 0, "initial", "2"), ("y", 0, "initial", "1")]
+    other.unregister("x")
+    other.journal(path)
+    assert other.snapshot() == {"y": 1, "x": 2}
+    other.close()
+    assert path.read_bytes() != before
+
+
+def test_a_value_that_has_no_text_is_refused_and_nothing_is_changed(journalled, path):
+    x, y, heard = journalled.watch("x", 0), journalled.watch("y", 0), []
+    x.add_listener(lambda var, record: heard.append(record.value))
+    with pytest.raises(CodecError):
+        x.set(Point(1, 2))
+    with pytest.raises(CodecError), journalled.transaction():
+        y.set(1)
+        x.set(Point(1, 2))
+    with pytest.raises(CodecError):
+        journalled.watch("z", Point(1, 2))
+    assert journalled.snapshot() == {"x": 0, "y": 0} and heard == []
+    assert x.set(1).get() == 1 and [row[:2] for row in rows_of(path)] == [("x", 0), ("x", 1), ("y", 0)]
+
+
+def test_classes_that_are_named_travel(path):
+    with AlmaRegistry(journal=path, types=[Colour, Point]) as registry:
+        registry.watch("x", Colour.RED).set([Point(1, 2)])
+    with AlmaRegistry(journal=path, types=[Colour, Point]) as again:
+        assert [record.value for record in again.watch("x", 0).history()] == [Colour.RED, [Point(1, 2)]]
+    with AlmaRegistry(journal=path) as stranger:
+        assert [type(record.value) for record in stranger.watch("x", 0).history()][0] is alma.Unresolved
+
+
+def test_what_middleware_makes_is_what_lands_in_the_file(journalled, path):
+    journalled.watch("log", "a", middleware=[alma.Compress()]).set("secret " * 100)
+    assert not [row for row in rows_of(path) if "secret" in row[3]]
+    again = reopened(journalled, path)
+    with pytest.raises(MiddlewareError):
+        again.get_var("log").get()
+    assert again.watch("log", "", middleware=[alma.Compress()]).get() == "secret " * 100
+    again.close()
+
+
+def test_a_transaction_is_one_transaction_of_sqlite_and_bears_all_kinds_of_changes(journalled, path):
+    x, statements = journalled.watch("x", 0), []
+    journalled._monitor.journal.connection.set_trace_callback(statements.append)
+    with journalled.transaction("all at once"):
+        x.set(1).branch("b").set(2)
+        journalled.watch("y", 3)
+        journalled.namespace("n", {"k": 4})
+        x.freeze()
+        assert not statements
+    assert statements.count("COMMIT") == sum(line.startswith("BEGIN") for line in statements) == 1
+    now = state(journalled)
+    again = reopened(journalled, path)
+    assert state(again) == now
+    again.close()
+
+
+def test_a_transaction_that_fails_leaves_nothing_in_the_file(journalled, path):
+    x = journalled.watch("x", 0)
+    before = rows_of(path)
+    with pytest.raises(ZeroDivisionError), journalled.transaction():
+        x.set(1)
+        journalled.watch("y", 3)
+        1 / 0  # noqa: B018
+    assert rows_of(path) == before
+
+
+def test_retention_and_pruning_remove_rows_and_compact_gives_the_space_back(journalled, path):
+    kept, pruned = journalled.watch("kept", "", keep_last=2), journalled.watch("pruned", "")
+    for number in range(200):
+        kept.set(f"{number}" * 1_000)
+        pruned.set(f"{number}" * 1_000)
+    assert [row[1] for row in rows_of(path) if row[0] == "kept"] == [0, 199, 200]
+    pruned.prune(keep_last=1)
+    assert [row[1] for row in rows_of(path) if row[0] == "pruned"] == [0, 200]
+    large = path.stat().st_size
+    journalled.compact()
+    assert path.stat().st_size < large / 5 and kept.set("on").get() == "on"
+    now = state(journalled)
+    again = reopened(journalled, path)
+    assert state(again) == now
+    again.close()
+
+
+def test_a_trunk_keeps_the_rows_that_a_branch_needs_and_no_longer(journalled, path):
+    x = journalled.watch("x", 0, keep_last=2).set(1).set(2).set(3)
+    b = x.branch("b", 3)
+    for number in range(10, 14):
+        x.set(number)
+    assert [row[1] for row in rows_of(path) if row[0] == "x"] == [0, 2, 3, 4, 5, 6, 7]
+    assert [record.value for record in x.history()] == [0, 12, 13]
+    b.set("b").set("c").set("d")
+    assert [row[1] for row in rows_of(path) if row[0] == "x"] == [0, 6, 7]
+    now = state(journalled)
+    again = reopened(journalled, path)
+    assert state(again) == now
+    again.close()
+
+
+def test_after_closing_the_file_says_what_it_holds_and_no_change_is_possible(path):
+    with AlmaRegistry(journal=path) as registry:
+        x = registry.watch("x", 0).set(1)
+    verdict = alma.verify(path)
+    assert (verdict.ok, verdict.records) == (True, 2) and alma.verify(path, head=verdict.head)
+    assert not Path(f"{path}-wal").exists()
+    assert dict(rows_of(path, "SELECT key, value FROM meta"))["head"] == verdict.head
+    with pytest.raises(FrozenError):
+        x.set(2)
+    with pytest.raises(FrozenError):
+        registry.compact()
+    registry.close()
+
+
+def test_a_journal_is_opened_once_outside_of_changes_with_arguments_that_mean_something(path):
+    registry = AlmaRegistry()
+    with pytest.raises(ValueError, match="normal"):
+        registry.journal(path, durability="none")
+    with pytest.raises(RuntimeError), registry.transaction():
+        registry.journal(path)
+    refused = []
+
+    def validator(value):
+        for verb in (lambda: registry.journal(path), registry.compact):
+            try:
+                verb()
+            except RuntimeError as error:
+                refused.append(error)
+
+    registry.watch("x", 0, validators=[validator])
+    with pytest.raises(RuntimeError):
+        registry.compact()  # there is no journal
+    assert len(refused) == 2 and not path.exists()
+    registry.journal(path)
+    with pytest.raises(RuntimeError):
+        registry.journal(path.with_name("other.db"))
+    with pytest.raises(RuntimeError), registry.transaction():
+        registry.compact()
+    registry.close()
+    with pytest.raises(FrozenError):
+        registry.journal(path)
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_so(tmp_path):
+    with pytest.raises(JournalError):
+        AlmaRegistry(journal=tmp_path / "nowhere" / JOURNALLED)
+
+
+def test_what_a_validator_watches_is_journalled_and_what_it_sets_is_not_lost(journalled, path):
+    y, made = journalled.watch("y", 0), []
+
+    def validator(value):
+        if value == 1 and not made:
+            made.append(journalled.watch("z", 7))
+            y.set(5)
+
+    journalled.watch("x", 0, validators=[validator]).set(1)
+    assert journalled.snapshot() == {"y": 5, "x": 1, "z": 7} == reopened(journalled, path).snapshot()
+
+
+def test_what_is_watched_within_a_write_is_in_the_file_after_the_next_change(journalled, path):
+    x, journal = journalled.watch("x", 0), journalled._monitor.journal
+    execute = journal.execute
+
+    def interrupted_by_a_handler(statement, *row):
+        done = execute(statement, *row)
+        if "late" not in journalled:
+            journalled.watch("late", 1)  # as a signal handler may, between two instructions
+        return done
+
+    journal.execute = interrupted_by_a_handler
+    x.set(1)
+    journal.execute = execute
+    journalled.get_var("late").set(2)
+    now = state(journalled)
+    again = reopened(journalled, path)
+    assert state(again) == now and again.snapshot() == {"x": 1, "late": 2}
+    again.close()
+
+
+def test_a_file_that_is_loaded_into_a_journalled_registry_is_journalled(journalled, path, tmp_path):
+    other = AlmaRegistry()
+    other.watch("x", 1).set(2).branch("b").set(3)
+    other.namespace("n", {"k": 1})
+    other.save(tmp_path / "other.json")
+    journalled.load(tmp_path / "other.json")
+    now = state(journalled)
+    again = reopened(journalled, path)
+    assert state(again) == now and again.snapshot() == {"x": 2, "n.k": 1}
+    again.close()
+
+
+def test_threads_that_set_side_by_side_are_all_in_the_file_in_order(journalled, path):
+    x = journalled.watch("x", 0)
+    assert side_by_side(*[lambda: [x.update(lambda value: value + 1) for _ in range(200)]] * 4)
+    assert [value for _, _, _, value in rows_of(path)] == [str(number) for number in range(801)]
+
+
+def test_one_changed_key_of_two_hundred_costs_at_most_400_bytes(journalled, path):
+    space = journalled.namespace("config", {f"key {number}": number for number in range(200)})
+    journalled.compact()
+    small = path.stat().st_size
+    for number in range(1_000):
+        space[f"key {number % 200}"] = number * 1_000_003
+    journalled.compact()
+    assert (path.stat().st_size - small) / 1_000 <= 400
+
+
+def test_a_follower_sees_each_change_once_in_the_order_of_time(journalled, path):
+    x, y = journalled.watch("x", 0), journalled.watch("y", {"a": 1})
+    followed = alma._tail(str(path), start=True, pause=0.001)
+    assert [(name, record.value) for name, record in itertools.islice(followed, 2)] == [("x", 0), ("y", {"a": 1})]
+    late = alma._tail(str(path), pause=0.001)
+    late_first = []
+    follower = threading.Thread(target=lambda: late_first.append(next(late)))
+    x.set(1, label="one")
+    y.set(2)
+    seen = [(name, record.index, record.value, record.label) for name, record in itertools.islice(followed, 2)]
+    assert seen == [("x", 1, 1, "one"), ("y", 1, 2, None)]
+    follower.start()
+    number = 0
+    while follower.is_alive():  # it begins with what comes after it has begun
+        number += 1
+        x.set(number + 100)
+        follower.join(0.001)
+    assert late_first[0][0] == "x" and late_first[0][1].index > 1
+    followed.close()
+    late.close()
+
+
+# what may fail
+
+
+def strangers(folder):
+    """Return files that are no journals, by what is wrong with them."""
+    import sqlite3
+
+    made = {}
+    for what, script in {
+        "another schema": "CREATE TABLE t(x)",
+        "a trigger": f"{alma._SCHEMA}; CREATE TRIGGER t AFTER INSERT ON records BEGIN DELETE FROM records; END",
+        "an endless view": f"{alma._SCHEMA.replace('CREATE VIEW timeline', 'CREATE VIEW other')}; CREATE VIEW timeline"
+        " AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
+        "another format": f"{alma._SCHEMA}; INSERT INTO meta VALUES('format', 'alma 9')",
+        "write-ahead": "PRAGMA journal_mode=WAL; CREATE TABLE t(x)",
+    }.items():
+        made[what] = folder / f"{what}.db"
+        connection = sqlite3.connect(str(made[what]))
+        connection.executescript(script)
+        connection.close()
+    made["text"] = folder / "text.db"
+    made["text"].write_text("no database at all, and longer than a header of one would be" * 9)
+    return made
+
+
+STRANGERS = ["another schema", "a trigger", "an endless view", "another format", "write-ahead", "text"]
+
+
+@pytest.mark.parametrize("what", STRANGERS)
+def test_a_strangers_file_is_refused_and_left_as_it_was(tmp_path, what):
+    file = strangers(tmp_path)[what]
+    before = file.read_bytes(), sorted(tmp_path.iterdir())
+    with pytest.raises(FileFormatError):
+        AlmaRegistry(journal=file)
+    assert (file.read_bytes(), sorted(tmp_path.iterdir())) == before
+
+
+def test_a_damaged_journal_is_refused_and_the_record_is_named(path):
+    import sqlite3
+
+    with AlmaRegistry(journal=path) as registry:
+        registry.watch("x", 0).set(1)
+    connection = sqlite3.connect(str(path))
+    connection.execute("UPDATE records SET value = '7' WHERE idx = 1")
+    connection.commit()
+    connection.close()
+    with pytest.raises(FileFormatError, match="record 1"):
+        AlmaRegistry(journal=path)
+
+
+def test_a_full_disk_changes_nothing_and_later_sets_work(journalled, path):
+    x, heard = journalled.watch("x", 0, on_change=[lambda var, record: heard.append(record.index)]), []
+    y = journalled.watch("y", 0, keep_last=1)
+    connection = journalled._monitor.journal.connection
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count={pages}")
+    before = state(journalled), rows_of(path)
+    with pytest.raises(JournalError, match="full"):
+        x.set("x" * 100_000)
+    with pytest.raises(JournalError), journalled.transaction():
+        y.set(1)
+        x.set("x" * 100_000)
+    with pytest.raises(JournalError):
+        y.set("y" * 100_000)  # with retention
+    with pytest.raises(JournalError):
+        journalled.watch("z", "z" * 100_000)
+    with pytest.raises(JournalError):
+        x.branch("b").set("b" * 100_000)
+    x.drop_branch("b")
+    assert (state(journalled), rows_of(path)) == before and heard == []
+    connection.execute("PRAGMA max_page_count=1000000")
+    x.set("x" * 100_000)
+    y.set(1)
+    assert state(journalled) == state(reopened(journalled, path)) and heard == [1]
+
+
+def test_another_writer_of_the_file_is_an_error_until_it_has_ended(journalled, path):
+    import sqlite3
+
+    x = journalled.watch("x", 0)
+    journalled._monitor.journal.connection.execute("PRAGMA busy_timeout=0")
+    other = sqlite3.connect(str(path), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(JournalError, match="locked"):
+        x.set(1)
+    with pytest.raises(JournalError), journalled.transaction():
+        x.set(1)
+    other.execute("COMMIT")
+    other.close()
+    assert x.set(2).last_change().index == 1 and rows_of(path)[-1][3] == "2"
+
+
+def test_a_file_that_has_gone_is_an_error_until_it_is_back(journalled, path):
+    x = journalled.watch("x", 0)
+    path.rename(path.with_name("away"))
+    with pytest.raises(JournalError):
+        x.set(1)
+    path.write_bytes(b"another")
+    with pytest.raises(JournalError):
+        x.set(1)
+    path.with_name("away").replace(path)
+    assert x.set(2).last_change().index == 1
+
+
+class Failing:
+    """Stands between a journal and SQLite: one statement raises, though what it asked for may have been done."""
+
+    def __init__(self, journal, statement, done):
+        self.journal, self.real, self.statement, self.done = journal, journal.execute, statement, done
+        journal.execute = self
+
+    def __call__(self, statement, *row):
+        import sqlite3
+
+        if not statement.startswith(self.statement):
+            return self.real(statement, *row)
+        if self.done:
+            self.real(statement, *row)
+        self.journal.execute = self.real
+        raise sqlite3.OperationalError("disk I/O error")
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["not done", "done after all"])
+@pytest.mark.parametrize("statement", ["INSERT INTO records", "COMMIT"])
+def test_a_failed_write_is_never_success_and_nothing_is_written_until_the_file_is_opened_anew(path, statement, done):
+    registry = AlmaRegistry(journal=path, durability="normal")
+    x = registry.watch("x", 0)
+
+    def change():
+        if statement == "COMMIT":
+            with registry.transaction():
+                x.set(1)
+        else:
+            x.set(1)
+
+    Failing(registry._monitor.journal, statement, done)
+    with pytest.raises(JournalError):
+        change()
+    assert x.get() == 0
+    for _ in range(2):  # no retry
+        with pytest.raises(JournalError):
+            x.set(2)
+        with pytest.raises(JournalError):
+            registry.watch("y", 0)
+    assert x.get() == 0 and "y" not in registry
+    registry.close()
+    with AlmaRegistry(journal=path) as again:
+        assert again.snapshot() == {"x": int(done)} and again.get_var("x").set(3).get() == 3
+
+
+# what strikes
+
+JOURNAL_ACTS = {
+    "set": lambda registry: registry.get_var("x").set(1),
+    "set with retention": lambda registry: registry.get_var("kept").set(9),
+    "undo": lambda registry: registry.get_var("kept").undo(),
+    "prune": lambda registry: registry.get_var("long").prune(keep_last=1),
+    "freeze": lambda registry: registry.get_var("x").freeze().thaw(),
+    "watch": lambda registry: registry.watch("new", 1, exist_ok=True),
+    "overwrite": lambda registry: registry.watch("x", 1, overwrite=True),
+    "branch": lambda registry: registry.get_var("kept").branch("b"),
+    "drop": lambda registry: registry.get_var("long").drop_branch("b"),
+    "new key": lambda registry: registry.namespace("n", exist_ok=True).__setitem__("k", 1),
+    "transaction": lambda registry: transacted(registry),
+}
+
+
+def transacted(registry):
+    with registry.transaction():
+        registry.get_var("x").set(1)
+        registry.get_var("kept").set(2)
+        registry.watch("new", 3, exist_ok=True).branch("b").set(4)
+
+
+def journal_codes():
+    """Return the code of all that writes a journal, and brings memory up with it."""
+    functions = [thing for thing in vars(alma._Journal).values() if inspect.isfunction(thing)]
+    core = [AlmaVar._commit, alma._Transaction.commit, alma._Transaction.finish, AlmaVar._prune, alma._Monitor.settle]
+    return {function.__code__ for function in (*functions, *core)}
+
+
+def interrupted_journal(folder, act, number):
+    """Strike at one instruction of a change; return whether it came so far, and what is wrong afterwards."""
+    path, heard = Path(folder) / f"{number}.db", []
+    clock = itertools.count(1_000, 1_000).__next__
+    registry = AlmaRegistry(journal=path, durability="normal", clock=clock)
+    x = registry.watch("x", 0, on_change=[lambda var, record: heard.append(record.index)])
+    registry.watch("kept", 0, keep_last=2).set(1).set(2).set(3)
+    registry.watch("long", 0).set(1).set(2).branch("b").set(3)
+    struck = struck_at(number, lambda: JOURNAL_ACTS[act](registry), journal_codes())
+    registry.watch("later", 1).set(2)  # which settles
+    registry.flush()
+    copy = killed(path, Path(folder) / f"killed {number}")
+    wrong = {}
+    with AlmaRegistry(journal=copy) as again:
+        if state(again) != state(registry):
+            wrong["differs"] = number
+    if heard != list(range(1, len(x))):
+        wrong["heard"] = number
+    registry.close()
+    if not alma.verify(path):
+        wrong["damaged"] = number
+    shutil.rmtree(copy.parent)
+    path.unlink()
+    return struck, wrong
+
+
+def interrupts_of_journal(folder, act, every=1):
+    for number in itertools.count(1, every):
+        struck, wrong = interrupted_journal(folder, act, number)
+        if wrong or not struck:
+            return wrong
+
+
+@pytest.mark.parametrize("act", JOURNAL_ACTS)
+def test_an_interrupt_anywhere_leaves_memory_and_file_the_same(tmp_path, act):
+    assert interrupts_of_journal(tmp_path, act, rounds(61, 7)) == {}
+
+
+def test_control_without_settling_an_interrupt_leaves_the_file_ahead(tmp_path, monkeypatch):
+    monkeypatch.setattr(alma._Journal, "settle", alma._Journal._drop)
+    try:
+        wrong = interrupts_of_journal(tmp_path, "set", 13)
+    except (JournalError, FileFormatError) as error:  # the next set finds its row taken
+        wrong = {"raised": error}
+    assert wrong
 
 
 # == Replay: replay, compare, bisect, export_test =============================
