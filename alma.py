@@ -5359,21 +5359,31 @@ def _head_of(lines: Mapping[int, _Written], spaces: Iterable[Dict[str, Any]]) ->
 # Reading. A document is looked through before anything is made of it: the shape of what it says, then each digest.
 
 
+_DAMAGES = TypeError, ValueError, LookupError, OverflowError, RecursionError
+
+
 def _damage(document: _Document) -> Optional[str]:
     """Return what does not hold in a document, the first record that does not; None if all does. 0.9 us a record."""
+    try:
+        return _first_damage(document)
+    except _DAMAGES as error:
+        return f"it can't be read: {error}"
+
+
+def _first_damage(document: _Document) -> Optional[str]:
     lines: Dict[int, _Written] = {}
     for number, line in document.lines.items():
-        name, wrong = line.header.get("name"), _header_damage(line.header, lines)
+        wrong = _header_damage(line.header, lines)
         if wrong is not None:
-            return f"{name!r}: its header does not hold: {wrong}"
+            return f"the header of line {number} does not hold: {wrong}"
         lines[number] = line
         index = _row_damage(document, lines, number)
         if index is not None:
-            return f"{name!r}: record {index} does not hold"
+            return f"{line.header['name']!r}: record {index} does not hold"
     for space in document.spaces:
         wrong = _wrong_shape(space, _SPACE)
         if wrong is not None or set(map(type, space["keys"])) - {str} or not _is_keep(space["keep"]):
-            return f"namespace {space.get('name')!r} does not hold"
+            return f"the header of a namespace does not hold: {wrong or 'keys or keep'}"
     count = sum(len(line.indices) for line in lines.values())
     if document.records not in (None, count):
         return f"it holds {count} records where there were {document.records}"
@@ -5425,7 +5435,8 @@ def _row_damage(document: _Document, lines: Mapping[int, _Written], number: int)
     """Return the index of the first record of a line that does not hold, None if all do."""
     line = lines[number]
     header, shares = line.header, line.header["shares"]
-    for column, kinds in zip(line[1:5], _ROW_TYPES):
+    columns: Tuple[List[Any], ...] = line[1:5]
+    for column, kinds in zip(columns, _ROW_TYPES):
         if set(map(type, column)) - kinds:
             return next(index for index, thing in zip(line.indices, column) if type(thing) not in kinds)
     if not line.indices:
@@ -5499,7 +5510,7 @@ def _past(document: _Document, number: int, parent: Optional[_Past], lines: Mapp
         known = facts[position] = _facts_of(line.facts[position], index, undone, lines, codec)
         last = index
     rows = line.indices, line.times, line.labels, facts, stored
-    return _Past._make(mine + own for mine, own in zip(shared, rows))
+    return _Past._make([*mine, *own] for mine, own in zip(shared, rows))
 
 
 def _packed_values(document: _Document, line: _Written, pack: Callable[[Any], Any]) -> List[Any]:
@@ -5549,9 +5560,6 @@ def _built(document: _Document, monitor: _Monitor) -> Dict[int, AlmaVar[Any]]:
         except _DAMAGES as error:
             raise FileFormatError(document.path, f"{header['name']!r} can't be read: {error}") from error
     return made
-
-
-_DAMAGES = TypeError, ValueError, LookupError, OverflowError, RecursionError
 
 
 def _variable(
