@@ -6690,7 +6690,9 @@ class _Journal:
         if needed <= entry.start:
             return False
         self._set(entry, "before", self._after(entry, needed - 1))
-        self._write("DELETE FROM records WHERE line = ? AND idx BETWEEN ? AND ?", (entry.number, entry.start, needed - 1))
+        self._write(
+            "DELETE FROM records WHERE line = ? AND idx BETWEEN ? AND ?", (entry.number, entry.start, needed - 1)
+        )
         self._set(entry, "start", needed)
         return True
 
@@ -7465,7 +7467,7 @@ _FEW_PARTS = 5_000  # of values that are compared in passing
 _DEEPEST_SHOWN = 100
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
-_SIGNS = {"add": "+", "remove": "-", "replace": "~"}
+_MARKS = {"add": "+", "remove": "-", "replace": "~"}
 _Columns = Tuple[
     Tuple[str, str, int], ...
 ]  # of each: the side its cells stand on, their style, how readily it gives way
@@ -7679,7 +7681,7 @@ def _subscripts(path: Sequence[Any]) -> str:
 def _shown_change(change: Change) -> Tuple[str, ...]:
     """Return a change as cells: its sign, the path, the old value, an arrow, the new one."""
     sides = ["" if change.op == "add" else _brief(change.old), "" if change.op == "remove" else _brief(change.new)]
-    return _SIGNS[change.op], _subscripts(change.path), sides[0], "->" * all(sides), sides[1]
+    return _MARKS[change.op], _subscripts(change.path), sides[0], "->" * all(sides), sides[1]
 
 
 def _changed(before: Optional[ChangeRecord[Any]], after: ChangeRecord[Any]) -> str:

@@ -8928,6 +8928,8 @@ def test_what_is_loaded_is_saved_to_the_same_bytes_of_json(suffix, tmp_path):
         assert (tmp_path / "again.json").read_bytes() == (tmp_path / "one.json").read_bytes()
         alma.load(tmp_path / "one.json").save(tmp_path / "one.json")
         assert (tmp_path / "again.json").read_bytes() == (tmp_path / "one.json").read_bytes()
+
+
 # == Journal: the live SQLite journal =========================================
 
 JOURNALLED = "state.db"
@@ -11765,19 +11767,21 @@ def test_export_to_what_is_no_format_writes_nothing(shop_file, tmp_path, shell):
     assert (code, out) == (1, "") and "json" in err and os.listdir(str(tmp_path)) == ["shop.json"]
 
 
-class Pair(typing.NamedTuple):
+class Couple(typing.NamedTuple):
     left: int
     right: typing.Any
 
 
 def test_a_class_is_shown_as_itself_where_types_names_it(tmp_path, shell, monkeypatch):
-    (tmp_path / "pairs.py").write_text("import typing\nclass Pair(typing.NamedTuple):\n    left: int\n    right: int\n")
-    AlmaVar("x", Pair(1, [2])).save(tmp_path / "x.json", types=[Pair])
-    assert "Unresolved('Pair', " in shell("inspect", tmp_path / "x.json")[1]
+    (tmp_path / "pairs.py").write_text(
+        "import typing\nclass Couple(typing.NamedTuple):\n    left: int\n    right: int\n"
+    )
+    AlmaVar("x", Couple(1, [2])).save(tmp_path / "x.json", types=[Couple])
+    assert "Unresolved('Couple', " in shell("inspect", tmp_path / "x.json")[1]
     monkeypatch.chdir(tmp_path)
     path = list(sys.path)
-    code, out, _ = shell("inspect", tmp_path / "x.json", "--types", "pairs:Pair")
-    assert code == 0 and "Pair(left=1, right=[2])" in out and sys.path == path
+    code, out, _ = shell("inspect", tmp_path / "x.json", "--types", "pairs:Couple")
+    assert code == 0 and "Couple(left=1, right=[2])" in out and sys.path == path
     del sys.modules["pairs"]
 
 
@@ -11788,7 +11792,7 @@ def test_nothing_is_imported_unless_asked_for_and_no_folder_hides_what_python_ha
     assert command("inspect", shop_file, "--types", "colorsys:rgb_to_hsv", cwd=tmp_path)[2].count("imported") == 0
 
 
-@pytest.mark.parametrize("types", ["nowhere:Pair", "json:Nothing", "json", "json:decoder:x", "csv:__doc__"])
+@pytest.mark.parametrize("types", ["nowhere:Couple", "json:Nothing", "json", "json:decoder:x", "csv:__doc__"])
 def test_types_that_are_not_there_are_an_error(types, shop_file, shell):
     code, out, err = shell("inspect", shop_file, "--types", types)
     assert (code, out) == (1, "") and err.startswith("alma: ") and err.count("\n") == 1
@@ -11920,7 +11924,7 @@ def test_a_value_of_more_parts_than_there_is_time_for_is_shown_in_bounds(argumen
 @pytest.mark.parametrize("value", [
     1, -0.0, "a'b", b"x", None, True, [], [1], (), (1,), (1, 2), {}, {"a": {1: [2]}}, {1}, set(), frozenset({2}),
     frozenset(), Ellipsis,
-    datetime(2026, 1, 1), decimal.Decimal("1.5"), collections.deque([1, 2]), collections.Counter("a"), Pair(1, (2,)), range(3),
+    datetime(2026, 1, 1), decimal.Decimal("1.5"), collections.deque([1, 2]), collections.Counter("a"), Couple(1, (2,)), range(3),
     [None, [[]]], alma.DELETED,
 ], ids=repr)  # fmt: skip
 def test_what_is_short_is_shown_as_python_shows_it(value):
