@@ -7468,19 +7468,13 @@ _DEEPEST_SHOWN = 100
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 _MARKS = {"add": "+", "remove": "-", "replace": "~"}
-_Columns = Tuple[
-    Tuple[str, str, int], ...
-]  # of each: the side its cells stand on, their style, how readily it gives way
+# Of each column of a table: the side its cells stand on, their style, and how readily it gives way to others.
+_Columns = Tuple[Tuple[str, str, int], ...]
 _HEADING: _Columns = ("<", "bold", 1), ("<", "", 1), ("<", "cyan", 1)
 _OVERVIEW: _Columns = ("<", "bold", 1), (">", "", 1), (">", "dim", 1), ("<", "dim", 2), ("<", "cyan", 1), ("<", "", 1)
 _TIMELINE: _Columns = (
-    (">", "bold", 2),
-    ("<", "dim", 2),
-    (">", "dim", 2),
-    ("<", "cyan", 2),
-    ("<", "", 4),
-    ("<", "yellow", 2),
-)
+    (">", "bold", 4), ("<", "dim", 4), (">", "dim", 4), ("<", "cyan", 5), ("<", "", 9), ("<", "yellow", 4),
+)  # fmt: skip
 _CHANGES: _Columns = ("<", "yellow", 1), ("<", "bold", 1), ("<", "red", 1), ("<", "", 1), ("<", "green", 1)
 _BLAME: _Columns = ("<", "bold", 1), (">", "", 1), (">", "dim", 1), ("<", "cyan", 1), ("<", "", 1)
 _FOLLOW: _Columns = ("<", "dim", 1), ("<", "bold", 1), (">", "", 1), ("<", "cyan", 2), ("<", "", 2)

@@ -12100,7 +12100,7 @@ def test_follow_prints_each_change_as_it_is_made(name, tmp_path):
                 lines.append(line)
                 came.set()
                 if b"last" in line:
-                    child.send_signal(signal.SIGINT)
+                    child.kill()
 
         reader = threading.Thread(target=read)
         reader.start()
@@ -12108,7 +12108,8 @@ def test_follow_prints_each_change_as_it_is_made(name, tmp_path):
             y.set("\x1b[2J")  # says nothing
             x.set(x.get() + 1)
         x.set("last", label="\x1b[2J")
-        assert (child.stderr.read(), child.wait(60)) == (b"", 130)
+        assert child.stderr.read() == b""
+        child.wait(60)
         reader.join()
         child.stdout.close()
         child.stderr.close()
