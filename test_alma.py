@@ -11814,39 +11814,54 @@ def test_a_value_behind_middleware_does_not_hide_the_others(tmp_path, shell):
     assert shell("inspect", tmp_path / "x.json", "secret")[0] == shell("inspect", tmp_path / "x.json", "--json")[0] == 0
 
 
-EVIL = (
-    "".join(map(chr, [*range(32), *range(127, 160), 0x200E, 0x202E, 0x2066, 0x2069, 0xFEFF, 0xD800, 0x2028])) + "日本é́"
-)
+CONTROLS = "".join(map(chr, [*range(32), *range(127, 160), 0x061C, 0x200E, 0x202E, 0x2028, 0x2066, 0x2069, 0xFEFF]))
 
 
 class Evil(typing.NamedTuple):
     a: int
 
 
-@pytest.mark.parametrize("arguments", [
-    ["inspect"], ["inspect", "--json"], ["inspect", EVIL], ["inspect", EVIL, "--json"], ["inspect", EVIL, "--at", "0"],
-    ["inspect", EVIL, "--at", EVIL], ["inspect", EVIL, "--at", "x" + EVIL], ["inspect", "x" + EVIL], ["diff", EVIL, "0", "1"],
-    ["diff", EVIL, "0", "1", "--json"], ["blame", EVIL], ["blame", EVIL, "--json"], ["blame", EVIL, f"[{EVIL!r}]"], ["verify"],
-    ["verify", "--head", EVIL], ["export", f"\x1b{EVIL[1:9]}.csv"], ["inspect", "--types", f"x:{EVIL}"],
-], ids=repr)  # fmt: skip
 @pytest.mark.parametrize("color", ["never", "always"])
-def test_nothing_in_a_file_can_drive_the_terminal(arguments, color, tmp_path, shell):
-    registry, path = AlmaRegistry(), tmp_path / f"{EVIL[26:40]}.json"
-    var = registry.watch(EVIL, {EVIL: EVIL, (EVIL,): [EVIL], "e": Evil(1)})
-    var.set({EVIL: 1, "b": {EVIL}, "e": Evil(1)}, label=EVIL).branch(EVIL).set(EVIL.encode("utf-8", "surrogatepass"))
-    registry.save(path, types={EVIL: Evil})
-    name, *rest = arguments
-    code, out, err = shell(name, path, *rest, "--color", color)
-    text = re.sub(r"\x1b\[(\d+|0)m", "", out) if color == "always" else out
-    assert printable(text) and printable(err) and (out or err)
-    assert color == "never" or name in ("verify", "export") or "--json" in rest or code or "\x1b" in out
+@pytest.mark.parametrize("evil", [CONTROLS + "日本é", "\ud800"], ids=["controls", "surrogate"])
+@pytest.mark.parametrize("line", [
+    "inspect FILE", "inspect FILE --json", "inspect FILE EVIL", "inspect FILE EVIL --json", "inspect FILE EVIL --at 0",
+    "inspect FILE EVIL --at EVIL", "inspect FILE EVIL@EVIL", "diff FILE EVIL 0 1", "diff FILE EVIL 0 1 --json",
+    "blame FILE EVIL", "blame FILE EVIL --json", "blame FILE EVIL ['EVIL']", "verify FILE", "export FILE EVIL.csv",
+    "export FILE EVIL.json",
+])  # fmt: skip
+def test_nothing_in_a_file_can_drive_the_terminal(line, evil, color, tmp_path, shell, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    registry, where = AlmaRegistry(), f"x{evil[26:31]}.json"
+    var = registry.watch(evil, {evil: evil, (evil,): [evil], "e": Evil(1)})
+    var.set({evil: 1, "b": {evil}, "e": Evil(1)}, label=evil).branch(evil).set(evil.encode("utf-8", "surrogatepass"))
+    registry.save(where, types={evil: Evil})
+    told = {"FILE": where, "EVIL": evil, "EVIL@EVIL": f"{evil}@{evil}", "['EVIL']": f"[{evil!r}]"}
+    told.update({f"EVIL{suffix}": f"{evil[1:9].strip(chr(0xD800))}x{suffix}" for suffix in (".csv", ".json")})
+    code, out, err = shell(*[told.get(word, word) for word in line.split()], "--color", color)
+    shown = re.sub(r"\x1b\[\d+m", "", out) if color == "always" else out
+    assert (code, err) == (0, "") and out and printable(shown)
+
+
+@pytest.mark.parametrize("evil", [CONTROLS, "\ud800"], ids=["controls", "surrogate"])
+@pytest.mark.parametrize("line", [
+    "inspect FILE nothing", "inspect FILE EVIL --at xEVIL", "verify FILE --head EVIL", "inspect FILE --types x:EVIL",
+    "blame FILE EVIL xEVIL", "export FILE xEVIL/x.csv", "export FILE xEVIL", "inspect xEVIL.json",
+])  # fmt: skip
+def test_no_error_can_drive_the_terminal(line, evil, tmp_path, shell, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    AlmaVar(evil, 1).save("x.json")
+    told = [word.replace("FILE", "x.json").replace("EVIL", evil) for word in line.split()]
+    code, out, err = shell(*told)
+    assert (code, out) == (1, "") and printable(err) and err.count("\n") == 1 and err.startswith("alma: ")
 
 
 def test_what_a_damaged_file_says_is_told_without_control_characters(tmp_path, shell):
-    AlmaVar(EVIL, 1).save(tmp_path / "x.json")
-    (tmp_path / "x.json").write_text((tmp_path / "x.json").read_text("utf-8").replace(",1,", ",2,"), "utf-8")
-    for arguments in (["inspect"], ["verify"], ["export"]):
-        code, out, err = shell(arguments[0], tmp_path / "x.json", *["o.csv"] * (arguments == ["export"]))
+    AlmaVar(CONTROLS, 7).save(tmp_path / "x.json")
+    text = (tmp_path / "x.json").read_text("utf-8")
+    (tmp_path / "x.json").write_text(text.replace("null,7,", "null,8,"), "utf-8")
+    assert "null,7," in text
+    for command, *more in (["inspect"], ["verify"], ["export", tmp_path / "o.csv"]):
+        code, out, err = shell(command, tmp_path / "x.json", *more)
         assert (code, out) == (1, "") and printable(err) and err.count("\n") == 1
 
 
