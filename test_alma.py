@@ -95,7 +95,7 @@ HEAVY = """
     socket sqlite3 unittest urllib websockets zlib
 """
 FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
-EXTRAS = {"crypto": "cryptography", "diff": "deepdiff"}  # the packages by extra
+EXTRAS = {"crypto": "cryptography", "diff": "deepdiff", "pydantic": "pydantic"}  # the packages by extra
 HAND_OVERS = {
     "AlmaRegistry.load",
     "AlmaRegistry.namespace",
@@ -8755,6 +8755,944 @@ def test_the_making_of_a_namespace_is_neither_heard_nor_undone():
 # == Codec: values to tagged JSON and back; guarded pickle ====================
 
 
+class Rights(enum.Flag):
+    READ = 1
+    WRITE = 2
+    BOTH = 3
+    RUN = 4
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+class Suit(str, enum.Enum):
+    HEARTS = "h"
+
+
+class Outer:
+    class Inner(enum.Enum):
+        ONE = [1]  # noqa: RUF012  # what stands behind the name need have no form in a file
+
+
+@dataclass(frozen=True)
+class Fixed:
+    at: typing.Any
+    more: list = dataclasses.field(default_factory=list)
+    late: typing.Any = dataclasses.field(init=False, compare=False, default=None)
+
+    def __post_init__(self):
+        if self.at == "reading":
+            raise AssertionError("reading ran a class's own code")
+
+
+@dataclass
+class Narrow:
+    __slots__ = ("x", "y")
+    x: typing.Any
+    y: typing.Any
+
+
+class Triple(typing.NamedTuple):
+    a: typing.Any
+    b: typing.Any = 7
+
+
+class Worked(collections.namedtuple("Worked", "a b")):
+    def __new__(cls, *parts):
+        raise AssertionError("reading ran a class's own code")
+
+
+class Optional(typing.NamedTuple):
+    a: typing.Any = 7
+
+
+OURS = [Optional, Colour, Rights, Level, Suit, Outer.Inner, Fixed, Narrow, Triple, Pair, Point]
+WRITTEN_ATOMS = [
+    None, True, 0, -1, 2**63, -(2**70), 2**1_999, 2**2_000, -(2**20_000), 0.0, -0.0, 1e308, 5e-324, 1e22, 0.1,
+    float("inf"), -float("inf"), float("nan"), 1j, complex(-0.0, float("nan")), "", "text", "é\ud800\x00", "\U0001f600",
+    "\ud83d\ude00", "\udc00\ud83d\ude00\ude00", '"$', "\\u0024", "\x1b[0m\u2028", b"", b"\x80\x95",
+    ..., range(3, 9, -2),
+    dt.date(1, 1, 1), dt.time(1, 2), dt.time(3, tzinfo=timezone.utc, fold=1), dt.time(3, 0, 0, 5), NOON, ODD,
+    ODD.replace(tzinfo=None), datetime.max, NOON.astimezone(timezone(timedelta(0), "UTC")), timedelta(-1, 2, 3),
+    timedelta.max, timezone.utc, timezone(timedelta(microseconds=-1), "\ud800"), decimal.Decimal("-1.10"),
+    decimal.Decimal("sNaN12"), decimal.Decimal("1E+999999"), decimal.Decimal("-0E-7"), fractions.Fraction(-1, 3),
+    uuid.UUID(int=5), uuid.UUID(int=6, is_safe=uuid.SafeUUID.safe), uuid.UUID(int=6, is_safe=uuid.SafeUUID.unsafe),
+    *uuid.SafeUUID, Path("a/b"), pathlib.PurePosixPath("//a/../b"), pathlib.PureWindowsPath("c:/d"),
+    pathlib.PurePosixPath("\udcff"), ipaddress.ip_address("::1"), ipaddress.ip_address("1.2.3.4"),
+    ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_interface("10.0.0.1/8"), ipaddress.ip_network("fe80::/10"),
+    Colour.BLUE, Rights(0),
+    Rights.READ, Rights.BOTH, Rights.READ | Rights.RUN, Level.HIGH, Suit.HEARTS, Outer.Inner.ONE,
+    alma.DELETED, alma.Unresolved("Gone", {"x": (1,)}), alma.Unresolved("Gone", "RED"),
+    alma.Unresolved("pickle", b"N."),
+]  # fmt: skip
+WRITTEN_KEYS = [
+    "a",
+    "$tuple",
+    "$dict",
+    "",
+    "\ud83d\ude00",
+    1,
+    True,
+    1.5,
+    None,
+    (1, "a"),
+    b"k",
+    Colour.RED,
+    Level.LOW,
+    NOON,
+]
+WRITTEN = {
+    "dict": lambda parts, keys: dict(zip(keys, parts)),
+    "dict by str": lambda parts, keys: {str(key): part for key, part in zip(keys, parts)},
+    "dict like a tag": lambda parts, keys: {random.Random(len(parts)).choice(["$tuple", "$", "$object"]): parts[0]},
+    "list": lambda parts, keys: parts,
+    "tuple": lambda parts, keys: tuple(parts),
+    "set": lambda parts, keys: set(keys),
+    "frozenset": lambda parts, keys: frozenset(keys),
+    "bytearray": lambda parts, keys: bytearray(len(parts)),
+    "OrderedDict": lambda parts, keys: turned(collections.OrderedDict(zip(keys, parts))),
+    "Counter": lambda parts, keys: collections.Counter(dict(zip(keys, parts))),
+    "defaultdict": lambda parts, keys: collections.defaultdict(
+        [None, list, int, dict][len(parts) % 4], zip(keys, parts)
+    ),
+    "deque": lambda parts, keys: collections.deque(parts, [None, 9][len(parts) % 2]),
+    "dataclass": lambda parts, keys: Point(parts[0], parts),
+    "frozen": lambda parts, keys: Fixed(parts[0], parts),
+    "slots": lambda parts, keys: Narrow(parts[0], parts),
+    "namedtuple": lambda parts, keys: Triple(parts[0], parts),
+    "unresolved": lambda parts, keys: alma.Unresolved("Lost", {"parts": parts}),
+}
+
+
+def turned(ordered):
+    """Move an OrderedDict's first key to its end: its order is no longer that of the dict beneath."""
+    ordered.move_to_end(next(iter(ordered)))
+    return ordered
+
+
+def exact(value):
+    """Describe a value so that another is described alike only if all content, types and order agree."""
+    kind = type(value)
+    if kind in (set, frozenset):
+        return kind, frozenset(map(exact, value))
+    if isinstance(value, (enum.Enum, int)):
+        return kind, int(value) if isinstance(value, int) else id(value)
+    if isinstance(value, dict):
+        items = value.items()
+        return kind, getattr(value, "default_factory", 0), tuple((exact(key), exact(part)) for key, part in items)
+    if isinstance(value, (list, tuple, collections.deque)):
+        return kind, getattr(value, "maxlen", 0), tuple(map(exact, value))
+    if kind is alma.Unresolved:
+        return kind, value.name, exact(value.data)
+    if dataclasses.is_dataclass(value):
+        return kind, tuple(exact(getattr(value, field.name)) for field in dataclasses.fields(value))
+    return kind, repr(value), getattr(value, "is_safe", 0)
+
+
+def written(draw, depth=4):
+    """Return a value that nests all kinds of values that have a form in JSON."""
+    if depth == 0 or draw.random() < 0.2:
+        return draw.choice(WRITTEN_ATOMS)
+    parts = [written(draw, depth - 1) for _ in range(draw.randrange(1, 4))]
+    return draw.choice(list(WRITTEN.values()))(parts, draw.sample(WRITTEN_KEYS, len(parts)))
+
+
+def damaged(text, **options):
+    """Tell whether a text is refused by the one family of errors."""
+    try:
+        alma.from_json(text, **options)
+    except DamagedTextError as error:
+        assert isinstance(error, CodecError) and isinstance(error, FileFormatError)
+        return True
+    return False
+
+
+def nested(depth, *shell):
+    """Return a text in which one shell is put into another, so many times."""
+    return shell[0] * depth + "1" + shell[1] * depth
+
+
+@pytest.mark.parametrize("value", WRITTEN_ATOMS, ids=lambda value: type(value).__name__)
+def test_each_value_comes_back_exactly_from_json_alone_and_within_others(value):
+    for whole in (value, [value], {"a": value}, (value,), {1: [value]}, Point(value)):
+        text = alma.to_json(whole, OURS)
+        assert exact(alma.from_json(text, OURS)) == exact(whole)
+        text.encode()
+        assert alma._text(alma._parse(text)) == text
+
+
+@pytest.mark.parametrize("key", WRITTEN_KEYS, ids=repr)
+def test_each_key_comes_back_exactly_from_json(key):
+    for whole in ({key: 1}, {key: 1, "b": 2}, {key}, frozenset([key]), collections.Counter([key])):
+        assert exact(alma.from_json(alma.to_json(whole, OURS), OURS)) == exact(whole)
+
+
+def test_generated_values_come_back_exactly_from_json():
+    draw, seen = random.Random(4), set()
+    for _ in range(rounds(3_000, 10_000)):
+        value = written(draw)
+        text = alma.to_json(value, OURS)
+        assert exact(alma.from_json(text, OURS)) == exact(value)
+        assert alma._text(alma._parse(text)) == text
+        assert alma.to_json(alma.from_json(text), OURS) == text  # unresolved or not
+        seen.update(re.findall(r'\{"(\$\w+)":', text))
+    assert len(seen) > 25
+
+
+def test_json_is_plain_where_values_are():
+    plain = {"a": [1, 2.5, True, None, "é"], "b": {}}
+    assert alma.to_json(plain) == json.dumps(plain, separators=(",", ":"), ensure_ascii=False)
+    assert alma.from_json(json.dumps(plain, indent=2)) == plain
+    assert alma.from_json(json.dumps(plain).encode()) == plain
+
+
+def test_the_yardstick_of_the_codec_tells_apart_what_is_almost_the_same():
+    pairs = [(1, True), (0.0, -0.0), ((1,), [1]), ({"a": 1, "b": 2}, {"b": 2, "a": 1}), (Level.LOW, 1), ({1}, {True})]
+    assert all(exact(one) != exact(other) for one, other in pairs)
+
+
+def text_of_sets():
+    return [alma.to_json({"a", "b", "c", (1, "x"), "d"}), alma.to_json({3, 1, 2}), alma.to_json(frozenset("qwertz"))]
+
+
+def test_equal_sets_have_one_text_in_every_process():
+    seeded = [apart(text_of_sets, before=f"seed = {seed}") for seed in range(3)]  # each process hashes in its own way
+    assert seeded == [text_of_sets()] * 3
+    assert alma.to_json({8, 0}) == alma.to_json({0, 8})  # the order in which they are found is not the same
+
+
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="zoneinfo is new in Python 3.9")
+def test_a_zone_comes_back_by_its_key():
+    zoneinfo = importlib.import_module("zoneinfo")
+    try:
+        zone = zoneinfo.ZoneInfo("Europe/Berlin")
+    except zoneinfo.ZoneInfoNotFoundError:
+        pytest.skip("this system has no time zones")
+    for value in (zone, ODD.replace(tzinfo=zone), ODD.replace(tzinfo=zone, fold=0), dt.time(1, tzinfo=zone)):
+        again = alma.from_json(alma.to_json(value))
+        assert exact(again) == exact(value)
+    assert again.tzinfo is zone and ODD.replace(tzinfo=zone).utcoffset() == timedelta(hours=1)
+    for key in ("No/Where", "../../etc/passwd", "/etc/passwd", "", "a\x00b", 5, None, "zone.tab"):
+        assert damaged(json.dumps({"$ZoneInfo": key}))
+
+
+def test_a_decimal_has_one_text_whatever_the_context():
+    with decimal.localcontext() as context:
+        context.capitals, context.prec = 0, 2
+        text = alma.to_json(decimal.Decimal("1.2345E+99"))
+        assert alma.from_json(text) == decimal.Decimal("1.2345E+99")
+    assert text == '{"$Decimal":"1.2345E+99"}' and alma.to_json(alma.from_json(text)) == text
+
+
+def test_a_concrete_path_of_another_system_comes_as_a_pure_one():
+    foreign, pure = ("PosixPath", "PurePosixPath") if os.name == "nt" else ("WindowsPath", "PureWindowsPath")
+    path = alma.from_json(json.dumps({f"${foreign}": "a"}))
+    assert type(path) is getattr(pathlib, pure)
+
+
+# What has no form, where it is found, and what of it the reason names.
+UNWRITABLE = [
+    ({"db": [0, 1, 2, len]}, "value['db'][3]", "builtin_function"),
+    (Text("a"), "value", "Text"),
+    ({(1, 2): {"a": {Number(7)}}}, "value[(1, 2)]['a'][0]", "Number"),
+    ({Text("k"): 1}, "value['k'], its key", "Text"),
+    ([Point([Names()])], "value[0].x[0]", "Names"),
+    (Triple(1, Row()), "value.b", "Row"),
+    (collections.deque([1, object()]), "value[1]", "object"),
+    (collections.OrderedDict(a=1, b=re), "value['b']", "module"),
+    ([collections.defaultdict(lambda: 0)], "value[0]", "defaultdict"),
+    ([{Money("1.50")}], "value[0][0]", "Money"),
+    ([ODD.replace(tzinfo=Zone())], "value[0]", "Zone"),
+    ([fractions.Fraction(1 << 200_000, 3)], "value[0]", "fraction"),
+    ({"c": Slotted(1)}, "value['c']", "Slotted"),
+]
+
+
+@pytest.mark.parametrize("value, path, reason", UNWRITABLE, ids=[path for _, path, _ in UNWRITABLE])
+def test_what_has_no_form_in_json_is_refused_and_its_place_named(value, path, reason):
+    with pytest.raises(CodecError) as caught:
+        alma.to_json(value, OURS)
+    assert caught.value.path == path and reason in caught.value.reason
+    with pytest.raises(CodecError) as caught:
+        alma._Codec(OURS).encode(value, "state")
+    assert caught.value.path == path.replace("value", "state", 1)
+
+
+def cycles():
+    """Yield values that hold themselves, each with where."""
+    one, table, twice = [1], {}, [[]]
+    one.append({"a": (one,)})
+    table["t"] = table
+    twice[0] += [0, twice[0], twice]
+    point = Point(1)
+    point.y = [point]
+    yield from [(one, "value[1]['a'][0]"), (table, "value['t']"), (twice, "value[0][1]"), (point, "value.y[0]")]
+
+
+@pytest.mark.parametrize("value, path", list(cycles()), ids=["list", "dict", "twice", "object"])
+def test_a_value_that_holds_itself_is_refused_and_the_place_named(value, path):
+    with pytest.raises(CodecError, match="holds itself") as caught:
+        alma.to_json(value, OURS)
+    assert caught.value.path == path
+
+
+def test_parts_that_stand_in_many_places_are_written_in_each_and_counted(monkeypatch):
+    shared = [1]
+    assert alma.to_json([shared, shared]) == "[[1],[1]]"
+    monkeypatch.setattr(alma, "_PARTS", 10_000)
+    laughs = [0] * 10
+    for _ in range(8):
+        laughs = [laughs] * 10
+    for value in (laughs, {"a": laughs}, (laughs,), {1: [laughs]}):
+        with pytest.raises(CodecError, match="10,000 parts"):
+            alma.to_json(value)
+    assert alma.to_json([0] * 10_000)
+    with pytest.raises(CodecError) as caught:
+        alma.to_json([[[[[[*range(3_000), len]]]]]])
+    assert caught.value.path == "value[0][0][0][0][0][3000]"  # looked for level by level, and counted anew for each
+
+
+# One level of each kind of nesting: what is around a value, in Python and in text.
+SHELLS = {
+    "list": (lambda part: [part], "[", "]"),
+    "dict": (lambda part: {"a": part}, '{"a":', "}"),
+    "tuple": (lambda part: (part,), '{"$tuple":[', "]}"),
+    "dict by int": (lambda part: {1: part}, '{"$dict":[[1,', "]]}"),
+    "frozenset": (lambda part: frozenset([part]), '{"$frozenset":[', "]}"),
+    "deque": (lambda part: collections.deque([part]), '{"$deque":[null,', "]}"),
+    "dataclass": (lambda part: Narrow(1, part), '{"$object":["Narrow",{"x":1,"y":', "}]}"),
+}
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_values_of_200_levels_are_written_and_read_and_deeper_ones_refused(name):
+    around, before, after = SHELLS[name]
+    value, text = 1, nested(200, before, after)
+    for _ in range(200):
+        value = around(value)
+    assert alma.to_json(value, [Narrow]) == text
+    assert alma.to_json(alma.from_json(text, [Narrow]), [Narrow]) == text
+    with pytest.raises(CodecError, match="200 levels"):
+        alma.to_json(around(value), [Narrow])
+    for deeper in (201, 10**5):
+        assert damaged(nested(deeper, before, after), types=[Narrow])
+
+
+def deep_down(room, function, *args):
+    """Call a function where so many more calls are allowed."""
+    return function(*args) if alma._stack_left() <= room else deep_down(room, function, *args)
+
+
+def low_on_stack():
+    """Write and read what is nested deeply where little is left of the stack; return what was raised."""
+    value, seen = 1, []
+    for _ in range(200):
+        value = {1: value}
+    text, plain = alma.to_json(value), nested(200, "[", "]")
+    for room in (690, 400, 250, 160):
+        for function, given in ((alma.to_json, value), (alma.from_json, text), (alma.from_json, plain)):
+            try:
+                deep_down(room, function, given)
+            except CodecError as error:
+                seen.append(type(error).__name__)
+        assert deep_down(room, alma.from_json, deep_down(room, alma.to_json, [[[(1,)]]])) == [[[(1,)]]]
+    return seen
+
+
+def test_deep_values_are_refused_where_the_stack_has_no_room_for_them():
+    assert apart(low_on_stack) == ["CodecError", "DamagedTextError", "DamagedTextError"] * 4
+
+
+def test_a_class_is_read_without_its_own_code_and_its_missing_fields_have_their_defaults():
+    fixed = Fixed(1, [2])
+    object.__setattr__(fixed, "at", "reading")
+    again = alma.from_json(alma.to_json(fixed, [Fixed]), [Fixed])
+    assert again == fixed and type(again) is Fixed
+    assert exact(alma.from_json('{"$object":["Fixed",{"at":"reading"}]}', [Fixed])) == exact(
+        alma.from_json('{"$object":["Fixed",{"at":"reading","more":[],"late":null}]}', [Fixed])
+    )
+    worked = tuple.__new__(Worked, (1, 2))
+    assert alma.from_json(alma.to_json(worked, [Worked]), [Worked]) == (1, 2)
+    assert alma.from_json('{"$object":["Triple",{"a":1}]}', [Triple]) == Triple(1, 7)
+    one, other = (alma.from_json('{"$object":["Fixed",{"at":1}]}', [Fixed]) for _ in range(2))
+    assert one.more is not other.more
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        ["Fixed", {}], ["Fixed", {"at": 1, "of": 2}], ["Fixed", "RED"], ["Fixed", 1], ["Triple", {"b": 1}],
+        ["Triple", []], ["Optional", ""],
+        ["Triple", {"a": 1, "__class__": 2}], ["Colour", "GREEN"], ["Colour", 1], ["Colour", {}],
+        ["Colour", "__class__"],
+        ["Rights", -(2**2_000)], ["Rights", 1.0], ["Narrow", {"x": 1}], ["Level", 1], ["Level"], ["Level", "LOW", 1],
+        "ab",
+        [1, "LOW"], {"Level": "LOW"}, [["Level"], "LOW"], ["Gone", [1]], ["Gone", None], ["pickle", {"$bytes": ""}],
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_what_is_no_form_of_a_class_is_refused(raw):
+    assert damaged(json.dumps({"$object": raw}), types=OURS)
+
+
+def test_what_a_class_does_not_declare_is_refused_rather_than_lost():
+    point = Point(1)
+    point.z = 3
+    with pytest.raises(CodecError, match="'z'"):
+        alma.to_json(point, [Point])
+
+    @dataclass
+    class Cached:
+        x: int
+
+        @alma.cached_property
+        def twice(self):
+            return 2 * self.x
+
+    cached = Cached(2)
+    assert cached.twice == 4
+    assert alma.to_json(cached, [Cached]) == '{"$object":["Cached",{"x":2}]}'
+    unset = object.__new__(Point)
+    with pytest.raises(DamagedTextError):
+        alma.from_json(alma.to_json(unset, [Point]), [Point])
+
+
+def test_a_type_has_the_name_that_the_caller_gives_it():
+    text = alma.to_json([Point(1, 2), Colour.RED], {"P": Point, "C": Colour})
+    assert text == '[{"$object":["P",{"x":1,"y":2}]},{"$object":["C","RED"]}]'
+    assert alma.from_json(text, {"C": Colour, "P": Point}) == [Point(1, 2), Colour.RED]
+    renamed = {"New": Point, "P": Point}
+    assert alma.from_json(text, {**renamed, "C": Colour})[0] == Point(1, 2)
+    assert alma.to_json(Point(1, 2), renamed).startswith('{"$object":["New"')
+    assert alma.to_json(Outer.Inner.ONE, [Outer.Inner]) == '{"$object":["Outer.Inner","ONE"]}'
+
+    class Inner(enum.Enum):
+        ONE = 1
+
+    assert alma.to_json(Inner.ONE, [Inner]) == '{"$object":["Inner","ONE"]}'
+
+
+def test_types_that_cannot_be_named_are_refused_at_once():
+    class Point:
+        pass
+
+    @dataclass
+    class Items(dict):
+        x: int = 0
+
+    @dataclass
+    class Failure(Exception):
+        x: int = 0
+
+    for wrong in (Text, int, Point, Items, Failure, tuple, Colour.RED, "Colour", Names, print, None):
+        with pytest.raises(TypeError, match="enums, dataclasses"):
+            alma.to_json(1, [wrong])
+    for wrong in (Colour, 5, None):
+        with pytest.raises(TypeError):
+            alma.from_json("1", wrong)
+    for wrong in ([globals()["Point"], alma.dataclass(Point)], {1: Colour}):
+        with pytest.raises(ValueError, match="named"):
+            alma.to_json(1, wrong)
+    assert alma.to_json(1, [Colour, Colour]) == "1"
+
+
+def test_a_value_of_an_unnamed_class_is_kept_as_it_was_read():
+    values = [Point(1, {"a": (Colour.RED,)}), {Colour.RED: 1}, {Rights.READ | Rights.RUN, 1}, Triple(1), [Level.LOW]]
+    text = alma.to_json(values, OURS)
+    read = alma.from_json(text)
+    assert repr(read[0]).startswith("Unresolved('Point', {'x': 1,")
+    assert (read[0].name, read[0].data["x"]) == ("Point", 1)
+    for copied in (read, copy.deepcopy(read), AlmaVar("x", read).get(), pickle.loads(pickle.dumps(read))):
+        assert copied == read and alma.to_json(copied) == text
+    assert alma.from_json(alma.to_json(read), OURS) == values
+    assert read[1] == {alma.Unresolved("Colour", "RED"): 1}
+
+
+def test_unresolved_values_are_equal_where_name_and_data_are_alike():
+    one = alma.Unresolved("P", {"x": 1, "y": [2]})
+    assert one == alma.Unresolved("P", {"y": [2], "x": 1}) and hash(one) == hash(
+        alma.Unresolved("P", {"y": [2], "x": 1})
+    )
+    others = [("Q", {"x": 1, "y": [2]}), ("P", {"x": True, "y": [2]}), ("P", {"x": 1}), ("P", "x")]
+    assert not any(one == alma.Unresolved(*other) for other in others)
+    assert one != {"x": 1, "y": [2]} and len({hash(alma.Unresolved("P", {"x": x})) for x in range(100)}) == 100
+
+
+def test_models_come_back_exactly_with_what_was_set_and_private():
+    pydantic = needs_extra("pydantic", "pydantic")
+
+    class Loose(pydantic.BaseModel, extra="allow"):
+        x: int
+        y: typing.Any = 5
+        z: typing.List[int] = pydantic.Field(default_factory=list)
+        _seen: int = pydantic.PrivateAttr(3)
+
+        def model_post_init(self, context):
+            if self.y == "reading":
+                raise AssertionError("reading ran a class's own code")
+
+    class Empty(pydantic.BaseModel):
+        pass
+
+    models = [
+        Loose(x=1),
+        Loose(x=1, y=Point(1)),
+        Loose(x=1, y=5, more=(1,)),
+        Empty(),
+        Loose.model_construct(x="no int"),
+    ]
+    models[0]._seen = 8
+    models[1].y = "reading"
+    for model in [*models, models[0].model_copy(update={"z": [1]})]:
+        again = alma.from_json(alma.to_json(model, [Loose, Empty, Point]), [Loose, Empty, Point])
+        assert type(again) is type(model) and again == model and again.__getstate__() == model.__getstate__()
+    assert alma.from_json('{"$object":["Loose",{"x":1}]}', [Loose]).z == []
+    for wrong in ({}, {"x": 1, "$private": 5, "$set": 3}, {"x": 1, "$odd": 1}, "x"):
+        assert damaged(json.dumps({"$object": ["Loose", wrong]}), types=[Loose])
+    assert damaged('{"$object":["Empty",{"x":1}]}', types=[Empty])
+
+
+BROKEN_TEXTS = [
+    "", " ", "[", "]", "[1,]", "{", '{"a"}', '{"a":1,}', "nul", "tru", "+1", "01", "1.", ".5", "1e", "0x1", "'a'",
+    '"a', '"\x00"',
+    '"\n"', '"\\x"', '"\\ud8"', "[1] 2", "\ufeff1", "//", "NaN", "Infinity", "-Infinity", "[NaN]", "1e400", "-1e400",
+    "[1e999]",
+    '{"a":1e309}', "1" * 400 + ".0", "9" * 299 + "e99", "1" * 4_301, "-" + "1" * 10_000, "[" + "1" * 10**6 + "]",
+    '{"a":1,"a":1}', '[{"b":{"a":1,"b":2,"a":3}}]', '{"a":1,"\\u0061":2}',
+    "[" * 10**6, '{"a":' * 10**6, "[" * 10**6 + "]" * 10**6,
+    '["\\"",' * 1_000 + "[" * 1_000, nested(1_000, '["a]",', "]"), nested(1_000, '{"]":["\\\\",', "]}"),
+]  # fmt: skip
+BROKEN_TAGS = [
+    '{"$":1}', '{"$nothing":1}', '{"$tuple":1}', '{"$tuple":{}}', '{"$tuple":"ab"}', '{"$set":[[]]}', '{"$set":[1,1]}',
+    '{"$set":[1,true]}', '{"$frozenset":[{}]}', '{"$dict":[[1]]}', '{"$dict":["ab"]}', '{"$dict":[[1,2],[1,3]]}',
+    '{"$dict":5}',
+    '{"$dict":[[[],1]]}', '{"$dict":[[1,2,3]]}', '{"$dict":{"ab":1}}', '{"$OrderedDict":[["a",1],["a",2]]}',
+    '{"$Counter":null}',
+    '{"$deque":[]}', '{"$deque":[1,1,2]}', '{"$deque":[-1]}', '{"$deque":[true,1]}', '{"$deque":"ab"}',
+    '{"$deque":[1.0]}',
+    '{"$defaultdict":["eval"]}', '{"$defaultdict":["NoneType"]}', '{"$defaultdict":[["int"]]}', '{"$defaultdict":[]}',
+    '{"$int":"0x1"}', '{"$int":"1"}', '{"$int":5}', '{"$int":"0X' + "f" * 600 + '"}', '{"$float":"1"}', '{"$float":1}',
+    '{"$float":[]}', '{"$str":"ab"}', '{"$str":[1]}', '{"$str":[[]]}', '{"$bytes":"a"}', '{"$bytes":"gJU"}',
+    '{"$bytes":"gJU=\\n"}',
+    '{"$bytes":1}', '{"$bytes":"é"}', '{"$bytearray":[1]}', '{"$complex":[1]}', '{"$complex":["1j"]}',
+    '{"$complex":[1.0,2]}',
+    '{"$complex":"1j"}', '{"$range":[1]}', '{"$range":[1,2,0]}', '{"$range":"ab"}', '{"$ellipsis":1}', '{"$deleted":0}',
+    '{"$date":"2026-13-01"}', '{"$date":"20260101"}', '{"$date":"2026-01-01T00:00"}', '{"$date":1}',
+    '{"$time":"25:00"}',
+    '{"$time":"01:02"}', '{"$datetime":"2026-01-01"}', '{"$datetime":"2026-01-01T00:00:00+01:00"}',
+    '{"$datetime":[1,2]}',
+    '{"$datetime":["2026-01-01T00:00:00",5,0]}', '{"$datetime":["2026-01-01T00:00:00",null,0]}',
+    '{"$timedelta":[1e9,0,0]}',
+    '{"$timedelta":[0,86400,0]}', '{"$timedelta":[999999999999,0,0]}', '{"$timezone":[]}', '{"$timezone":[5]}',
+    '{"$Decimal":" 1"}',
+    '{"$Decimal":"1_0"}', '{"$Decimal":"x"}', '{"$Decimal":1}', '{"$Decimal":"1E+9999999999999999999"}',
+    '{"$Fraction":[1,0]}',
+    '{"$Fraction":[2,4]}', '{"$Fraction":["1e9999999"]}', '{"$Fraction":"1e9999999"}', '{"$Fraction":[1.5,1]}',
+    '{"$UUID":"x"}',
+    '{"$UUID":"{00000000-0000-0000-0000-000000000005}"}', '{"$UUID":["00000000-0000-0000-0000-000000000005",null]}',
+    '{"$UUID":5}',
+    '{"$SafeUUID":7}', '{"$PosixPath":1}', '{"$PurePosixPath":"a//b"}', '{"$IPv4Address":5}',
+    '{"$IPv4Address":"1.2.3"}',
+    '{"$IPv4Network":"10.0.0.1/8"}', '{"$IPv6Address":"0:0:0:0:0:0:0:1"}', '{"$pickle":"x"}', '{"$pickle":1}',
+    '{"$pickle":[]}',
+    '{"$Fraction":[{"$int":"0x' + "f" * 10**5 + '"},3]}', '[{"\\u0024nothing":1}]', '{ "$nothing" : 1 }',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", BROKEN_TEXTS + BROKEN_TAGS, ids=lambda text: ascii(text[:60]))
+def test_damaged_json_is_refused_by_one_family_of_errors(text):
+    assert damaged(text) and damaged(f"[1,{text}]")
+    assert damaged(text.encode())
+
+
+def test_keys_of_which_many_have_one_hash_are_refused_both_ways():
+    modulus = sys.hash_info.modulus  # of which all multiples have the hash 0
+    few, many = [modulus * number for number in range(1_000)], [modulus * number for number in range(1_100)]
+    assert exact(alma.from_json(alma.to_json(set(few)))) == exact(set(few))
+    for whole in (set(many), frozenset(many), dict.fromkeys(many), collections.Counter(many)):
+        with pytest.raises(CodecError, match="one hash"):
+            alma.to_json(whole)
+    many = [modulus * number for number in range(100_000)]  # a set of these would take a minute
+    assert damaged(json.dumps({"$set": many})) and damaged(json.dumps({"$dict": [[key, 1] for key in many]}))
+    grid = {(x, y) for x in (-1, -2) for y in range(2_000)}  # -1 and -2 have one hash too
+    assert alma.from_json(alma.to_json(grid)) == grid
+
+
+def test_json_that_is_no_text_is_refused():
+    assert damaged(b"\xff") and damaged(b'"\xed\xa0\x80"')
+    for wrong in (None, 5, ["1"], memoryview(b"1")):
+        with pytest.raises(TypeError, match="str or bytes"):
+            alma.from_json(wrong)
+
+
+def test_numbers_and_nesting_that_are_only_large_are_read():
+    for text in (
+        "1e308",
+        "-1.7976931348623157e308",
+        "1e-999",
+        "[" + "1" * 4_300 + "]",
+        '"1e400"',
+        '["1e400",1.5,"NaN"]',
+    ):
+        assert alma.from_json(text) == json.loads(text)
+    wide = json.dumps([["[" * 1_000, "\\", '"]' * 3, {"]": "}"}]] * 300)
+    assert alma.from_json(wide) == json.loads(wide)
+
+
+def mutated(draw, text):
+    """Return a text in which a few parts are cut out, doubled, swapped or replaced."""
+    for _ in range(draw.randrange(1, 4)):
+        at, to = sorted(draw.randrange(len(text) + 1) for _ in range(2))
+        to = min(to, at + draw.choice([1, 1, 4, 30]))
+        put = draw.choice(
+            ["", text[at:to] * 2, draw.choice('[]{}":,0$\\eE-.1'), "1e999", "null", '"$tuple"', "[[", "\ud800"]
+        )
+        text = text[:at] + put + text[to:]
+    return text
+
+
+def test_mutations_of_json_end_in_a_value_or_in_one_family_of_errors():
+    draw, values, refused = random.Random(5), 0, 0
+    texts = [alma.to_json(written(draw), OURS) for _ in range(300)]
+    for _ in range(rounds(10_000, 100_000)):
+        text = mutated(draw, draw.choice(texts))
+        try:
+            value = alma.from_json(text, OURS)
+        except DamagedTextError:
+            refused += 1
+        else:
+            values += 1
+            assert exact(alma.from_json(alma.to_json(value, OURS), OURS)) == exact(value)
+    assert values > 300 and refused > 1_000
+
+
+HEARD = []  # what a process of its own was heard to do while it read
+
+
+def listen():
+    """Hear of all that the interpreter does from now on, but for what every program does all the time."""
+    quiet = ("object.__getattr__", "object.__setattr__", "sys._getframe", "builtins.id", "code.__new__", "gc.")
+    sys.addaudithook(lambda event, args: None if event.startswith(quiet) else HEARD.append(event))
+
+
+def heard_while_reading(texts):
+    alma.from_json(alma.to_json(alma.DELETED))
+    alma.from_json('{"$IPv4Address":"1.2.3.4"}')
+    before = set(sys.modules)
+    listen()
+    for text in texts:
+        damaged(text) or damaged(text, types=OURS)
+    return HEARD, sorted(set(sys.modules) - before)
+
+
+def test_reading_json_runs_and_imports_nothing():
+    texts = [alma.to_json(value, OURS) for value in WRITTEN_ATOMS] + [text for text in BROKEN_TAGS if len(text) < 9_000]
+    texts += [
+        json.dumps({tag: name}) for tag in ("$object", "$pickle", "$sys.audit") for name in ("os", ["os", "system"])
+    ]
+    assert apart(heard_while_reading, texts) == [[], []]
+
+
+def test_the_decoder_names_nothing_by_text():
+    room = SOURCE.read_text("utf-8").partition("# == Codec")[2].partition("\n# == ")[0]
+    calls = {node.func.id for node in ast.walk(ast.parse("#" + room)) if isinstance(getattr(node, "func", 0), ast.Name)}
+    assert "from_json" not in calls and "Unresolved" in calls
+    assert calls.isdisjoint(["eval", "exec", "compile", "__import__", "import_module", "globals", "vars().get"])
+
+
+def test_what_has_no_form_is_pickled_where_that_is_wanted_and_unpickled_where_it_is_trusted():
+    codec, trusting = alma._Codec(pickles=True), alma._Codec(pickles=True, trust=True)
+    value = {"a": [Slotted(1), Text("t"), {Number(3)}, re.compile("a+")], "b": len}
+    text = codec.text(value)
+    assert exact(trusting.value(text)["a"][1:]) == exact(value["a"][1:])
+    assert trusting.value(text)["a"][0].inner == 1 and trusting.value(text)["b"] is len
+    read = codec.value(text)
+    assert read["b"] == alma.Unresolved("pickle", pickle.dumps(len, 4)) and codec.text(read) == text
+    assert alma.to_json(read) == text
+    with pytest.raises(CodecError) as caught:
+        codec.text({"a": [1, lambda: 0]})
+    assert caught.value.path == "value['a'][1]"
+    with pytest.raises(DamagedTextError):
+        trusting.value('{"$pickle":"gASVCg=="}')
+
+
+# Pickles. Each of these names a function that is heard of when it is called, or asks for too much.
+
+
+def called(function, argument="struck"):
+    """Return opcodes that call a function with a text."""
+    return b"c" + function.encode() + b"\n" + unicode(argument) + b"\x85R"
+
+
+def unicode(text):
+    return b"X" + len(text).to_bytes(4, "little") + text.encode()
+
+
+MAPPED = b"cbuiltins\ntuple\ncbuiltins\nmap\ncsys\naudit\n](" + unicode("struck") + b"e\x86"
+STRIKES = {
+    "reduce": b"\x80\x02" + called("sys\naudit") + b".",
+    "reduce in protocol 0": b"csys\naudit\n(S'struck'\ntR.",
+    "stack global": b"\x80\x04\x8c\x03sys\x8c\x05audit\x93" + unicode("struck") + b"\x85R.",
+    "dotted stack global": b"\x80\x04\x8c\x02os\x8c\x09sys.audit\x93" + unicode("struck") + b"\x85R.",
+    "stack global of a memo": b"\x80\x04\x8c\x03sys\x94\x8c\x05audit\x94h\x00h\x01\x93" + unicode("struck") + b"\x85R.",
+    "obj": b"(csys\naudit\n" + unicode("struck") + b"o.",
+    "inst": b"(" + unicode("struck") + b"isys\naudit\n.",
+    "newobj": b"\x80\x02" + MAPPED + b"\x81\x85\x81.",
+    "newobj_ex": b"\x80\x04" + MAPPED + b"}\x92\x85}\x92.",
+    "called and popped": b"\x80\x02" + called("sys\naudit") + b"0N.",
+    "called and popped to a mark": b"\x80\x02(" + called("sys\naudit") + b"1N.",
+    "within a value": b"\x80\x02}(" + unicode("v") + b"](K\x01" + called("sys\naudit") + b"eu.",
+    "as a key": b"\x80\x02}" + called("sys\naudit") + b"K\x01s.",
+    "behind a frame": b"\x80\x04\x95\x19\x00\x00\x00\x00\x00\x00\x00" + called("sys\naudit") + b".",
+    "eval": b"\x80\x02" + called("builtins\neval", "__import__('sys').audit('struck')") + b".",
+    "exec": b"\x80\x02" + called("builtins\nexec", "import sys; sys.audit('struck')") + b".",
+    "getattr chain": b"\x80\x02cbuiltins\ngetattr\n" + called("builtins\n__import__", "sys") + unicode("audit")
+    + b"\x86R" + unicode("struck") + b"\x85R.",
+    "extension": b"\x80\x02\x82\x7f" + unicode("struck") + b"\x85R.",
+    "extension of two bytes": b"\x80\x02\x83\x7f\x00" + unicode("struck") + b"\x85R.",
+    "extension of four bytes": b"\x80\x02\x84\x7f\x00\x00\x00" + unicode("struck") + b"\x85R.",
+    "build of a class": b"\x80\x02ccollections\nCounter\nN}" + unicode("struck") + b"K\x01s\x86b.",
+    "build of a function": b"\x80\x02ccopy\ncopy\n}" + unicode("struck") + b"K\x01sb.",
+}  # fmt: skip
+ATTACKS = {
+    **STRIKES,
+    "persistent id": b"Pstruck\n.",
+    "persistent id of an object": b"\x80\x02" + unicode("struck") + b"Q.",
+    "buffer": b"\x80\x05\x97.",
+    "read-only buffer": b"\x80\x05\x97\x98.",
+    "memo of 2 to the 31st": b"\x80\x02Nr\xff\xff\xff\x7f.",
+    "memo by text": b"Np999999999\n.",
+    "bytes of 2 to the 62nd": b"\x80\x04\x8e" + (1 << 62).to_bytes(8, "little") + b".",
+    "text of 2 to the 40th": b"\x80\x04\x8d" + (1 << 40).to_bytes(8, "little") + b".",
+    "bytearray of 2 to the 40th": b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b".",
+    "int of 2 to the 31st bytes": b"\x80\x02\x8b\xff\xff\xff\x7f.",
+    "int of less than no bytes": b"\x80\x02\x8b\xff\xff\xff\xff.",
+    "frame of 2 to the 62nd": b"\x80\x04\x95" + (1 << 62).to_bytes(8, "little") + b"N.",
+    "tuples in tuples": b"\x80\x02)" + b"\x85" * 200_000 + b".",
+    "lists in lists": b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".",
+    "dicts in dicts": b"\x80\x02" + b"}U\x01a" * 200_000 + b"N" + b"s" * 200_000 + b".",
+    "lists filled above a high stack": b"\x80\x02" + b"N" * 100_000 + b"]" + b"(Ne" * 100_000 + b".",
+    "marks": b"\x80\x02" + b"(" * 200_000 + b"N.",
+    "doubling tuples as keys": b"\x80\x02}N" + b"2\x86" * 60 + b"K\x01s.",
+    "billion laughs": b"\x80\x02Nq\x00" + b"(" + (b"h\x00" * 9 + b"lq\x00(") * 30 + b"l.",
+    "int of a million digits": b"I" + b"9" * 10**6 + b"\n.",
+    "long of a million digits": b"L" + b"9" * 10**6 + b"L\n.",
+    "fraction": b"\x80\x02" + called("fractions\nFraction", "1e9999999") + b".",
+    "escape codes": b"\x80\x02c\x1b[31mred\n\x1b]0;title\x07\n.",
+    "bytes behind its end": alma._write_pickle([1]) + b"N.",
+    "nothing": b"",
+    "no stop": b"\x80\x04N",
+    "protocol 0": b"N.",
+    "protocol 6": b"\x80\x06N.",
+    "protocol 1": b"\x80\x01N.",
+    "protocol twice": b"\x80\x04\x80\x04N.",
+    "two values": b"\x80\x04NN.",
+    "no value": b"\x80\x04.",
+    "append to nothing": b"\x80\x04Na.",
+    "append to a dict": b"\x80\x04}Na.",
+    "a list as key": b"\x80\x04}]Ns.",
+    "an int as key": b"\x80\x04}K\x01Ns.",
+    "odd items": b"\x80\x04}(" + unicode("a") + b"u.",
+    "mark within": b"\x80\x04](N(NNee.",
+    "set": b"\x80\x04\x8f(K\x01\x90.",
+    "frozenset": b"\x80\x04(K\x01\x91.",
+    "old string": b"S'\\x'\n.",
+    "pop of nothing": b"\x80\x040000.",
+    "unknown opcode": b"\x80\x04\xff.",
+}
+
+
+def read_apart(control):
+    """Read each attack in a child with little memory and time; return what became of it and what was heard."""
+    import copyreg
+    import resource
+
+    read = pickle.loads if control else partial(alma._read_pickle, name="f")
+    copyreg.add_extension("sys", "audit", 0x7F)
+    alma._read_pickle(alma._write_pickle([1]), "f")
+    resource.setrlimit(resource.RLIMIT_AS, (500 << 20, 500 << 20))
+    outcomes = {}
+    listen()
+    for name, data in ATTACKS.items():
+        ours, theirs = os.pipe()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(1 if control else 5)
+            del HEARD[:]
+            before = set(sys.modules)
+            try:
+                read(data)
+                outcome = "read"
+            except BaseException as error:
+                outcome = type(error).__name__
+            changed = hasattr(collections.Counter, "struck") or hasattr(copy.copy, "struck")
+            known = {"os.fork", *HEARD} if control else HEARD
+            report = [outcome, sorted({*known, *["struck"] * changed}), sorted(set(sys.modules) - before)]
+            os.write(theirs, json.dumps(report).encode())
+            os._exit(0)
+        os.close(theirs)
+        said = os.read(ours, 1 << 16)
+        os.close(ours)
+        os.waitpid(child, 0)
+        outcomes[name] = json.loads(said) if said else ["crash", [], []]
+    return outcomes
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="each attack runs in a fork")
+def test_reading_a_strangers_pickle_runs_nothing_and_imports_nothing():
+    outcomes = apart(read_apart, False)
+    kinds = dict.fromkeys([*STRIKES, "fraction", "escape codes"], "UntrustedDataError")
+    kinds.update(dict.fromkeys(("persistent id", "persistent id of an object"), "UntrustedDataError"))
+    assert len(outcomes) > 60
+    wrong = {
+        name: outcome for name, outcome in outcomes.items() if outcome != [kinds.get(name, "FileFormatError"), [], []]
+    }
+    assert wrong == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="each attack runs in a fork")
+def test_plain_pickle_runs_most_of_the_same_attacks():
+    outcomes = apart(read_apart, True)
+    assert [name for name in STRIKES if "struck" not in outcomes[name][1]] == []
+    assert len([name for name, (kind, _, _) in outcomes.items() if kind in ("read", "crash", "MemoryError")]) > 30
+
+
+def test_a_refused_pickle_names_all_that_it_mentions_in_text_fit_to_be_shown():
+    attack = b"\x80\x02(" + called("os\nsystem") + b"\x82\x05cposix\n\x1b[31mred\nPdb:1\n0N."
+    for data in (attack, attack[:-1]):
+        with pytest.raises(UntrustedDataError) as caught:
+            alma._read_pickle(data, "a.pickle")
+        assert caught.value.mentioned == ["os.system", "extension 5", "posix.\\x1b[31mred", "persistent id db:1"]
+        assert caught.value.path == "a.pickle" and str(caught.value).isprintable()
+    with pytest.raises(UntrustedDataError) as caught:
+        alma._read_pickle(pickle.dumps(Point(1), 4), "a.pickle")
+    assert caught.value.mentioned == [f"{__name__}.Point"]
+
+
+def test_a_pickle_that_somebody_else_made_is_refused_with_a_way_on():
+    for value in ((1, 2), [1, 2, {"a": 1}], {1: 2}, {1, 2}, bytearray(b"a"), "text"):
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            with pytest.raises(FileFormatError, match=r"pickle\.load|trust=True"):
+                alma._read_pickle(pickle.dumps(value, protocol), "f")
+
+
+DATA_OPCODES = [
+    "PROTO",
+    "FRAME",
+    "STOP",
+    "MARK",
+    "NONE",
+    "NEWTRUE",
+    "NEWFALSE",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG1",
+    "LONG4",
+    "BINFLOAT",
+    "SHORT_BINUNICODE",
+    "BINUNICODE",
+    "BINUNICODE8",
+    "SHORT_BINBYTES",
+    "BINBYTES",
+    "BINBYTES8",
+    "EMPTY_LIST",
+    "APPEND",
+    "APPENDS",
+    "EMPTY_DICT",
+    "SETITEM",
+    "SETITEMS",
+]
+
+
+def test_the_unpickler_itself_names_nothing_either():
+    for data in (STRIKES["reduce"], b"\x80\x02cbuiltins\nint\n."):
+        with pytest.raises(pickle.UnpicklingError):
+            alma._DataUnpickler(io.BytesIO(data)).load()
+
+
+def test_every_opcode_but_those_of_data_is_refused():
+    pickletools = importlib.import_module("pickletools")
+    arguments = {"EXT1": b"\x01", "EXT2": b"\x01\x00", "EXT4": b"\x01\x00\x00\x00", "PUT": b"0\n", "GET": b"0\n"}
+    assert set(DATA_OPCODES) < {operation.name for operation in pickletools.opcodes}
+    for operation in pickletools.opcodes:
+        if operation.name in DATA_OPCODES:
+            continue
+        argument = arguments.get(operation.name, b"a\nb\n" if operation.arg else b"")
+        data = b"\x80\x05N" + operation.code.encode("latin-1") + argument + b"\x00" * 8
+        with pytest.raises(FileFormatError):
+            alma._read_pickle(data + b".", "f")
+        stack = alma._DataStack()
+        stack += "aas"
+        assert not stack.take(operation.name, None), operation.name
+
+
+def skeleton(draw, depth=4):
+    """Return a tree of lists, dicts by str and plain values."""
+    if depth == 0 or draw.random() < 0.3:
+        return draw.choice(
+            [
+                None,
+                True,
+                False,
+                0,
+                255,
+                65_536,
+                -1,
+                2**31,
+                -(2**90),
+                2**3_000,
+                0.5,
+                float("inf"),
+                "",
+                "é\ud800",
+                "a" * 300,
+                b"",
+                b"a" * 300,
+            ]
+        )
+    parts = [skeleton(draw, depth - 1) for _ in range(draw.randrange(5))]
+    return parts if draw.random() < 0.5 else {str(number): part for number, part in enumerate(parts)}
+
+
+def test_lists_dicts_and_plain_values_come_back_from_a_pickle():
+    draw = random.Random(6)
+    large = [[*range(70_000)], {"a": "b" * 70_000, "c": b"d" * 70_000}, [[[1], {"a": {}}] * 3] * 3_000]
+    for value in [large, *(skeleton(draw) for _ in range(rounds(300, 3_000)))]:
+        assert exact(alma._read_pickle(alma._write_pickle(value), "f")) == exact(value)
+    deep = []
+    for _ in range(199):
+        deep = [deep]
+    assert alma._read_pickle(alma._write_pickle(deep), "f") == deep
+    with pytest.raises(FileFormatError):
+        alma._read_pickle(alma._write_pickle([deep]), "f")
+
+
+def test_mutations_of_pickles_end_in_data_or_in_one_family_of_errors():
+    draw, read, refused = random.Random(7), 0, 0
+    pickles = [alma._write_pickle(skeleton(draw)) for _ in range(200)]
+    pickles += [pickle.dumps(skeleton(draw), protocol) for protocol in range(6) for _ in range(20)]
+    pickles += [data for data in ATTACKS.values() if len(data) < 1_000]
+    for _ in range(rounds(10_000, 200_000)):
+        data = bytearray(draw.choice(pickles))
+        for _ in range(draw.randrange(1, 4)):
+            at = draw.randrange(len(data) + 1)
+            put = draw.choice(
+                [b"", bytes([draw.randrange(256)]), b"(", b"a", b"s", b"e", b"u", b"]", b"}", data[at : at + 9]]
+            )
+            data[at : at + draw.randrange(3)] = put
+        try:
+            value = alma._read_pickle(bytes(data), "f")
+        except FileFormatError:
+            refused += 1
+        else:
+            read += 1
+            assert exact(alma._read_pickle(alma._write_pickle(value), "f")) == exact(value)
+    assert read > 500 and refused > 2_000
+
+
 # == Files: save / load =======================================================
 
 
@@ -8928,754 +9866,6 @@ def test_what_is_loaded_is_saved_to_the_same_bytes_of_json(suffix, tmp_path):
         assert (tmp_path / "again.json").read_bytes() == (tmp_path / "one.json").read_bytes()
         alma.load(tmp_path / "one.json").save(tmp_path / "one.json")
         assert (tmp_path / "again.json").read_bytes() == (tmp_path / "one.json").read_bytes()
-
-
-# == Journal: the live SQLite journal =========================================
-
-JOURNALLED = "state.db"
-
-
-def facts_of(log, alive):
-    """Return what undo, redo and merge go by; merges with lines that are still there."""
-    known = [(index, fact, fact.merged and fact.merged[0] in alive) for index, fact in log.facts.items()]
-    facts = {index: (fact.stands_for, fact.undone, fact.merged[1:] if mine else None) for index, fact, mine in known}
-    facts = {index: fact for index, fact in facts.items() if fact != (index, (), None) and index < log.head[0]}
-    return facts, sorted((entry, *base) for (entry, line), base in log.bases.items() if line() in alive)
-
-
-def state(registry):
-    """Return all that can be seen of a registry, and what its verbs go by."""
-    lines, alive = {}, {var._log.line for var in registry._lines()}
-    for var in registry._lines():
-        log, layout = var._log, var._log.head[2]
-        records = [(record.index, record.value, record.label, record._time) for record in var.history()]
-        forks = [(fork.at, fork.stored) for fork in var._forks[1:]]
-        options = var._keep, var._traced, var._pack is alma._pack, layout.first, layout.since, layout.frozen
-        lines[var.name] = records, forks, options, var._origin, facts_of(log, alive)
-    spaces = {
-        name: (list(space._keys.current()), space.snapshot(), space.is_frozen)
-        for name, space in registry._namespaces.current().items()
-    }
-    return lines, spaces
-
-
-def killed(path, folder):
-    """Return the path of a copy of a journal as it would be had its process been killed now."""
-    folder.mkdir()
-    for suffix in ("", "-wal"):
-        if os.path.exists(f"{path}{suffix}"):
-            shutil.copyfile(f"{path}{suffix}", folder / f"{JOURNALLED}{suffix}")
-    return folder / JOURNALLED
-
-
-class JournalWalk:
-    """Random changes of every kind in a journalled registry, which is closed, killed and opened again."""
-
-    def __init__(self, seed, folder):
-        self.draw, self.folder, self.copies = random.Random(seed), folder, 0
-        self.path = folder / JOURNALLED
-        self.open()
-
-    def open(self):
-        now = getattr(self, "registry", None)
-        clock = itertools.count(1_000 if now is None else now._monitor.time + 1, 1_000).__next__
-        self.registry = AlmaRegistry(journal=self.path, durability="normal", clock=clock)
-
-    def var(self):
-        lines = [var for var in self.registry._lines() if "." not in var.name or self.draw.random() < 0.3]
-        return self.draw.choice(lines) if lines else self.watch()
-
-    def value(self):
-        draw = self.draw
-        return draw.choice(
-            [draw.randrange(100), None, "\ud800", {"a": draw.randrange(9), "b": [draw.randrange(9)]}, (1, {2}), 2**90,
-             {str(n): n * draw.randrange(2, 5) for n in range(30)}]
-        )  # fmt: skip
-
-    def watch(self):
-        keep = self.draw.choice([{}, {}, {"keep_last": 2}, {"keep_for": timedelta(microseconds=8)}])
-        name = self.draw.choice("xyzw") if self.draw.random() < 0.9 else "\ud800"
-        return self.registry.watch(name, self.value(), overwrite=self.draw.random() < 0.3, exist_ok=True, **keep)
-
-    def set(self):
-        self.var().set(self.value(), label=self.draw.choice([None, None, "note", "\udc00"]))
-
-    def update(self):
-        self.var().update(lambda value: [value])
-
-    def undo(self):
-        self.var().undo(self.draw.randrange(1, 4))
-
-    def redo(self):
-        self.var().redo(self.draw.randrange(1, 3))
-
-    def rollback(self):
-        var = self.var()
-        var.rollback(self.draw.randrange(len(var)))
-
-    def prune(self):
-        self.var().prune(keep_last=self.draw.randrange(4))
-
-    def branch(self):
-        var = self.var()
-        var.branch(self.draw.choice("ab"), self.draw.choice([None, len(var) - 1, 0]))
-
-    def drop(self):
-        var = self.var()
-        for name in var.branches():
-            return var.drop_branch(name)
-
-    def merge(self):
-        var = self.draw.choice(list(self.registry.all_vars().values()))
-        family = [var, *var.branches().values()]
-        self.draw.choice(family).merge(self.draw.choice(family), resolve=alma.theirs)
-
-    def freeze(self):
-        var = self.var()
-        var.thaw() if var.is_frozen else self.draw.random() < 0.3 and var.freeze()
-
-    def unregister(self):
-        if self.draw.random() < 0.3:
-            self.registry.unregister(self.var().name)
-
-    def space(self):
-        name = self.draw.choice("mn")
-        return self.registry.namespace(name, {"k": 1, "\ud800": 2}, exist_ok=True)
-
-    def key(self):
-        self.space()[self.draw.choice("abcd")] = self.value()
-
-    def delete(self):
-        space = self.space()
-        del space[self.draw.choice(list(space))]
-
-    def freeze_space(self):
-        space = self.space()
-        space.thaw() if space.is_frozen else space.freeze()
-
-    def all_undo(self):
-        self.registry.undo()
-
-    def all_redo(self):
-        self.registry.redo()
-
-    def transaction(self):
-        with self.registry.transaction(self.draw.choice([None, "together"])):
-            for _ in range(self.draw.randrange(6)):
-                try:
-                    with self.registry.transaction() if self.draw.random() < 0.3 else contextlib.nullcontext():
-                        self.step(inside=True)
-                        if self.draw.random() < 0.1:
-                            raise RuntimeError("the savepoint is taken back")
-                except RuntimeError:
-                    pass
-            if self.draw.random() < 0.1:
-                raise RuntimeError("all is taken back")
-
-    def step(self, inside=False):
-        verbs = (
-            "watch set set set update undo redo rollback prune branch branch drop merge freeze unregister key key delete"
-            " freeze_space all_undo all_redo transaction"
-        ).split()
-        try:
-            getattr(self, self.draw.choice(verbs))()
-        except (AlmaError, RuntimeError, IndexError, ValueError) as error:
-            assert not isinstance(error, (JournalError, FileFormatError)), error
-
-    def check(self):
-        """Compare what the file would be after a kill, and now and then after a close, with what there is."""
-        now = state(self.registry)
-        self.copies += 1
-        copy = killed(self.path, self.folder / f"killed {self.copies}")
-        with AlmaRegistry(journal=copy) as again:
-            assert state(again) == now
-        assert alma.verify(copy)
-        shutil.rmtree(copy.parent)
-        if self.draw.random() < 0.3:
-            self.registry.close()
-            assert alma.verify(self.path)
-            self.open()
-            assert state(self.registry) == now
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_a_journal_opened_again_is_what_it_was_on_random_walks_of_every_verb(tmp_path, seed):
-    for part in range(rounds(5, 100)):
-        (tmp_path / str(part)).mkdir()
-        walk = JournalWalk(f"{seed} {part}", tmp_path / str(part))
-        for _ in range(12):
-            for _ in range(walk.draw.randrange(1, 12)):
-                walk.step()
-            walk.check()
-        walk.registry.close()
-
-
-def reopened(registry, path):
-    """Close a registry and return one that opens its journal."""
-    registry.close()
-    return AlmaRegistry(journal=path)
-
-
-def rows_of(path, query="SELECT name, idx, label, value FROM timeline ORDER BY name, idx"):
-    """Return what SQL says of a journal, whoever writes to it."""
-    import sqlite3
-
-    connection = sqlite3.connect(f"{Path(path).as_uri()}?mode=ro", uri=True)
-    try:
-        return connection.execute(query).fetchall()
-    finally:
-        connection.close()
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / JOURNALLED
-
-
-@pytest.fixture
-def journalled(path):
-    """A registry with a journal that needs no power loss to be quick."""
-    registry = AlmaRegistry(journal=path, durability="normal")
-    yield registry
-    registry.close()
-
-
-def test_a_watched_variable_goes_on_where_its_journal_ended_and_its_initial_value_is_ignored(path):
-    with AlmaRegistry(journal=path) as registry:
-        score = registry.watch("score", 0).set(10, label="bonus").set(20)
-        before = state(registry)
-    again = AlmaRegistry(journal=str(path))
-    assert again.snapshot() == {"score": 20} and state(again) == before  # without any watch
-    heard = []
-    resumed = again.watch("score", 99, on_change=[lambda var, record: heard.append(record.value)])
-    assert resumed.set(30).undo().get() == 20 and resumed.at("bonus").value == 10 and heard == [30, 20]
-    with pytest.raises(DuplicateNameError):
-        again.watch("score", 0)
-    assert resumed.last_change().index == score.last_change().index + 2
-    again.close()
-
-
-def test_the_journal_of_the_default_registry_is_opened_by_alma_journal():
-    assert alma.journal == alma.get_registry().journal
-
-
-def test_a_change_is_in_the_file_before_memory_shows_it(journalled, path):
-    x, seen = journalled.watch("x", 0), []
-
-    def look(statement):
-        seen.append((statement.partition(" ")[0], x.get()))
-
-    journalled._monitor.journal.connection.set_trace_callback(look)
-    x.set(1)
-    assert seen[0] == ("INSERT", 0) and x.get() == 1
-    assert rows_of(path) == [("x", 0, "initial", "0"), ("x", 1, None, "1")]
-
-
-def test_the_trail_can_be_read_in_sql_while_it_is_written(journalled, path):
-    x = journalled.watch("x", {"a": [1, None]})
-    x.set({"a": "\u00e9"}, label="why")
-    name, at, label, value = rows_of(path, "SELECT name, at, label, value FROM timeline WHERE idx = 1")[0]
-    assert (name, label, json.loads(value)) == ("x", "why", {"a": "\u00e9"})
-    assert datetime.fromisoformat(at) == x.last_change().timestamp
-    x.set(3)
-    assert len(rows_of(path)) == 3
-
-
-def test_an_overwritten_life_and_an_unregistered_one_are_kept_under_numbered_names(journalled, path):
-    first = journalled.watch("score", 1)
-    first.branch("b").set(5)
-    journalled.watch("score", 2, overwrite=True)
-    journalled.watch("score", 3, overwrite=True)
-    first.set(100)  # lives on in memory only
-    journalled.unregister("score")
-    names = {name: (index, value) for name, index, _, value in rows_of(path)}
-    assert names == {"score~1": (0, "1"), "score~1@b": (1, "5"), "score~2": (0, "2"), "score~3": (0, "3")}
-    again = reopened(journalled, path)
-    assert again.snapshot() == {} and alma.verify(path)
-    again.watch("score", 4)
-    assert reopened(again, path).snapshot() == {"score": 4}
-
-
-def test_what_a_registry_has_already_goes_into_its_journal(path):
-    registry = AlmaRegistry()
-    x = registry.watch("x", 0, keep_last=2).set(1).set(2).set(3).set(4)
-    x.branch("b", 3).set(30).branch("c").set(300)
-    x.merge(x.branches()["b"], resolve=alma.theirs)
-    x.undo()
-    registry.namespace("n", {"k": 1, "l": 2}).freeze()
-    registry.journal(path, durability="normal")
-    x.set(5)
-    now = state(registry)
-    again = reopened(registry, path)
-    assert state(again) == now
-    again.close()
-
-
-def test_a_name_in_both_the_registry_and_the_file_is_refused_and_nothing_is_changed(path):
-    with AlmaRegistry(journal=path) as registry:
-        registry.watch("y", 1)
-        registry.watch("x", 2)
-    before = path.read_bytes()
-    other = AlmaRegistry()
-    x = other.watch("x", 0)
-    with pytest.raises(DuplicateNameError):
-        other.journal(path)
-    assert other.snapshot() == {"x": 0} and x.set(1).get() == 1
-    assert rows_of(path) == [("x", 0, "initial", "2"), ("y", 0, "initial", "1")]
-    other.unregister("x")
-    other.journal(path)
-    assert other.snapshot() == {"y": 1, "x": 2}
-    other.close()
-    assert path.read_bytes() != before
-
-
-def test_a_value_that_has_no_text_is_refused_and_nothing_is_changed(journalled, path):
-    x, y, heard = journalled.watch("x", 0), journalled.watch("y", 0), []
-    x.add_listener(lambda var, record: heard.append(record.value))
-    with pytest.raises(CodecError):
-        x.set(Point(1, 2))
-    with pytest.raises(CodecError), journalled.transaction():
-        y.set(1)
-        x.set(Point(1, 2))
-    with pytest.raises(CodecError):
-        journalled.watch("z", Point(1, 2))
-    assert journalled.snapshot() == {"x": 0, "y": 0} and heard == []
-    assert x.set(1).get() == 1 and [row[:2] for row in rows_of(path)] == [("x", 0), ("x", 1), ("y", 0)]
-
-
-def test_classes_that_are_named_travel(path):
-    with AlmaRegistry(journal=path, types=[Colour, Point]) as registry:
-        registry.watch("x", Colour.RED).set([Point(1, 2)])
-    with AlmaRegistry(journal=path, types=[Colour, Point]) as again:
-        assert [record.value for record in again.watch("x", 0).history()] == [Colour.RED, [Point(1, 2)]]
-    with AlmaRegistry(journal=path) as stranger:
-        assert [type(record.value) for record in stranger.watch("x", 0).history()][0] is alma.Unresolved
-
-
-def test_what_middleware_makes_is_what_lands_in_the_file(journalled, path):
-    journalled.watch("log", "a", middleware=[alma.Compress()]).set("secret " * 100)
-    assert not [row for row in rows_of(path) if "secret" in row[3]]
-    again = reopened(journalled, path)
-    with pytest.raises(MiddlewareError):
-        again.get_var("log").get()
-    assert again.watch("log", "", middleware=[alma.Compress()]).get() == "secret " * 100
-    again.close()
-
-
-def test_a_transaction_is_one_transaction_of_sqlite_and_bears_all_kinds_of_changes(journalled, path):
-    x, statements = journalled.watch("x", 0), []
-    journalled._monitor.journal.connection.set_trace_callback(statements.append)
-    with journalled.transaction("all at once"):
-        x.set(1).branch("b").set(2)
-        journalled.watch("y", 3)
-        journalled.namespace("n", {"k": 4})
-        x.freeze()
-        assert not statements
-    assert statements.count("COMMIT") == sum(line.startswith("BEGIN") for line in statements) == 1
-    now = state(journalled)
-    again = reopened(journalled, path)
-    assert state(again) == now
-    again.close()
-
-
-def test_a_transaction_that_fails_leaves_nothing_in_the_file(journalled, path):
-    x = journalled.watch("x", 0)
-    before = rows_of(path)
-    with pytest.raises(ZeroDivisionError), journalled.transaction():
-        x.set(1)
-        journalled.watch("y", 3)
-        1 / 0  # noqa: B018
-    assert rows_of(path) == before
-
-
-def test_retention_and_pruning_remove_rows_and_compact_gives_the_space_back(journalled, path):
-    kept, pruned = journalled.watch("kept", "", keep_last=2), journalled.watch("pruned", "")
-    for number in range(200):
-        kept.set(f"{number}" * 1_000)
-        pruned.set(f"{number}" * 1_000)
-    assert [row[1] for row in rows_of(path) if row[0] == "kept"] == [0, 199, 200]
-    pruned.prune(keep_last=1)
-    assert [row[1] for row in rows_of(path) if row[0] == "pruned"] == [0, 200]
-    large = path.stat().st_size
-    journalled.compact()
-    assert path.stat().st_size < large / 5 and kept.set("on").get() == "on"
-    now = state(journalled)
-    again = reopened(journalled, path)
-    assert state(again) == now
-    again.close()
-
-
-def test_a_trunk_keeps_the_rows_that_a_branch_needs_and_no_longer(journalled, path):
-    x = journalled.watch("x", 0, keep_last=2).set(1).set(2).set(3)
-    b = x.branch("b", 3)
-    for number in range(10, 14):
-        x.set(number)
-    assert [row[1] for row in rows_of(path) if row[0] == "x"] == [0, 2, 3, 4, 5, 6, 7]
-    assert [record.value for record in x.history()] == [0, 12, 13]
-    b.set("b").set("c").set("d")
-    assert [row[1] for row in rows_of(path) if row[0] == "x"] == [0, 6, 7]
-    now = state(journalled)
-    again = reopened(journalled, path)
-    assert state(again) == now
-    again.close()
-
-
-def test_after_closing_the_file_says_what_it_holds_and_no_change_is_possible(path):
-    with AlmaRegistry(journal=path) as registry:
-        x = registry.watch("x", 0).set(1)
-    verdict = alma.verify(path)
-    assert (verdict.ok, verdict.records) == (True, 2) and alma.verify(path, head=verdict.head)
-    assert not Path(f"{path}-wal").exists()
-    assert dict(rows_of(path, "SELECT key, value FROM meta"))["head"] == verdict.head
-    with pytest.raises(FrozenError):
-        x.set(2)
-    with pytest.raises(FrozenError):
-        registry.compact()
-    registry.close()
-
-
-def test_a_journal_is_opened_once_outside_of_changes_with_arguments_that_mean_something(path):
-    registry = AlmaRegistry()
-    with pytest.raises(ValueError, match="normal"):
-        registry.journal(path, durability="none")
-    with pytest.raises(RuntimeError), registry.transaction():
-        registry.journal(path)
-    refused = []
-
-    def validator(value):
-        for verb in (lambda: registry.journal(path), registry.compact):
-            try:
-                verb()
-            except RuntimeError as error:
-                refused.append(error)
-
-    registry.watch("x", 0, validators=[validator])
-    with pytest.raises(RuntimeError):
-        registry.compact()  # there is no journal
-    assert len(refused) == 2 and not path.exists()
-    registry.journal(path)
-    with pytest.raises(RuntimeError):
-        registry.journal(path.with_name("other.db"))
-    with pytest.raises(RuntimeError), registry.transaction():
-        registry.compact()
-    registry.close()
-    with pytest.raises(FrozenError):
-        registry.journal(path)
-
-
-def test_a_folder_that_is_not_there_is_said_to_be_so(tmp_path):
-    with pytest.raises(JournalError):
-        AlmaRegistry(journal=tmp_path / "nowhere" / JOURNALLED)
-
-
-def test_what_a_validator_watches_is_journalled_and_what_it_sets_is_not_lost(journalled, path):
-    y, made = journalled.watch("y", 0), []
-
-    def validator(value):
-        if value == 1 and not made:
-            made.append(journalled.watch("z", 7))
-            y.set(5)
-
-    journalled.watch("x", 0, validators=[validator]).set(1)
-    assert journalled.snapshot() == {"y": 5, "x": 1, "z": 7} == reopened(journalled, path).snapshot()
-
-
-def test_what_is_watched_within_a_write_is_in_the_file_after_the_next_change(journalled, path):
-    x, journal = journalled.watch("x", 0), journalled._monitor.journal
-    execute = journal.execute
-
-    def interrupted_by_a_handler(statement, *row):
-        done = execute(statement, *row)
-        if "late" not in journalled:
-            journalled.watch("late", 1)  # as a signal handler may, between two instructions
-        return done
-
-    journal.execute = interrupted_by_a_handler
-    x.set(1)
-    journal.execute = execute
-    journalled.get_var("late").set(2)
-    now = state(journalled)
-    again = reopened(journalled, path)
-    assert state(again) == now and again.snapshot() == {"x": 1, "late": 2}
-    again.close()
-
-
-def test_a_file_that_is_loaded_into_a_journalled_registry_is_journalled(journalled, path, tmp_path):
-    other = AlmaRegistry()
-    other.watch("x", 1).set(2).branch("b").set(3)
-    other.namespace("n", {"k": 1})
-    other.save(tmp_path / "other.json")
-    journalled.load(tmp_path / "other.json")
-    now = state(journalled)
-    again = reopened(journalled, path)
-    assert state(again) == now and again.snapshot() == {"x": 2, "n.k": 1}
-    again.close()
-
-
-def test_threads_that_set_side_by_side_are_all_in_the_file_in_order(journalled, path):
-    x = journalled.watch("x", 0)
-    assert side_by_side(*[lambda: [x.update(lambda value: value + 1) for _ in range(200)]] * 4)
-    assert [value for _, _, _, value in rows_of(path)] == [str(number) for number in range(801)]
-
-
-def test_one_changed_key_of_two_hundred_costs_at_most_400_bytes(journalled, path):
-    space = journalled.namespace("config", {f"key {number}": number for number in range(200)})
-    journalled.compact()
-    small = path.stat().st_size
-    for number in range(1_000):
-        space[f"key {number % 200}"] = number * 1_000_003
-    journalled.compact()
-    assert (path.stat().st_size - small) / 1_000 <= 400
-
-
-def test_a_follower_sees_each_change_once_in_the_order_of_time(journalled, path):
-    x, y = journalled.watch("x", 0), journalled.watch("y", {"a": 1})
-    followed = alma._tail(str(path), start=True, pause=0.001)
-    assert [(name, record.value) for name, record in itertools.islice(followed, 2)] == [("x", 0), ("y", {"a": 1})]
-    late = alma._tail(str(path), pause=0.001)
-    late_first = []
-    follower = threading.Thread(target=lambda: late_first.append(next(late)))
-    x.set(1, label="one")
-    y.set(2)
-    seen = [(name, record.index, record.value, record.label) for name, record in itertools.islice(followed, 2)]
-    assert seen == [("x", 1, 1, "one"), ("y", 1, 2, None)]
-    follower.start()
-    number = 0
-    while follower.is_alive():  # it begins with what comes after it has begun
-        number += 1
-        x.set(number + 100)
-        follower.join(0.001)
-    assert late_first[0][0] == "x" and late_first[0][1].index > 1
-    followed.close()
-    late.close()
-
-
-# what may fail
-
-
-def strangers(folder):
-    """Return files that are no journals, by what is wrong with them."""
-    import sqlite3
-
-    made = {}
-    for what, script in {
-        "another schema": "CREATE TABLE t(x)",
-        "a trigger": f"{alma._SCHEMA}; CREATE TRIGGER t AFTER INSERT ON records BEGIN DELETE FROM records; END",
-        "an endless view": f"{alma._SCHEMA.replace('CREATE VIEW timeline', 'CREATE VIEW other')}; CREATE VIEW timeline"
-        " AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
-        "another format": f"{alma._SCHEMA}; INSERT INTO meta VALUES('format', 'alma 9')",
-        "write-ahead": "PRAGMA journal_mode=WAL; CREATE TABLE t(x)",
-    }.items():
-        made[what] = folder / f"{what}.db"
-        connection = sqlite3.connect(str(made[what]))
-        connection.executescript(script)
-        connection.close()
-    made["text"] = folder / "text.db"
-    made["text"].write_text("no database at all, and longer than a header of one would be" * 9)
-    return made
-
-
-STRANGERS = ["another schema", "a trigger", "an endless view", "another format", "write-ahead", "text"]
-
-
-@pytest.mark.parametrize("what", STRANGERS)
-def test_a_strangers_file_is_refused_and_left_as_it_was(tmp_path, what):
-    file = strangers(tmp_path)[what]
-    before = file.read_bytes(), sorted(tmp_path.iterdir())
-    with pytest.raises(FileFormatError):
-        AlmaRegistry(journal=file)
-    assert (file.read_bytes(), sorted(tmp_path.iterdir())) == before
-
-
-def test_a_damaged_journal_is_refused_and_the_record_is_named(path):
-    import sqlite3
-
-    with AlmaRegistry(journal=path) as registry:
-        registry.watch("x", 0).set(1)
-    connection = sqlite3.connect(str(path))
-    connection.execute("UPDATE records SET value = '7' WHERE idx = 1")
-    connection.commit()
-    connection.close()
-    with pytest.raises(FileFormatError, match="record 1"):
-        AlmaRegistry(journal=path)
-
-
-def test_a_full_disk_changes_nothing_and_later_sets_work(journalled, path):
-    x, heard = journalled.watch("x", 0, on_change=[lambda var, record: heard.append(record.index)]), []
-    y = journalled.watch("y", 0, keep_last=1)
-    connection = journalled._monitor.journal.connection
-    (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    connection.execute(f"PRAGMA max_page_count={pages}")
-    before = state(journalled), rows_of(path)
-    with pytest.raises(JournalError, match="full"):
-        x.set("x" * 100_000)
-    with pytest.raises(JournalError), journalled.transaction():
-        y.set(1)
-        x.set("x" * 100_000)
-    with pytest.raises(JournalError):
-        y.set("y" * 100_000)  # with retention
-    with pytest.raises(JournalError):
-        journalled.watch("z", "z" * 100_000)
-    with pytest.raises(JournalError):
-        x.branch("b").set("b" * 100_000)
-    x.drop_branch("b")
-    assert (state(journalled), rows_of(path)) == before and heard == []
-    connection.execute("PRAGMA max_page_count=1000000")
-    x.set("x" * 100_000)
-    y.set(1)
-    assert state(journalled) == state(reopened(journalled, path)) and heard == [1]
-
-
-def test_another_writer_of_the_file_is_an_error_until_it_has_ended(journalled, path):
-    import sqlite3
-
-    x = journalled.watch("x", 0)
-    journalled._monitor.journal.connection.execute("PRAGMA busy_timeout=0")
-    other = sqlite3.connect(str(path), isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(JournalError, match="locked"):
-        x.set(1)
-    with pytest.raises(JournalError), journalled.transaction():
-        x.set(1)
-    other.execute("COMMIT")
-    other.close()
-    assert x.set(2).last_change().index == 1 and rows_of(path)[-1][3] == "2"
-
-
-def test_a_file_that_has_gone_is_an_error_until_it_is_back(journalled, path):
-    x = journalled.watch("x", 0)
-    path.rename(path.with_name("away"))
-    with pytest.raises(JournalError):
-        x.set(1)
-    path.write_bytes(b"another")
-    with pytest.raises(JournalError):
-        x.set(1)
-    path.with_name("away").replace(path)
-    assert x.set(2).last_change().index == 1
-
-
-class Failing:
-    """Stands between a journal and SQLite: one statement raises, though what it asked for may have been done."""
-
-    def __init__(self, journal, statement, done):
-        self.journal, self.real, self.statement, self.done = journal, journal.execute, statement, done
-        journal.execute = self
-
-    def __call__(self, statement, *row):
-        import sqlite3
-
-        if not statement.startswith(self.statement):
-            return self.real(statement, *row)
-        if self.done:
-            self.real(statement, *row)
-        self.journal.execute = self.real
-        raise sqlite3.OperationalError("disk I/O error")
-
-
-@pytest.mark.parametrize("done", [False, True], ids=["not done", "done after all"])
-@pytest.mark.parametrize("statement", ["INSERT INTO records", "COMMIT"])
-def test_a_failed_write_is_never_success_and_nothing_is_written_until_the_file_is_opened_anew(path, statement, done):
-    registry = AlmaRegistry(journal=path, durability="normal")
-    x = registry.watch("x", 0)
-
-    def change():
-        if statement == "COMMIT":
-            with registry.transaction():
-                x.set(1)
-        else:
-            x.set(1)
-
-    Failing(registry._monitor.journal, statement, done)
-    with pytest.raises(JournalError):
-        change()
-    assert x.get() == 0
-    for _ in range(2):  # no retry
-        with pytest.raises(JournalError):
-            x.set(2)
-        with pytest.raises(JournalError):
-            registry.watch("y", 0)
-    assert x.get() == 0 and "y" not in registry
-    registry.close()
-    with AlmaRegistry(journal=path) as again:
-        assert again.snapshot() == {"x": int(done)} and again.get_var("x").set(3).get() == 3
-
-
-# what strikes
-
-JOURNAL_ACTS = {
-    "set": lambda registry: registry.get_var("x").set(1),
-    "set with retention": lambda registry: registry.get_var("kept").set(9),
-    "undo": lambda registry: registry.get_var("kept").undo(),
-    "prune": lambda registry: registry.get_var("long").prune(keep_last=1),
-    "freeze": lambda registry: registry.get_var("x").freeze().thaw(),
-    "watch": lambda registry: registry.watch("new", 1, exist_ok=True),
-    "overwrite": lambda registry: registry.watch("x", 1, overwrite=True),
-    "branch": lambda registry: registry.get_var("kept").branch("b"),
-    "drop": lambda registry: registry.get_var("long").drop_branch("b"),
-    "new key": lambda registry: registry.namespace("n", exist_ok=True).__setitem__("k", 1),
-    "transaction": lambda registry: transacted(registry),
-}
-
-
-def transacted(registry):
-    with registry.transaction():
-        registry.get_var("x").set(1)
-        registry.get_var("kept").set(2)
-        registry.watch("new", 3, exist_ok=True).branch("b").set(4)
-
-
-def journal_codes():
-    """Return the code of all that writes a journal, and brings memory up with it."""
-    functions = [thing for thing in vars(alma._Journal).values() if inspect.isfunction(thing)]
-    core = [AlmaVar._commit, alma._Transaction.commit, alma._Transaction.finish, AlmaVar._prune, alma._Monitor.settle]
-    return {function.__code__ for function in (*functions, *core)}
-
-
-def interrupted_journal(folder, act, number):
-    """Strike at one instruction of a change; return whether it came so far, and what is wrong afterwards."""
-    path, heard = Path(folder) / f"{number}.db", []
-    clock = itertools.count(1_000, 1_000).__next__
-    registry = AlmaRegistry(journal=path, durability="normal", clock=clock)
-    x = registry.watch("x", 0, on_change=[lambda var, record: heard.append(record.index)])
-    registry.watch("kept", 0, keep_last=2).set(1).set(2).set(3)
-    registry.watch("long", 0).set(1).set(2).branch("b").set(3)
-    struck = struck_at(number, lambda: JOURNAL_ACTS[act](registry), journal_codes())
-    registry.watch("later", 1).set(2)  # which settles
-    registry.flush()
-    copy = killed(path, Path(folder) / f"killed {number}")
-    wrong = {}
-    with AlmaRegistry(journal=copy) as again:
-        if state(again) != state(registry):
-            wrong["differs"] = number
-    if heard != list(range(1, len(x))):
-        wrong["heard"] = number
-    registry.close()
-    if not alma.verify(path):
-        wrong["damaged"] = number
-    shutil.rmtree(copy.parent)
-    path.unlink()
-    return struck, wrong
-
-
-def interrupts_of_journal(folder, act, every=1):
-    for number in itertools.count(1, every):
-        struck, wrong = interrupted_journal(folder, act, number)
-        if wrong or not struck:
-            return wrong
-
-
-@pytest.mark.parametrize("act", JOURNAL_ACTS)
-def test_an_interrupt_anywhere_leaves_memory_and_file_the_same(tmp_path, act):
-    assert interrupts_of_journal(tmp_path, act, rounds(61, 7)) == {}
-
-
-def test_control_without_settling_an_interrupt_leaves_the_file_ahead(tmp_path, monkeypatch):
-    monkeypatch.setattr(alma._Journal, "settle", alma._Journal._drop)
-    try:
-        wrong = interrupts_of_journal(tmp_path, "set", 13)
-    except (JournalError, FileFormatError) as error:  # the next set finds its row taken
-        wrong = {"raised": error}
-    assert wrong
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -10541,6 +10731,1150 @@ F95gmYI=
 """,
 }
 GOLDEN_HEAD = "bf4c6b6722462ae992a2d953665b68f7293b63f3a09acd6194e51ff20e5bb360"
+
+
+# == Journal: the live SQLite journal =========================================
+
+JOURNALLED = "state.db"
+
+
+def facts_of(log, alive):
+    """Return what undo, redo and merge go by; merges with lines that are still there."""
+    known = [(index, fact, fact.merged and fact.merged[0] in alive) for index, fact in log.facts.items()]
+    facts = {index: (fact.stands_for, fact.undone, fact.merged[1:] if mine else None) for index, fact, mine in known}
+    facts = {index: fact for index, fact in facts.items() if fact != (index, (), None) and index < log.head[0]}
+    return facts, sorted((entry, *base) for (entry, line), base in log.bases.items() if line() in alive)
+
+
+def seen_of(registry):
+    """Return all that can be seen of a registry, and what its verbs go by."""
+    lines, alive = {}, {var._log.line for var in registry._lines()}
+    for var in registry._lines():
+        log, layout = var._log, var._log.head[2]
+        records = [(record.index, record.value, record.label, record._time) for record in var.history()]
+        forks = [(fork.at, fork.stored) for fork in var._forks[1:]]
+        options = var._keep, var._traced, var._pack is alma._pack, layout.first, layout.since, layout.frozen
+        lines[var.name] = records, forks, options, var._origin, facts_of(log, alive)
+    spaces = {
+        name: (list(space._keys.current()), space.snapshot(), space.is_frozen)
+        for name, space in registry._namespaces.current().items()
+    }
+    return lines, spaces
+
+
+def killed(path, folder):
+    """Return the path of a copy of a journal as it would be had its process been killed now."""
+    folder.mkdir()
+    for suffix in ("", "-wal"):
+        if os.path.exists(f"{path}{suffix}"):
+            shutil.copyfile(f"{path}{suffix}", folder / f"{JOURNALLED}{suffix}")
+    return folder / JOURNALLED
+
+
+class JournalWalk:
+    """Random changes of every kind in a journalled registry, which is closed, killed and opened again."""
+
+    verbs = """
+        watch set set set update undo redo rollback prune branch branch drop merge freeze unregister key key delete
+        freeze_space all_undo all_redo transaction
+    """.split()  # noqa: SIM905
+
+    def __init__(self, seed, folder):
+        self.draw, self.folder, self.copies = random.Random(seed), folder, 0
+        self.path = folder / JOURNALLED
+        self.open()
+
+    def open(self):
+        now = getattr(self, "registry", None)
+        clock = itertools.count(1_000 if now is None else now._monitor.time + 1, 1_000).__next__
+        self.registry = AlmaRegistry(journal=self.path, durability="normal", clock=clock)
+
+    def var(self):
+        lines = [var for var in self.registry._lines() if "." not in var.name or self.draw.random() < 0.3]
+        return self.draw.choice(lines) if lines else self.watch()
+
+    def value(self):
+        draw = self.draw
+        return draw.choice(
+            [draw.randrange(100), None, "\ud800", {"a": draw.randrange(9), "b": [draw.randrange(9)]}, (1, {2}), 2**90,
+             {str(n): n * draw.randrange(2, 5) for n in range(30)}]
+        )  # fmt: skip
+
+    def watch(self):
+        keep = self.draw.choice([{}, {}, {"keep_last": 2}, {"keep_for": timedelta(microseconds=8)}])
+        name = self.draw.choice("xyzw") if self.draw.random() < 0.9 else "\ud800"
+        return self.registry.watch(name, self.value(), overwrite=self.draw.random() < 0.3, exist_ok=True, **keep)
+
+    def set(self):
+        self.var().set(self.value(), label=self.draw.choice([None, None, "note", "\udc00"]))
+
+    def update(self):
+        self.var().update(lambda value: [value])
+
+    def undo(self):
+        self.var().undo(self.draw.randrange(1, 4))
+
+    def redo(self):
+        self.var().redo(self.draw.randrange(1, 3))
+
+    def rollback(self):
+        var = self.var()
+        var.rollback(self.draw.randrange(len(var)))
+
+    def prune(self):
+        self.var().prune(keep_last=self.draw.randrange(4))
+
+    def branch(self):
+        var = self.var()
+        var.branch(self.draw.choice("ab"), self.draw.choice([None, len(var) - 1, 0]))
+
+    def drop(self):
+        var = self.var()
+        for name in var.branches():
+            return var.drop_branch(name)
+
+    def merge(self):
+        var = self.draw.choice(list(self.registry.all_vars().values()))
+        family = [var, *var.branches().values()]
+        self.draw.choice(family).merge(self.draw.choice(family), resolve=alma.theirs)
+
+    def freeze(self):
+        var = self.var()
+        var.thaw() if var.is_frozen else self.draw.random() < 0.3 and var.freeze()
+
+    def unregister(self):
+        if self.draw.random() < 0.3:
+            self.registry.unregister(self.var().name)
+
+    def space(self):
+        name = self.draw.choice("mn")
+        return self.registry.namespace(name, {"k": 1, "\ud800": 2}, exist_ok=True)
+
+    def key(self):
+        self.space()[self.draw.choice("abcd")] = self.value()
+
+    def delete(self):
+        space = self.space()
+        del space[self.draw.choice(list(space))]
+
+    def freeze_space(self):
+        space = self.space()
+        space.thaw() if space.is_frozen else space.freeze()
+
+    def all_undo(self):
+        self.registry.undo()
+
+    def all_redo(self):
+        self.registry.redo()
+
+    def transaction(self):
+        with self.registry.transaction(self.draw.choice([None, "together"])):
+            for _ in range(self.draw.randrange(6)):
+                try:
+                    with self.registry.transaction() if self.draw.random() < 0.3 else contextlib.nullcontext():
+                        self.step(inside=True)
+                        if self.draw.random() < 0.1:
+                            raise RuntimeError("the savepoint is taken back")
+                except RuntimeError:
+                    pass
+            if self.draw.random() < 0.1:
+                raise RuntimeError("all is taken back")
+
+    def step(self, inside=False):
+        try:
+            getattr(self, self.draw.choice(self.verbs))()
+        except (AlmaError, RuntimeError, IndexError, ValueError) as error:
+            assert not isinstance(error, (JournalError, FileFormatError)), error
+
+    def check(self):
+        """Compare what the file would be after a kill, and now and then after a close, with what there is."""
+        now = seen_of(self.registry)
+        self.copies += 1
+        copy = killed(self.path, self.folder / f"killed {self.copies}")
+        with AlmaRegistry(journal=copy) as again:
+            assert seen_of(again) == now
+        assert alma.verify(copy)
+        shutil.rmtree(copy.parent)
+        if self.draw.random() < 0.3:
+            self.registry.close()
+            assert alma.verify(self.path)
+            self.open()
+            assert seen_of(self.registry) == now
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_journal_opened_again_is_what_it_was_on_random_walks_of_every_verb(tmp_path, seed):
+    for part in range(rounds(5, 100)):
+        (tmp_path / str(part)).mkdir()
+        walk = JournalWalk(f"{seed} {part}", tmp_path / str(part))
+        for _ in range(12):
+            for _ in range(walk.draw.randrange(1, 12)):
+                walk.step()
+            walk.check()
+        walk.registry.close()
+
+
+def reopened(registry, path):
+    """Close a registry and return one that opens its journal."""
+    registry.close()
+    return AlmaRegistry(journal=path)
+
+
+def rows_of(path, query="SELECT name, idx, label, value FROM timeline ORDER BY name, idx"):
+    """Return what SQL says of a journal, whoever writes to it."""
+    import sqlite3
+
+    connection = sqlite3.connect(f"{Path(path).as_uri()}?mode=ro", uri=True)
+    try:
+        return connection.execute(query).fetchall()
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / JOURNALLED
+
+
+@pytest.fixture
+def journalled(path):
+    """A registry with a journal that needs no power loss to be quick."""
+    registry = AlmaRegistry(journal=path, durability="normal")
+    yield registry
+    registry.close()
+
+
+def test_a_watched_variable_goes_on_where_its_journal_ended_and_its_initial_value_is_ignored(path):
+    with AlmaRegistry(journal=path) as registry:
+        score = registry.watch("score", 0).set(10, label="bonus").set(20)
+        before = seen_of(registry)
+    again = AlmaRegistry(journal=str(path))
+    assert again.snapshot() == {"score": 20} and seen_of(again) == before  # without any watch
+    heard = []
+    resumed = again.watch("score", 99, on_change=[lambda var, record: heard.append(record.value)])
+    assert resumed.set(30).undo().get() == 20 and resumed.at("bonus").value == 10 and heard == [30, 20]
+    with pytest.raises(DuplicateNameError):
+        again.watch("score", 0)
+    assert resumed.last_change().index == score.last_change().index + 2
+    again.close()
+
+
+def test_the_journal_of_the_default_registry_is_opened_by_alma_journal():
+    assert alma.journal == alma.get_registry().journal
+
+
+def test_a_change_is_in_the_file_before_memory_shows_it(journalled, path):
+    x, seen = journalled.watch("x", 0), []
+
+    def look(statement):
+        seen.append((statement.partition(" ")[0], x.get()))
+
+    journalled._monitor.journal.connection.set_trace_callback(look)
+    x.set(1)
+    assert seen[0] == ("INSERT", 0) and x.get() == 1
+    assert rows_of(path) == [("x", 0, "initial", "0"), ("x", 1, None, "1")]
+
+
+def test_the_trail_can_be_read_in_sql_while_it_is_written(journalled, path):
+    x = journalled.watch("x", {"a": [1, None]})
+    x.set({"a": "\u00e9"}, label="why")
+    name, at, label, value = rows_of(path, "SELECT name, at, label, value FROM timeline WHERE idx = 1")[0]
+    assert (name, label, json.loads(value)) == ("x", "why", {"a": "\u00e9"})
+    assert datetime.fromisoformat(at) == x.last_change().timestamp
+    x.set(3)
+    assert len(rows_of(path)) == 3
+
+
+def test_an_overwritten_life_and_an_unregistered_one_are_kept_under_numbered_names(journalled, path):
+    first = journalled.watch("score", 1)
+    first.branch("b").set(5)
+    journalled.watch("score", 2, overwrite=True)
+    journalled.watch("score", 3, overwrite=True)
+    first.set(100)  # lives on in memory only
+    journalled.unregister("score")
+    names = {name: (index, value) for name, index, _, value in rows_of(path)}
+    assert names == {"score~1": (0, "1"), "score~1@b": (1, "5"), "score~2": (0, "2"), "score~3": (0, "3")}
+    again = reopened(journalled, path)
+    assert again.snapshot() == {} and alma.verify(path)
+    again.watch("score", 4)
+    assert reopened(again, path).snapshot() == {"score": 4}
+
+
+def test_what_a_registry_has_already_goes_into_its_journal(path):
+    registry = AlmaRegistry()
+    x = registry.watch("x", 0, keep_last=2).set(1).set(2).set(3).set(4)
+    x.branch("b", 3).set(30).branch("c").set(300)
+    x.merge(x.branches()["b"], resolve=alma.theirs)
+    x.undo()
+    registry.namespace("n", {"k": 1, "l": 2}).freeze()
+    registry.journal(path, durability="normal")
+    x.set(5)
+    now = seen_of(registry)
+    again = reopened(registry, path)
+    assert seen_of(again) == now
+    again.close()
+
+
+def test_a_name_in_both_the_registry_and_the_file_is_refused_and_nothing_is_changed(path):
+    with AlmaRegistry(journal=path) as registry:
+        registry.watch("y", 1)
+        registry.watch("x", 2)
+    before = path.read_bytes()
+    other = AlmaRegistry()
+    x = other.watch("x", 0)
+    with pytest.raises(DuplicateNameError):
+        other.journal(path)
+    assert other.snapshot() == {"x": 0} and x.set(1).get() == 1
+    assert rows_of(path) == [("x", 0, "initial", "2"), ("y", 0, "initial", "1")]
+    other.unregister("x")
+    other.journal(path)
+    assert other.snapshot() == {"y": 1, "x": 2}
+    other.close()
+    assert path.read_bytes() != before
+
+
+def test_a_value_that_has_no_text_is_refused_and_nothing_is_changed(journalled, path):
+    x, y, heard = journalled.watch("x", 0), journalled.watch("y", 0), []
+    x.add_listener(lambda var, record: heard.append(record.value))
+    with pytest.raises(CodecError):
+        x.set(Point(1, 2))
+    with pytest.raises(CodecError), journalled.transaction():
+        y.set(1)
+        x.set(Point(1, 2))
+    with pytest.raises(CodecError):
+        journalled.watch("z", Point(1, 2))
+    assert journalled.snapshot() == {"x": 0, "y": 0} and heard == []
+    assert x.set(1).get() == 1 and [row[:2] for row in rows_of(path)] == [("x", 0), ("x", 1), ("y", 0)]
+
+
+def test_classes_that_are_named_travel(path):
+    with AlmaRegistry(journal=path, types=[Colour, Point]) as registry:
+        registry.watch("x", Colour.RED).set([Point(1, 2)])
+    with AlmaRegistry(journal=path, types=[Colour, Point]) as again:
+        assert [record.value for record in again.watch("x", 0).history()] == [Colour.RED, [Point(1, 2)]]
+    with AlmaRegistry(journal=path) as stranger:
+        assert type(stranger.watch("x", 0).at(0).value) is alma.Unresolved
+
+
+def test_what_middleware_makes_is_what_lands_in_the_file(journalled, path):
+    journalled.watch("log", "a", middleware=[alma.Compress()]).set("secret " * 100)
+    assert not [row for row in rows_of(path) if "secret" in row[3]]
+    again = reopened(journalled, path)
+    with pytest.raises(MiddlewareError):
+        again.get_var("log").get()
+    assert again.watch("log", "", middleware=[alma.Compress()]).get() == "secret " * 100
+    again.close()
+
+
+def test_a_transaction_is_one_transaction_of_sqlite_and_bears_all_kinds_of_changes(journalled, path):
+    x, statements = journalled.watch("x", 0), []
+    journalled._monitor.journal.connection.set_trace_callback(statements.append)
+    with journalled.transaction("all at once"):
+        x.set(1).branch("b").set(2)
+        journalled.watch("y", 3)
+        journalled.namespace("n", {"k": 4})
+        x.freeze()
+        assert not statements
+    assert statements.count("COMMIT") == sum(line.startswith("BEGIN") for line in statements) == 1
+    now = seen_of(journalled)
+    again = reopened(journalled, path)
+    assert seen_of(again) == now
+    again.close()
+
+
+def test_a_transaction_that_fails_leaves_nothing_in_the_file(journalled, path):
+    x = journalled.watch("x", 0)
+    before = rows_of(path)
+    with pytest.raises(ZeroDivisionError), journalled.transaction():
+        x.set(1)
+        journalled.watch("y", 3)
+        1 / 0  # noqa: B018
+    assert rows_of(path) == before
+
+
+def test_retention_and_pruning_remove_rows_and_compact_gives_the_space_back(journalled, path):
+    kept, pruned = journalled.watch("kept", "", keep_last=2), journalled.watch("pruned", "")
+    for number in range(200):
+        kept.set(f"{number}" * 1_000)
+        pruned.set(f"{number}" * 1_000)
+    assert [row[1] for row in rows_of(path) if row[0] == "kept"] == [0, 199, 200]
+    pruned.prune(keep_last=1)
+    assert [row[1] for row in rows_of(path) if row[0] == "pruned"] == [0, 200]
+    large = path.stat().st_size
+    journalled.compact()
+    assert path.stat().st_size < large / 5 and kept.set("on").get() == "on"
+    now = seen_of(journalled)
+    again = reopened(journalled, path)
+    assert seen_of(again) == now
+    again.close()
+
+
+def test_a_trunk_keeps_the_rows_that_a_branch_needs_and_no_longer(journalled, path):
+    x = journalled.watch("x", 0, keep_last=2).set(1).set(2).set(3)
+    b = x.branch("b", 3)
+    for number in range(10, 14):
+        x.set(number)
+    assert [row[1] for row in rows_of(path) if row[0] == "x"] == [0, 2, 3, 4, 5, 6, 7]
+    assert [record.value for record in x.history()] == [0, 12, 13]
+    b.set("b").set("c").set("d")
+    assert [row[1] for row in rows_of(path) if row[0] == "x"] == [0, 6, 7]
+    now = seen_of(journalled)
+    again = reopened(journalled, path)
+    assert seen_of(again) == now
+    again.close()
+
+
+def test_after_closing_the_file_says_what_it_holds_and_no_change_is_possible(path):
+    with AlmaRegistry(journal=path) as registry:
+        x = registry.watch("x", 0).set(1)
+    verdict = alma.verify(path)
+    assert (verdict.ok, verdict.records) == (True, 2) and alma.verify(path, head=verdict.head)
+    assert not Path(f"{path}-wal").exists()
+    assert dict(rows_of(path, "SELECT key, value FROM meta"))["head"] == verdict.head
+    with pytest.raises(FrozenError):
+        x.set(2)
+    with pytest.raises(FrozenError):
+        registry.compact()
+    registry.close()
+
+
+def test_a_journal_is_opened_once_outside_of_changes_with_arguments_that_mean_something(path):
+    registry = AlmaRegistry()
+    with pytest.raises(ValueError, match="normal"):
+        registry.journal(path, durability="none")
+    with pytest.raises(RuntimeError), registry.transaction():
+        registry.journal(path)
+    refused = []
+
+    def validator(value):
+        for verb in (lambda: registry.journal(path), registry.compact):
+            try:
+                verb()
+            except RuntimeError as error:
+                refused.append(error)
+
+    registry.watch("x", 0, validators=[validator])
+    with pytest.raises(RuntimeError):
+        registry.compact()  # there is no journal
+    assert len(refused) == 2 and not path.exists()
+    registry.journal(path)
+    with pytest.raises(RuntimeError):
+        registry.journal(path.with_name("other.db"))
+    with pytest.raises(RuntimeError), registry.transaction():
+        registry.compact()
+    registry.close()
+    with pytest.raises(FrozenError):
+        registry.journal(path)
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_so(tmp_path):
+    with pytest.raises(JournalError):
+        AlmaRegistry(journal=tmp_path / "nowhere" / JOURNALLED)
+
+
+def test_what_a_validator_watches_is_journalled_and_what_it_sets_is_not_lost(journalled, path):
+    y, made = journalled.watch("y", 0), []
+
+    def validator(value):
+        if value == 1 and not made:
+            made.append(journalled.watch("z", 7))
+            y.set(5)
+
+    journalled.watch("x", 0, validators=[validator]).set(1)
+    assert journalled.snapshot() == {"y": 5, "x": 1, "z": 7} == reopened(journalled, path).snapshot()
+
+
+def test_what_is_watched_within_a_write_is_in_the_file_after_the_next_change(journalled, path):
+    x, journal = journalled.watch("x", 0), journalled._monitor.journal
+    execute = journal.execute
+
+    def interrupted_by_a_handler(statement, *row):
+        done = execute(statement, *row)
+        if "late" not in journalled:
+            journalled.watch("late", 1)  # as a signal handler may, between two instructions
+        return done
+
+    journal.execute = interrupted_by_a_handler
+    x.set(1)
+    journal.execute = execute
+    journalled.get_var("late").set(2)
+    now = seen_of(journalled)
+    again = reopened(journalled, path)
+    assert seen_of(again) == now and again.snapshot() == {"x": 1, "late": 2}
+    again.close()
+
+
+def test_a_file_that_is_loaded_into_a_journalled_registry_is_journalled(journalled, path, tmp_path):
+    other = AlmaRegistry()
+    other.watch("x", 1).set(2).branch("b").set(3)
+    other.namespace("n", {"k": 1})
+    other.save(tmp_path / "other.json")
+    journalled.load(tmp_path / "other.json")
+    now = seen_of(journalled)
+    again = reopened(journalled, path)
+    assert seen_of(again) == now and again.snapshot() == {"x": 2, "n.k": 1}
+    again.close()
+
+
+def test_threads_that_set_side_by_side_are_all_in_the_file_in_order(journalled, path):
+    x = journalled.watch("x", 0)
+    assert side_by_side(*[lambda: [x.update(lambda value: value + 1) for _ in range(200)]] * 4)
+    assert [value for _, _, _, value in rows_of(path)] == [str(number) for number in range(801)]
+
+
+def test_one_changed_key_of_two_hundred_costs_at_most_400_bytes(journalled, path):
+    space = journalled.namespace("config", {f"key {number}": number for number in range(200)})
+    journalled.compact()
+    small = path.stat().st_size
+    for number in range(1_000):
+        space[f"key {number % 200}"] = number * 1_000_003
+    journalled.compact()
+    assert (path.stat().st_size - small) / 1_000 <= 400
+
+
+def test_a_follower_sees_each_change_once_in_the_order_of_time(journalled, path):
+    x, y = journalled.watch("x", 0), journalled.watch("y", {"a": 1})
+    followed = alma._tail(str(path), start=True, pause=0.001)
+    assert [(name, record.value) for name, record in itertools.islice(followed, 2)] == [("x", 0), ("y", {"a": 1})]
+    late = alma._tail(str(path), pause=0.001)
+    late_first = []
+    follower = threading.Thread(target=lambda: late_first.append(next(late)))
+    x.set(1, label="one")
+    y.set(2)
+    seen = [(name, record.index, record.value, record.label) for name, record in itertools.islice(followed, 2)]
+    assert seen == [("x", 1, 1, "one"), ("y", 1, 2, None)]
+    follower.start()
+    number = 0
+    while follower.is_alive():  # it begins with what comes after it has begun
+        number += 1
+        x.set(number + 100)
+        follower.join(0.001)
+    assert late_first[0][0] == "x" and late_first[0][1].index > 1
+    followed.close()
+    late.close()
+
+
+# what may fail
+
+
+def strangers(folder):
+    """Return files that are no journals, by what is wrong with them."""
+    import sqlite3
+
+    made = {}
+    for what, script in {
+        "another schema": "CREATE TABLE t(x)",
+        "a trigger": f"{alma._SCHEMA}; CREATE TRIGGER t AFTER INSERT ON records BEGIN DELETE FROM records; END",
+        "an endless view": f"{alma._SCHEMA.replace('CREATE VIEW timeline', 'CREATE VIEW other')}; CREATE VIEW timeline"
+        " AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
+        "another format": f"{alma._SCHEMA}; INSERT INTO meta VALUES('format', 'alma 9')",
+        "write-ahead": "PRAGMA journal_mode=WAL; CREATE TABLE t(x)",
+    }.items():
+        made[what] = folder / f"{what}.db"
+        connection = sqlite3.connect(str(made[what]))
+        connection.executescript(script)
+        connection.close()
+    made["text"] = folder / "text.db"
+    made["text"].write_text("no database at all, and longer than a header of one would be" * 9)
+    return made
+
+
+STRANGERS = ["another schema", "a trigger", "an endless view", "another format", "write-ahead", "text"]
+
+
+@pytest.mark.parametrize("what", STRANGERS)
+def test_a_strangers_file_is_refused_and_left_as_it_was(tmp_path, what):
+    file = strangers(tmp_path)[what]
+    before = file.read_bytes(), sorted(tmp_path.iterdir())
+    with pytest.raises(FileFormatError):
+        AlmaRegistry(journal=file)
+    assert (file.read_bytes(), sorted(tmp_path.iterdir())) == before
+
+
+def test_a_damaged_journal_is_refused_and_the_record_is_named(path):
+    import sqlite3
+
+    with AlmaRegistry(journal=path) as registry:
+        registry.watch("x", 0).set(1)
+    connection = sqlite3.connect(str(path))
+    connection.execute("UPDATE records SET value = '7' WHERE idx = 1")
+    connection.commit()
+    connection.close()
+    with pytest.raises(FileFormatError, match="record 1"):
+        AlmaRegistry(journal=path)
+
+
+def test_a_full_disk_changes_nothing_and_later_sets_work(journalled, path):
+    x, heard = journalled.watch("x", 0, on_change=[lambda var, record: heard.append(record.index)]), []
+    y = journalled.watch("y", 0, keep_last=1)
+    connection = journalled._monitor.journal.connection
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count={pages}")
+    before = seen_of(journalled), rows_of(path)
+    with pytest.raises(JournalError, match="full"):
+        x.set("x" * 100_000)
+    with pytest.raises(JournalError), journalled.transaction():
+        y.set(1)
+        x.set("x" * 100_000)
+    with pytest.raises(JournalError):
+        y.set("y" * 100_000)  # with retention
+    with pytest.raises(JournalError):
+        journalled.watch("z", "z" * 100_000)
+    with pytest.raises(JournalError):
+        x.branch("b").set("b" * 100_000)
+    x.drop_branch("b")
+    assert (seen_of(journalled), rows_of(path)) == before and heard == []
+    connection.execute("PRAGMA max_page_count=1000000")
+    x.set("x" * 100_000)
+    y.set(1)
+    assert seen_of(journalled) == seen_of(reopened(journalled, path)) and heard == [1]
+
+
+def test_another_writer_of_the_file_is_an_error_until_it_has_ended(journalled, path):
+    import sqlite3
+
+    x = journalled.watch("x", 0)
+    journalled._monitor.journal.connection.execute("PRAGMA busy_timeout=0")
+    other = sqlite3.connect(str(path), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(JournalError, match="locked"):
+        x.set(1)
+    with pytest.raises(JournalError), journalled.transaction():
+        x.set(1)
+    other.execute("COMMIT")
+    other.close()
+    assert x.set(2).last_change().index == 1 and rows_of(path)[-1][3] == "2"
+
+
+def test_a_file_that_has_gone_is_an_error_until_it_is_back(journalled, path):
+    x = journalled.watch("x", 0)
+    path.rename(path.with_name("away"))
+    with pytest.raises(JournalError):
+        x.set(1)
+    path.write_bytes(b"another")
+    with pytest.raises(JournalError):
+        x.set(1)
+    path.with_name("away").replace(path)
+    assert x.set(2).last_change().index == 1
+
+
+class Failing:
+    """Stands between a journal and SQLite: one statement raises, though what it asked for may have been done."""
+
+    def __init__(self, journal, statement, done, message="disk I/O error"):
+        self.journal, self.real, self.statement, self.done = journal, journal.execute, statement, done
+        self.message, journal.execute = message, self
+
+    def __call__(self, statement, *row):
+        import sqlite3
+
+        if not statement.startswith(self.statement):
+            return self.real(statement, *row)
+        if self.done:
+            self.real(statement, *row)
+        self.journal.execute = self.real
+        raise sqlite3.OperationalError(self.message)
+
+
+def test_a_transaction_that_the_disk_has_no_room_for_is_taken_back(journalled, path):
+    x = journalled.watch("x", 0)
+    Failing(journalled._monitor.journal, "INSERT OR REPLACE INTO meta", False, "database or disk is full")
+    with pytest.raises(JournalError), journalled.transaction():
+        x.set(1)
+    assert rows_of(path) == [("x", 0, "initial", "0")] and x.get() == 0
+    assert x.set(2).get() == 2 and [row[3] for row in rows_of(path)] == ["0", "2"]
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["not done", "done after all"])
+@pytest.mark.parametrize("statement", ["INSERT INTO records", "COMMIT"])
+def test_a_failed_write_is_never_success_and_nothing_is_written_until_the_file_is_opened_anew(path, statement, done):
+    registry = AlmaRegistry(journal=path, durability="normal")
+    x = registry.watch("x", 0)
+
+    def change():
+        if statement == "COMMIT":
+            with registry.transaction():
+                x.set(1)
+        else:
+            x.set(1)
+
+    Failing(registry._monitor.journal, statement, done)
+    with pytest.raises(JournalError):
+        change()
+    assert x.get() == 0
+    for _ in range(2):  # no retry
+        with pytest.raises(JournalError):
+            x.set(2)
+        with pytest.raises(JournalError):
+            registry.watch("y", 0)
+    assert x.get() == 0 and "y" not in registry
+    registry.close()
+    with AlmaRegistry(journal=path) as again:
+        assert again.snapshot() == {"x": int(done)} and again.get_var("x").set(3).get() == 3
+
+
+# what strikes
+
+JOURNAL_ACTS = {
+    "set": lambda registry: registry.get_var("x").set(1),
+    "set with retention": lambda registry: registry.get_var("kept").set(9),
+    "undo": lambda registry: registry.get_var("kept").undo(),
+    "prune": lambda registry: registry.get_var("long").prune(keep_last=1),
+    "freeze": lambda registry: registry.get_var("x").freeze().thaw(),
+    "watch": lambda registry: registry.watch("new", 1, exist_ok=True),
+    "overwrite": lambda registry: registry.watch("x", 1, overwrite=True),
+    "branch": lambda registry: registry.get_var("kept").branch("b"),
+    "drop": lambda registry: registry.get_var("long").drop_branch("b"),
+    "new key": lambda registry: registry.namespace("n", exist_ok=True).__setitem__("k", 1),
+    "transaction": lambda registry: transacted(registry),
+}
+
+
+def transacted(registry):
+    with registry.transaction():
+        registry.get_var("x").set(1)
+        registry.get_var("kept").set(2)
+        registry.watch("new", 3, exist_ok=True).branch("b").set(4)
+
+
+def journal_codes():
+    """Return the code of all that writes a journal, and brings memory up with it."""
+    functions = [thing for thing in vars(alma._Journal).values() if inspect.isfunction(thing)]
+    core = [AlmaVar._commit, alma._Transaction.commit, alma._Transaction.finish, AlmaVar._prune, alma._Monitor.settle]
+    return {function.__code__ for function in (*functions, *core)}
+
+
+def interrupted_journal(folder, act, number):
+    """Strike at one instruction of a change; return whether it came so far, and what is wrong afterwards."""
+    path, heard = Path(folder) / f"{number}.db", []
+    clock = itertools.count(1_000, 1_000).__next__
+    registry = AlmaRegistry(journal=path, durability="normal", clock=clock)
+    x = registry.watch("x", 0, on_change=[lambda var, record: heard.append(record.index)])
+    registry.watch("kept", 0, keep_last=2).set(1).set(2).set(3)
+    registry.watch("long", 0).set(1).set(2).branch("b").set(3)
+    struck = struck_at(number, lambda: JOURNAL_ACTS[act](registry), journal_codes())
+    registry.watch("later", 1).set(2)  # which settles
+    registry.flush()
+    copy = killed(path, Path(folder) / f"killed {number}")
+    wrong = {}
+    with AlmaRegistry(journal=copy) as again:
+        if seen_of(again) != seen_of(registry):
+            wrong["differs"] = number
+    if heard != list(range(1, len(x))):
+        wrong["heard"] = number
+    registry.close()
+    if not alma.verify(path):
+        wrong["damaged"] = number
+    shutil.rmtree(copy.parent)
+    path.unlink()
+    return struck, wrong
+
+
+def interrupts_of_journal(folder, act, every=1):
+    for number in itertools.count(1, every):
+        struck, wrong = interrupted_journal(folder, act, number)
+        if wrong or not struck:
+            return wrong
+
+
+@pytest.mark.parametrize("act", JOURNAL_ACTS)
+def test_an_interrupt_anywhere_leaves_memory_and_file_the_same(tmp_path, act):
+    assert interrupts_of_journal(tmp_path, act, rounds(61, 7)) == {}
+
+
+def test_control_without_settling_an_interrupt_leaves_the_file_ahead(tmp_path, monkeypatch):
+    monkeypatch.setattr(alma._Journal, "settle", alma._Journal._drop)
+    try:
+        wrong = interrupts_of_journal(tmp_path, "set", 13)
+    except (JournalError, FileFormatError) as error:  # the next set finds its row taken
+        wrong = {"raised": error}
+    assert wrong
+
+
+# processes
+
+
+def set_for_ever(path, pipe, committed=True):
+    """Set, and write each number to a pipe when the set has returned."""
+    registry = AlmaRegistry(journal=path, durability="normal")
+    x = registry.watch("x", -1)
+    if not committed:  # the control: what is written is never committed
+        registry._monitor.journal.connection.execute("BEGIN")
+    for number in itertools.count(x.last_change().index):
+        x.set(number)
+        os.write(pipe, b"%d\n" % number)
+
+
+def killed_while_setting(folder, times, committed=True):
+    """Kill a process that sets, again and again; return in how many rounds an acknowledged set was lost, or worse."""
+    wrong, draw = collections.Counter(), random.Random(times)
+    path = os.path.join(folder, "killed.db")
+    for _ in range(times):
+        read, write = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                set_for_ever(path, write, committed)
+            finally:
+                os._exit(1)
+        os.close(write)
+        with os.fdopen(read, "rb") as pipe:
+            acknowledged = pipe.readline()
+            threading.Event().wait(draw.uniform(0.001, 0.01))
+            os.kill(child, signal.SIGKILL)
+            acknowledged = [acknowledged, *pipe.read().split(b"\n")[:-1]][-1]
+        os.waitpid(child, 0)
+        with AlmaRegistry(journal=path) as registry:
+            x = registry.watch("x", -1)
+            indices = [record.index for record in x.history()]
+        wrong["lost"] += x.get() < int(acknowledged or -1)
+        wrong["gap"] += indices != list(range(len(indices)))
+        wrong["damaged"] += not alma.verify(path)
+    return {what: count for what, count in wrong.items() if count}
+
+
+@needs_fork
+def test_an_acknowledged_set_survives_the_death_of_its_process(tmp_path):
+    assert apart(killed_while_setting, str(tmp_path), rounds(20, 1_000), seconds=900) == {}
+
+
+@needs_fork
+def test_control_what_is_not_committed_is_lost_when_its_process_dies(tmp_path):
+    assert "lost" in apart(killed_while_setting, str(tmp_path), 3, False)
+
+
+TRACED = "openat,close,write,pwrite64,fsync,fdatasync,ftruncate,unlink,rename"
+WRITER = """
+import os, sys
+import alma
+path, durability, acks = sys.argv[1:]
+registry = alma.AlmaRegistry(journal=path, durability=durability)
+x = registry.watch("x", 0)
+acks = os.open(acks, os.O_WRONLY | os.O_CREAT)
+for number in range(1, 61):
+    x.set("%05d" % number * 100)
+    os.write(acks, b"%05d" % number)
+os._exit(0)
+"""
+
+
+def storage_calls(folder, durability):
+    """Run a writer under strace; return what it told the operating system, in order: (call, file, offset, bytes)."""
+    log, calls, files = folder / "strace.log", [], {}
+    command = [
+        "strace",
+        "-f",
+        "-e",
+        f"trace={TRACED}",
+        "-xx",
+        "-s",
+        "9999999",
+        "-o",
+        str(log),
+        sys.executable,
+        "-c",
+        WRITER,
+    ]
+    env = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
+    arguments = [str(folder / "written.db"), durability, str(folder / "acks")]
+    subprocess.run([*command, *arguments], check=True, env=env, timeout=300)
+    for line in log.read_text().splitlines():
+        match = re.match(r"\d+ +(\w+)\((.*)\) += (-?\d+)", line)
+        if match is None or int(match[3]) < 0:
+            continue
+        call, given, result = match.groups()
+        texts = [bytes.fromhex(text.replace("\\x", "")) for text in re.findall(r'"([^"]*)"', given)]
+        number = int(re.match(r"\d*", given)[0] or -1)
+        if call == "openat":
+            files[int(result)] = os.path.basename(os.fsdecode(texts[0]))
+        elif call in ("pwrite64", "write"):
+            offset = int(given.rpartition(", ")[2]) if call == "pwrite64" else 0
+            calls.append(("write", files.get(number), offset, texts[0]))
+        elif call in ("fsync", "fdatasync"):
+            calls.append(("sync", files.get(number), 0, b""))
+        elif call == "ftruncate":
+            calls.append(("truncate", files.get(number), int(given.rpartition(", ")[2]), b""))
+    return calls
+
+
+def after_power_loss(calls, cut, draw):
+    """Return the files as a disk may hold them when the power fails before a call: what was synced, some sectors."""
+    disk, unsynced = collections.defaultdict(bytearray), collections.defaultdict(list)
+
+    def put(file, offset, data):
+        disk[file].extend(bytes(max(0, offset + len(data) - len(disk[file]))))
+        disk[file][offset : offset + len(data)] = data
+
+    for call, file, offset, data in calls[:cut]:
+        if call == "write":
+            unsynced[file].append((offset, data))
+        elif call == "sync":
+            for written in unsynced.pop(file, ()):
+                put(file, *written)
+        else:
+            del disk[file][offset:]
+    chance = draw.choice([0, 0.5, 0.9, 1])
+    for file, writes in unsynced.items():
+        for offset, data in writes:
+            for start in range(0, len(data), 512):
+                if draw.random() < chance:
+                    put(file, offset + start, data[start : start + 512])
+    return disk
+
+
+def lost_to_power(folder, durability, times):
+    """Return how many of so many images of the disk have lost a record that was acknowledged, or can't be opened."""
+    calls, draw, lost = storage_calls(folder, durability), random.Random(durability), 0
+    assert any(call[1] == "acks" for call in calls)
+    begun = next(number for number, call in enumerate(calls) if call[1] == "acks")
+    for _ in range(times):
+        cut = draw.randrange(begun, len(calls) + 1)
+        acknowledged = max((int(data) for call, file, _, data in calls[:cut] if file == "acks"), default=0)
+        image = folder / "image"
+        image.mkdir()
+        for suffix in ("", "-wal"):
+            (image / f"image.db{suffix}").write_bytes(after_power_loss(calls, cut, draw)[f"written.db{suffix}"])
+        try:
+            with AlmaRegistry(journal=image / "image.db") as registry:
+                lost += len(registry.watch("x", 0)) <= acknowledged
+        except (AlmaError, OSError):
+            lost += 1
+        shutil.rmtree(image)
+    return lost
+
+
+needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+
+
+@needs_strace
+def test_what_was_acknowledged_survives_a_loss_of_power(tmp_path):
+    assert lost_to_power(tmp_path, "full", rounds(100, 2_000)) == 0
+
+
+@needs_strace
+def test_control_with_normal_durability_a_loss_of_power_loses_some(tmp_path):
+    assert lost_to_power(tmp_path, "normal", 100) > 0
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of one megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    if (
+        not mount
+        or subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode
+    ):
+        pytest.skip("needs the right to mount a small disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_full_at_any_point_changes_nothing_and_later_sets_work(small_disk):
+    draw, refused = random.Random(7), 0
+    registry = AlmaRegistry(journal=small_disk / JOURNALLED, durability="normal")
+    x, filler = registry.watch("x", ""), small_disk / "filler"
+    for _ in range(rounds(40, 200)):
+        x.prune(keep_last=0)
+        registry.compact()
+        free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize
+        filler.write_bytes(b"x" * max(0, free - draw.randrange(0, 120_000)))
+        before = seen_of(registry)
+        try:
+            for _ in range(12):
+                before = seen_of(registry)
+                with registry.transaction() if draw.random() < 0.3 else contextlib.nullcontext():
+                    x.set("x" * draw.randrange(20_000))
+        except JournalError:
+            refused += 1
+            assert seen_of(registry) == before
+        filler.unlink()
+        x.set("later")
+        assert json.loads(rows_of(registry._monitor.journal.path)[-1][3]) == "later"
+    assert refused > rounds(20, 100)
+    now = seen_of(registry)
+    again = reopened(registry, small_disk / JOURNALLED)
+    assert seen_of(again) == now
+    again.close()
+
+
+HOLDER = """
+import alma, sys
+registry = alma.AlmaRegistry(journal=sys.argv[1])
+registry.watch("x", 1)
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_writer_is_told_who_writes_and_a_dead_one_locks_nobody_out(path):
+    env = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as holder:
+        assert holder.stdout.readline().strip() == b"open"
+        for _ in range(2):
+            with pytest.raises(JournalError, match=str(holder.pid)):
+                AlmaRegistry(journal=path)
+        assert rows_of(path) == [("x", 0, "initial", "1")]  # a reader is welcome
+        holder.kill()
+    with AlmaRegistry(journal=path) as registry:
+        with pytest.raises(JournalError, match=str(os.getpid())):
+            AlmaRegistry(journal=path)
+        assert registry.watch("x", 0).set(2).get() == 2
+    with AlmaRegistry(journal=path) as again:
+        assert again.snapshot() == {"x": 2}
+
+
+def forked_with_a_journal(folder):
+    """Fork while another thread sets in a journal; say what is wrong in the child, and in the parent afterwards."""
+    path, wrong = os.path.join(folder, "forked.db"), {}
+    registry = AlmaRegistry(journal=path)
+    x, stop = registry.watch("x", 0), threading.Event()
+
+    def work():
+        while not stop.is_set():
+            x.update(lambda value: value + 1)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    for _ in range(rounds(20, 200)):
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            refused = 0
+            for change in (lambda: x.set(-1), lambda: registry.watch("y", 0), lambda: registry.compact()):
+                try:
+                    change()
+                except JournalError:
+                    refused += 1
+            right = refused == 3 and x.get() >= 0 and "y" not in registry
+            registry.close()
+            gc.collect()
+            if not right:
+                os._exit(1)
+            sys.exit(0)  # wholly: were the connection closed, that would wait for what the parent's thread holds
+        if os.waitpid(child, 0)[1]:
+            wrong["child"] = wrong.get("child", 0) + 1
+    stop.set()
+    worker.join()
+    try:
+        AlmaRegistry(journal=path)
+        wrong["unlocked"] = 1
+    except JournalError:
+        pass
+    count = len(x)
+    registry.close()
+    with AlmaRegistry(journal=path) as again:
+        if len(again.watch("x", 0)) != count:
+            wrong["lost"] = 1
+    return wrong
+
+
+@needs_fork
+def test_a_forks_child_is_told_that_the_journal_is_not_its_own_and_harms_nothing(tmp_path):
+    assert apart(forked_with_a_journal, str(tmp_path)) == {}
+
+
+FORKS_AND_ENDS = """
+import alma, os, sys
+registry = alma.AlmaRegistry(journal=sys.argv[1])
+x = registry.watch("x", 0)
+if not os.fork():
+    sys.exit()  # wholly, with all that Python does at its end
+os.wait()
+x.set(1)
+code = "import alma, sys; alma.AlmaRegistry(journal=sys.argv[1])"
+os.execv(sys.executable, [sys.executable, "-c", code, sys.argv[1]]) if not os.fork() else os.wait()
+x.set(2)
+"""
+
+
+@needs_fork
+def test_a_forks_child_that_ends_does_not_let_go_of_its_parents_lock(path):
+    env = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
+    done = subprocess.run([sys.executable, "-c", FORKS_AND_ENDS, str(path)], env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and "JournalError" in done.stderr  # of the second writer
+    assert done.stderr.count("JournalError:") == 1
+    assert [value for *_, value in rows_of(path)] == ["0", "1", "2"]
+
+
+ENDS = """
+import alma, atexit, os, sys, threading
+registry = alma.AlmaRegistry(journal=sys.argv[1], durability="normal")
+x = registry.watch("x", 0)
+acks = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT)
+
+def work():
+    while True:
+        number = x.update(lambda value: value + 1).get()
+
+class Last:
+    def __del__(self):
+        x.set(-2)
+
+def acknowledge():
+    os.pwrite(acks, b"%9d" % len(x.set(-1)), 0)
+
+last = Last()
+atexit.register(acknowledge)
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+"""
+
+
+def test_an_exit_without_close_loses_nothing_and_prints_nothing(tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
+    for number in range(rounds(8, 60)):
+        path, acks = tmp_path / f"{number}.db", tmp_path / f"{number}.acks"
+        command = [sys.executable, "-c", ENDS, str(path), str(acks)]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+        with AlmaRegistry(journal=path) as registry:
+            x = registry.watch("x", 0)
+            assert len(x) >= int(acks.read_text()) and x.at(len(x) - 1).index == len(x) - 1
+
+
+def interrupted_in_journal(folder, times):
+    """Interrupt journalled changes as Ctrl-C would; return how often memory and file differed, or a set failed."""
+    wrong, draw, number = collections.Counter(), random.Random(1), 0
+    registry = AlmaRegistry(journal=os.path.join(folder, JOURNALLED), durability="normal")
+    x, y = registry.watch("x", "0", keep_last=50), registry.watch("y", "0", on_change=[lambda *_: None], keep_last=50)
+
+    def strike(*_):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGALRM, strike)
+    for count in range(times):
+        held = False
+        try:
+            signal.setitimer(signal.ITIMER_REAL, draw.uniform(20e-6, 600e-6), 0.1)
+            while True:
+                number += 1
+                if count % 3:
+                    x.set(str(number))
+                else:
+                    with registry.transaction():
+                        x.set(str(number))
+                        y.set(str(number))
+        except KeyboardInterrupt:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            held = x._monitor.lock._is_owned()
+        wrong["held"] += held
+        try:
+            y.set("later")
+            rows = rows_of(registry._monitor.journal.path, "SELECT name, max(idx) FROM timeline GROUP BY name")
+            wrong["differs"] += dict(rows) != {"x": x.last_change().index, "y": y.last_change().index}
+        except Exception as error:
+            wrong[repr(error)] += 1
+    return {what: count for what, count in wrong.items() if count}
+
+
+@needs_timer
+def test_interrupted_changes_leave_memory_and_file_the_same_and_later_sets_work(tmp_path):
+    wrong = apart(interrupted_in_journal, str(tmp_path), rounds(300, 6_000), seconds=900)
+    assert wrong.pop("held", 0) <= rounds(3, 60)
+    assert wrong == {}
 
 
 # == Replay: replay, compare, bisect, export_test =============================
@@ -12138,6 +13472,6 @@ def test_follow_prints_each_change_as_it_is_made(name, tmp_path):
 def test_follow_shows_a_row_for_each_change(monkeypatch, shell, tmp_path):
     record = AlmaVar("x", 1).set(1_234, label="why").last_change()
     monkeypatch.setattr(alma, "_tail", lambda path, types: iter([("x", record), ("y", record)]))
-    code, out, err = shell("follow", "a.db", "x")
+    code, out, err = shell("follow", tmp_path, "x")
     day, row = out.splitlines()
     assert (code, err) == (0, "") and day.endswith("+00:00") and row.split()[1:] == ["x", "1", "why", "1,234"]
