@@ -5537,8 +5537,8 @@ def _past(document: _Document, number: int, parent: Optional[_Past], lines: Mapp
             undone = _pushed((), 0, anchor[1][::-1]) if anchor else ()
         known = facts[position] = _facts_of(line.facts[position], index, undone, lines, codec)
         last = index
-    rows = line.indices, line.times, line.labels, facts, stored
-    return _Past._make([*mine, *own] for mine, own in zip(shared, rows))
+    columns: Iterable[Any] = zip(shared, (line.indices, line.times, line.labels, facts, stored))
+    return _Past._make([*mine, *own] for mine, own in columns)
 
 
 def _packed_values(document: _Document, line: _Written, pack: Callable[[Any], Any]) -> List[Any]:

@@ -97,6 +97,8 @@ HEAVY = """
 FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
 EXTRAS = {"crypto": "cryptography", "diff": "deepdiff", "pydantic": "pydantic"}  # the packages by extra
 HAND_OVERS = {
+    "AlmaRegistry.compact",
+    "AlmaRegistry.journal",
     "AlmaRegistry.load",
     "AlmaRegistry.namespace",
     "AlmaRegistry.save",
