@@ -4410,7 +4410,7 @@ def _of_clock(value: Any) -> Any:
     """Return what a datetime or time is made of: text alone where it is naive or in UTC."""
     if (value.tzinfo is None or value.tzinfo is timezone.utc) and not value.fold:
         return value.isoformat()
-    return [value.replace(tzinfo=None, fold=0).isoformat(), value.tzinfo, value.fold]
+    return [value.replace(tzinfo=None).isoformat(), value.tzinfo, value.fold]
 
 
 def _to_clock(kind: Any, data: Any) -> Any:
