@@ -85,7 +85,7 @@ from typing import (
     overload,
 )
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 __all__ = [
     "DELETED",
