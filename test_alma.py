@@ -12928,6 +12928,10 @@ def test_limit_shows_the_newest_and_says_how_many_it_hides(tmp_path, shell):
     assert len(json.loads(shell("inspect", tmp_path / "x.json", "x", "--json", "--limit", "3")[1])) == 3
 
 
+def test_the_first_record_shown_is_compared_with_the_one_before_it(shop_file, shell):
+    assert shell("inspect", shop_file, "stock", "--limit", "1")[1].splitlines()[-1].endswith("9,000  +8,988")
+
+
 def test_limit_without_a_name_says_how_many_variables_it_hides(shop_file, shell):
     lines = shell("inspect", shop_file, "--limit", "2")[1].splitlines()
     assert len(lines) == 4 and lines[-1] == "... 1 more"
@@ -13179,6 +13183,19 @@ def test_nothing_in_a_file_can_drive_the_terminal(line, evil, color, tmp_path, s
     assert (code, err) == (0, "") and out and printable(shown)
 
 
+def test_no_repr_can_drive_the_terminal(shell, monkeypatch):
+    class Loud:
+        def __repr__(self):
+            return CONTROLS
+
+    registry = AlmaRegistry()
+    registry.watch("x", {"a": 1}).set({"a": Loud(), "b": "long " * 30})
+    monkeypatch.setattr(alma, "load", lambda *_, **__: registry)
+    for line in ("inspect f", "inspect f x", "inspect f x --at 1", "diff f x 0 1", "blame f x"):
+        code, out, _ = shell(*line.split())
+        assert code == 0 and printable(out) and "\\u00" in out
+
+
 @pytest.mark.parametrize("evil", [CONTROLS, "\ud800"], ids=["controls", "surrogate"])
 @pytest.mark.parametrize("line", [
     "inspect FILE nothing", "inspect FILE EVIL --at xEVIL", "verify FILE --head EVIL", "inspect FILE --types x:EVIL",
@@ -13211,6 +13228,10 @@ def test_every_line_fits_the_terminal(columns, tmp_path, shell, monkeypatch):
     for arguments in (["inspect"], ["inspect", "日本" * 40], ["blame", "config"], ["diff", "日本" * 40, "0", "1"]):
         code, out, _ = shell(arguments[0], tmp_path / "x.json", *arguments[1:])
         assert code == 0 and max(map(width_of, out.splitlines())) <= max(columns, 40)
+
+
+def test_wide_characters_take_two_columns_and_accents_none():
+    assert [alma._columns(text) for text in ("ab", "日本", "e\u0301", "", "▁…")] == [2, 4, 1, 0, 2]
 
 
 def test_a_terminal_of_no_columns_is_taken_for_one_of_80(monkeypatch):
@@ -13284,7 +13305,8 @@ def test_what_is_short_is_shown_as_python_shows_it(value):
 
 
 def test_what_is_long_is_cut_before_it_is_made():
-    assert len(alma._brief("x" * 10**7)) < 3_000 and len(alma._brief(1 << 10**7)) < 3_000
+    assert len(alma._brief("x" * 10**7)) < 3_000
+    assert re.match(r"0x80+\.\.\. \(10000001 bits\)$", alma._brief(1 << 10**7))
     assert len(alma._brief([["x" * 100] * 100] * 100, 50)) < 300
     assert len(alma._brief(fractions.Fraction(10**5_000))) < 3_000
     deep = []
@@ -13386,6 +13408,14 @@ def test_the_second_demo_goes_on_from_the_first(tmp_path, shell):
     assert all(second[name][: len(first[name])] == first[name] for name in first)
     assert all(len(second[name]) == 2 * len(first[name]) - 1 for name in first)
     assert re.search(r"'rows': 40000, 'keep': True}, since", out)
+
+
+def test_the_demo_looks_for_the_peak_of_its_own_run(tmp_path, shell):
+    shell("demo", tmp_path / "demo.db")
+    with AlmaRegistry(journal=tmp_path / "demo.db") as registry:
+        count = len(registry.watch("memory", 0).set(10**12))
+    highest = re.search(r"highest at record (\d+)", shell("demo", tmp_path / "demo.db")[1])
+    assert int(highest[1]) >= count
 
 
 def test_the_demo_touches_no_file_of_others(tmp_path, shell):
