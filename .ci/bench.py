@@ -23,13 +23,16 @@ import argparse
 import bisect
 import copy
 import gc
+import hashlib
 import itertools
+import json
 import math
 import operator
 import os
 import pickle
 import platform
 import random
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -37,12 +40,13 @@ import threading
 import time
 import tracemalloc
 from array import array
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache, partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -820,6 +824,294 @@ def import_alone(scale: Scale) -> Contestants:
     return {"alma": partial(inside, OURS), "its four modules": partial(inside, THEIRS)}
 
 
+# == Files and journals ==========================================================
+#
+# Everything here writes to a folder of its own, beside this checkout's temporary files, and counts what a program
+# waits for: opening, closing and the garbage of earlier turns are outside the watch.
+
+RAW_TABLE = """
+    CREATE TABLE records(
+        line INTEGER NOT NULL, idx INTEGER NOT NULL, time INTEGER NOT NULL, label TEXT, facts TEXT, value TEXT NOT NULL,
+        digest BLOB NOT NULL, PRIMARY KEY(line, idx)
+    ) WITHOUT ROWID
+"""
+RAW_INSERT = "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)"
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def raw_journal(path: Path, durability: str) -> Any:
+    """Return a connection to an empty table of records, in the mode in which Alma's journal writes."""
+    raw = sqlite3.connect(path, isolation_level=None)
+    raw.execute("PRAGMA journal_mode=WAL")
+    raw.execute(f"PRAGMA synchronous={durability}")
+    raw.execute(RAW_TABLE)
+    return raw
+
+
+def raw_rows(count: int) -> List[Tuple[Any, ...]]:
+    """Return the rows of an int's history, texts and digests reckoned beforehand."""
+    return [
+        (1, i, EPOCH_NS + i * TICK_NS, None, None, str(i), hashlib.sha256(b"%d" % i).digest()) for i in range(count)
+    ]
+
+
+def journal_set(scale: Scale, durability: str) -> Contestants:
+    calls = scale.calls // (50 if durability == "full" else 5)
+
+    def ours() -> float:
+        with folder() as place, alma.AlmaRegistry(journal=place / "a.db", durability=durability) as registry:
+            return per_call(registry.watch("x", -1).set, range(calls))
+
+    def raw() -> float:
+        with folder() as place, closing(raw_journal(place / "raw.db", durability)) as connection:
+            return per_call(partial(connection.execute, RAW_INSERT), raw_rows(calls))
+
+    return {"alma": ours, "raw INSERT": raw}
+
+
+def journal_transaction(scale: Scale, durability: str) -> Contestants:
+    batches = scale.calls // 4_000 or 1
+
+    def ours() -> float:
+        with folder() as place, alma.AlmaRegistry(journal=place / "a.db", durability=durability) as registry:
+            x = registry.watch("x", -1)
+
+            def fill() -> None:
+                for _ in range(batches):
+                    with registry.transaction():
+                        for number in range(1_000):
+                            x.set(number)
+
+            return seconds(fill) / batches / 1_000
+
+    def raw() -> float:
+        with folder() as place, closing(raw_journal(place / "raw.db", durability)) as connection:
+            rows = raw_rows(batches * 1_000)
+
+            def fill() -> None:
+                for batch in range(batches):
+                    connection.execute("BEGIN IMMEDIATE")
+                    for row in rows[batch * 1_000 : (batch + 1) * 1_000]:
+                        connection.execute(RAW_INSERT, row)
+                    connection.execute("COMMIT")
+
+            return seconds(fill) / batches / 1_000
+
+    return {"alma": ours, "raw INSERT": raw}
+
+
+# Records one field of a dict of 200 in a store on disk: a function of the folder that returns one that changes a field
+# and makes it last, and one that closes the store.
+Keeper = Callable[[Path], Tuple[Callable[[str, float], Any], Callable[[], Any]]]
+
+
+def alma_keeper(place: Path) -> Tuple[Callable[[str, float], Any], Callable[[], Any]]:
+    registry = alma.AlmaRegistry(journal=place / "a.db")
+    settings = registry.namespace("n", flat(NESTED_KEYS))
+    return settings.__setitem__, registry.close
+
+
+def eventsourcing_keeper(place: Path) -> Tuple[Callable[[str, float], Any], Callable[[], Any]]:
+    domain, application = peer("eventsourcing.domain"), peer("eventsourcing.application")
+
+    class Fields(domain.Aggregate):
+        def __init__(self, fields: Dict[str, Any]) -> None:
+            self.fields = fields
+
+        @domain.event("Changed")
+        def change(self, key: str, value: float) -> None:
+            self.fields[key] = value
+
+    environment = {"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": str(place / "events.db")}
+    app, fields = application.Application(env=environment), Fields(flat(NESTED_KEYS))
+    app.save(fields)
+
+    def change(key: str, value: float) -> None:
+        fields.change(key, value)
+        app.save(fields)
+
+    return change, app.close
+
+
+def langgraph_keeper(place: Path) -> Tuple[Callable[[str, float], Any], Callable[[], Any]]:
+    connection = sqlite3.connect(place / "checkpoints.db", check_same_thread=False)
+    saver = peer("langgraph.checkpoint.sqlite").SqliteSaver(connection)
+    empty, state = peer("langgraph.checkpoint.base").empty_checkpoint, flat(NESTED_KEYS)
+    config: Any = {"configurable": {"thread_id": "1", "checkpoint_ns": ""}}
+
+    def change(key: str, value: float) -> None:
+        nonlocal config
+        state[key] = value
+        checkpoint = {**empty(), "channel_values": state}
+        config = saver.put(config, checkpoint, {"source": "update", "step": 1, "parents": {}}, {})
+
+    return change, connection.close
+
+
+def zodb_keeper(place: Path) -> Tuple[Callable[[str, float], Any], Callable[[], Any]]:
+    database, transaction = peer("ZODB").DB(str(place / "data.fs")), peer("transaction")
+    connection = database.open()
+    fields = peer("persistent.mapping").PersistentMapping(flat(NESTED_KEYS))
+    connection.root()["fields"] = fields
+    transaction.commit()
+
+    def change(key: str, value: float) -> None:
+        fields[key] = value
+        transaction.commit()
+
+    def close() -> None:
+        connection.close()
+        database.close()
+
+    return change, close
+
+
+def diskcache_keeper(place: Path) -> Tuple[Callable[[str, float], Any], Callable[[], Any]]:
+    cache = peer("diskcache").Cache(str(place / "cache"))
+    for key, value in flat(NESTED_KEYS).items():
+        cache[key] = value
+    return cache.__setitem__, cache.close
+
+
+KEEPERS: Dict[str, Keeper] = {
+    "alma": alma_keeper,
+    "eventsourcing": eventsourcing_keeper,
+    "langgraph SqliteSaver": langgraph_keeper,
+    "ZODB": zodb_keeper,
+    "diskcache, without sync or past": diskcache_keeper,
+}
+
+
+def field_edits(count: int) -> List[Tuple[str, float]]:
+    """Return *count* changes of one of the fields of `flat`, taken by chance."""
+    chance = random.Random(1)
+    return [(f"field{chance.randrange(1, NESTED_KEYS)}", chance.randrange(10**6) / 100) for _ in range(count)]
+
+
+def keep_field(scale: Scale) -> Contestants:
+    edits = field_edits(scale.calls // 50)
+
+    def contest(keeper: Keeper) -> float:
+        with folder() as place:
+            change, close = keeper(place)
+            begin = time.perf_counter()
+            for key, value in edits:
+                change(key, value)
+            elapsed = time.perf_counter() - begin
+            close()
+            return elapsed / len(edits)
+
+    return {name: partial(contest, keeper) for name, keeper in KEEPERS.items()}
+
+
+def size_of(place: Path) -> int:
+    return sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+
+
+def field_on_disk(scale: Scale) -> Contestants:
+    edits = field_edits(scale.changes)
+
+    def filled(keeper: Keeper, edits: Iterable[Tuple[str, float]]) -> int:
+        with folder() as place:
+            change, close = keeper(place)
+            for key, value in edits:
+                change(key, value)
+            close()
+            return size_of(place)
+
+    def contest(keeper: Keeper) -> float:
+        return (filled(keeper, edits) - filled(keeper, [])) / len(edits)
+
+    return {name: partial(contest, keeper) for name, keeper in KEEPERS.items()}
+
+
+def plain_rows(count: int) -> List[List[Any]]:
+    return [[record.index, record.value, record._time, record.label] for record in long_variable(count)]
+
+
+def dump_json(rows: Any, path: Path) -> None:
+    with path.open("w") as file:
+        json.dump(rows, file)
+
+
+def load_json(path: Path) -> Any:
+    with path.open() as file:
+        return json.load(file)
+
+
+def dump_pickle(rows: Any, path: Path) -> None:
+    path.write_bytes(pickle.dumps(rows))
+
+
+def load_pickle(path: Path) -> Any:
+    with path.open("rb") as file:
+        return pickle.load(file)
+
+
+PLAIN = {".json": ("json", dump_json, load_json), ".pickle": ("pickle", dump_pickle, load_pickle)}
+
+
+def save_records(scale: Scale, suffix: str) -> Contestants:
+    name, dump, _ = PLAIN[suffix]
+
+    def contest(write: Callable[[Path], Any]) -> float:
+        with folder() as place:
+            return seconds(partial(write, place / f"a{suffix}"))
+
+    rows = plain_rows(scale.ints)
+    return {
+        "alma": partial(contest, long_variable(scale.ints).save),
+        f"{name}.dump of the rows": partial(contest, partial(dump, rows)),
+    }
+
+
+def load_records(scale: Scale, suffix: str) -> Contestants:
+    name, dump, load = PLAIN[suffix]
+    rows = plain_rows(scale.ints)
+
+    def contest(write: Callable[[Path], Any], read: Callable[[Path], Any]) -> float:
+        with folder() as place:
+            write(place / f"a{suffix}")
+            return seconds(partial(read, place / f"a{suffix}"))
+
+    return {
+        "alma": partial(contest, long_variable(scale.ints).save, alma.AlmaVar.load),
+        f"{name}.load of the rows": partial(contest, partial(dump, rows), load),
+    }
+
+
+def reopen_journal(scale: Scale) -> Contestants:
+    def contest() -> float:
+        with folder() as place:
+            path = place / "a.db"
+            with alma.AlmaRegistry(journal=path, durability="normal") as registry:
+                x = registry.watch("x", 0)
+                with registry.transaction():
+                    for number in range(1, scale.ints):
+                        x.set(number)
+            opened: List[Any] = []
+            elapsed = seconds(lambda: opened.append(alma.AlmaRegistry(journal=path)))
+            opened[0].close()
+            return elapsed / scale.ints
+
+    return {"alma": contest}
+
+
+def record_on_disk(scale: Scale, suffix: str) -> Contestants:
+    def contest() -> float:
+        with folder() as place:
+            path = place / f"a{suffix}"
+            long_variable(scale.ints).save(path)
+            return path.stat().st_size / scale.ints
+
+    return {"alma": contest}
+
+
 # == The table ==================================================================
 
 
@@ -940,6 +1232,56 @@ ROWS = [
     Row("diff of 10,000 ints, 1 insertion", partial(diff_ints, insertions=1), than_differs(20)),
     Row("diff of 10,000 ints, 2 insertions", partial(diff_ints, insertions=2), than_differs(20)),
     Row("diff of 10,000 equal items, 3 changes", diff_equal_items, than_differs(20)[1:]),
+    *(
+        Row(
+            f"journalled set of an int, {mode}",
+            partial(journal_set, durability=mode),
+            [Against("raw INSERT", at_most=1.6)],
+        )
+        for mode in ("normal", "full")
+    ),
+    *(
+        Row(
+            f"the same in a transaction of 1,000, {mode}",
+            partial(journal_transaction, durability=mode),
+            [Against("raw INSERT", at_most=3)],
+        )
+        for mode in ("normal", "full")
+    ),
+    Row(
+        "journalled change of one field of 200",
+        keep_field,
+        [Against(name, faster=None if "without" in name else 1) for name in KEEPERS if name != "alma"],
+    ),
+    Row(
+        "the same on disk",
+        field_on_disk,
+        [limit("400 bytes", lambda f: 400), *(Against(name) for name in KEEPERS if name != "alma")],
+        unit="B",
+    ),
+    *(
+        Row(
+            f"save 100,000 ints as {suffix}",
+            partial(save_records, suffix=suffix),
+            [Against(f"{PLAIN[suffix][0]}.dump of the rows", at_most=most)],
+        )
+        for suffix, most in ((".json", 3), (".pickle", 10))
+    ),
+    *(
+        Row(
+            f"load 100,000 ints from {suffix}",
+            partial(load_records, suffix=suffix),
+            [Against(f"{PLAIN[suffix][0]}.load of the rows", at_most=most)],
+        )
+        for suffix, most in ((".json", 3), (".pickle", 20))
+    ),
+    Row("reopen a journal, each of 100,000 records", reopen_journal, [limit("8 us", lambda f: 8e-6)]),
+    *(
+        Row(
+            f"a record of an int on disk, {suffix}", partial(record_on_disk, suffix=suffix), [Against("alma")], unit="B"
+        )
+        for suffix in (".json", ".pickle", ".db")
+    ),
     Row(
         "import alma, Python's start included",
         import_and_start,
