@@ -1033,7 +1033,7 @@ def field_on_disk(scale: Scale) -> Contestants:
     def contest(keeper: Keeper) -> float:
         return (filled(keeper, edits) - filled(keeper, [])) / len(edits)
 
-    return {name: partial(contest, keeper) for name, keeper in KEEPERS.items()}
+    return {name: partial(contest, KEEPERS[name]) for name in KEEPERS if "without" not in name}
 
 
 def plain_rows(count: int) -> List[List[Any]]:
@@ -1113,13 +1113,20 @@ def reopen_journal(scale: Scale) -> Contestants:
 
 
 def record_on_disk(scale: Scale, suffix: str) -> Contestants:
-    def contest() -> float:
+    def contest(write: Callable[[Path], Any]) -> float:
         with folder() as place:
             path = place / f"a{suffix}"
-            long_variable(scale.ints).save(path)
+            write(path)
             return path.stat().st_size / scale.ints
 
-    return {"alma": contest}
+    def raw(path: Path) -> None:
+        with closing(raw_journal(path, "normal")) as connection:
+            connection.execute("BEGIN")
+            connection.executemany(RAW_INSERT, raw_rows(scale.ints))
+            connection.execute("COMMIT")
+
+    plain = raw if suffix == ".db" else partial(PLAIN[suffix][1], plain_rows(scale.ints))
+    return {"alma": partial(contest, long_variable(scale.ints).save), "plain rows": partial(contest, plain)}
 
 
 # == The table ==================================================================
@@ -1266,7 +1273,10 @@ ROWS = [
     Row(
         "the same on disk",
         field_on_disk,
-        [limit("400 bytes", lambda f: 400), *(Against(name) for name in KEEPERS if name != "alma")],
+        [
+            limit("400 bytes", lambda f: 400),
+            *(Against(name) for name in KEEPERS if name != "alma" and "without" not in name),
+        ],
         unit="B",
     ),
     *(
@@ -1288,7 +1298,10 @@ ROWS = [
     Row("reopen a journal, each of 100,000 records", reopen_journal, [limit("8 us", lambda f: 8e-6)]),
     *(
         Row(
-            f"a record of an int on disk, {suffix}", partial(record_on_disk, suffix=suffix), [Against("alma")], unit="B"
+            f"a record of an int on disk, {suffix}",
+            partial(record_on_disk, suffix=suffix),
+            [Against("plain rows")],
+            unit="B",
         )
         for suffix in (".json", ".pickle", ".db")
     ),
