@@ -312,6 +312,23 @@ def test_every_room_opens_with_its_contract_in_two_to_four_lines():
     assert {room: length for room, length in lengths.items() if not 2 <= length <= 4} == {}
 
 
+def defined(source):
+    """Yield every name that a source defines at its top level, as often as it does."""
+    for statement in ast.parse(source).body:
+        if isinstance(statement, (*FUNCTIONS, ast.ClassDef)):
+            yield statement.name
+        elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            names = (part for target in targets for part in ast.walk(target))
+            yield from (part.id for part in names if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store))
+
+
+@pytest.mark.parametrize("source", [SOURCE, Path(__file__)], ids=["alma", "tests"])
+def test_no_room_takes_a_name_that_another_has(source):
+    counted = collections.Counter(defined(source.read_text("utf-8")))
+    assert [name for name, times in counted.items() if times > 1] == []
+
+
 def test_a_name_refers_only_upward():
     downward = references_down(SOURCE.read_text("utf-8"))
     assert {pair for pair in downward if pair[0] not in HAND_OVERS} == set()
@@ -12940,7 +12957,8 @@ def test_limit_without_a_name_says_how_many_variables_it_hides(shop_file, shell)
 @pytest.mark.parametrize(
     "at, index",
     [
-        ("0", 0), ("2", 2), ("delivery", 1), ("2026-03-01T12:00:01", 1), ("2026-03-01 12:00:01.900", 1), ("12:00:01", 1),
+        ("0", 0), ("2", 2), ("delivery", 1), ("2026-03-01T12:00:01", 1),
+        ("2026-03-01 12:00:01.900", 1), ("12:00:01", 1),
         ("2026-03-01T12:00:01Z", 1), ("2026-03-01T13:00:01+01:00", 1), ("2026-03-02", 2),
     ],
 )  # fmt: skip
@@ -13297,7 +13315,8 @@ def test_a_value_of_more_parts_than_there_is_time_for_is_shown_in_bounds(argumen
 @pytest.mark.parametrize("value", [
     1, -0.0, "a'b", b"x", None, True, [], [1], (), (1,), (1, 2), {}, {"a": {1: [2]}}, {1}, set(), frozenset({2}),
     frozenset(), Ellipsis,
-    datetime(2026, 1, 1), decimal.Decimal("1.5"), collections.deque([1, 2]), collections.Counter("a"), Couple(1, (2,)), range(3),
+    datetime(2026, 1, 1), decimal.Decimal("1.5"), collections.deque([1, 2]), collections.Counter("a"),
+    Couple(1, (2,)), range(3),
     [None, [[]]], alma.DELETED,
 ], ids=repr)  # fmt: skip
 def test_what_is_short_is_shown_as_python_shows_it(value):
@@ -13347,12 +13366,15 @@ def test_an_age_is_told_in_its_largest_unit(seconds, age):
 
 
 @pytest.mark.parametrize("arguments", [
-    ["inspect", "nowhere.json"], ["inspect", "."], ["inspect", "shop.json", "stok"], ["inspect", "shop.json", "stock@x"],
+    ["inspect", "nowhere.json"], ["inspect", "."], ["inspect", "shop.json", "stok"],
+    ["inspect", "shop.json", "stock@x"],
     ["inspect", "shop.json", "stock", "--at", "9"], ["inspect", "shop.json", "stock", "--at", "-1"],
     ["inspect", "shop.json", "stock", "--at", "nolabel"], ["inspect", "shop.json", "stock", "--at", "1999-01-01"],
-    ["diff", "shop.json", "stock", "0", "9"], ["blame", "shop.json", "none"], ["verify", "nowhere.json"], ["verify", "bad.db"],
+    ["diff", "shop.json", "stock", "0", "9"], ["blame", "shop.json", "none"],
+    ["verify", "nowhere.json"], ["verify", "bad.db"],
     ["export", "shop.json", "no/where.json"], ["export", "shop.json", "no/where.csv"], ["inspect", "bad.json"],
-    ["inspect", "bad.pickle"], ["inspect", "bad.db"], ["inspect", "shop.csv"], ["follow", "nowhere.db"], ["follow", "bad.db"],
+    ["inspect", "bad.pickle"], ["inspect", "bad.db"], ["inspect", "shop.csv"],
+    ["follow", "nowhere.db"], ["follow", "bad.db"],
 ], ids=" ".join)  # fmt: skip
 def test_what_goes_wrong_is_said_in_one_line_and_ends_with_1(arguments, shop_file, tmp_path, shell, monkeypatch):
     monkeypatch.chdir(tmp_path)
