@@ -3517,7 +3517,7 @@ class AlmaRegistry:
         self,
         *,
         clock: Callable[[], int] = time_ns,
-        journal: "Union[str, os.PathLike[str], None]" = None,
+        journal: Optional[_Path] = None,
         durability: str = "full",
         types: _Types = (),
     ) -> None:
@@ -3830,7 +3830,7 @@ class AlmaRegistry:
 
     # -- the journal: handed over to the room of that name
 
-    def journal(self, path: "Union[str, os.PathLike[str]]", *, durability: str = "full", types: _Types = ()) -> None:
+    def journal(self, path: _Path, *, durability: str = "full", types: _Types = ()) -> None:
         """Keep every change in an SQLite file, from now on, before anybody sees it.
 
         The file is made if there is none. What it holds comes into this registry, resumed: the first watch of a name
