@@ -4249,9 +4249,11 @@ def _listed(raw: Any) -> List[Any]:
     return raw
 
 
-def _crowded(keys: Any) -> bool:
-    """Tell whether so many keys or members have one hash that a dict or set of them would take for ever."""
-    return len(keys) > _CROWD and max(Counter(map(hash, keys)).values()) > _CROWD
+def _uncrowded(keys: Any) -> Any:
+    """Return keys or members; _Unwritable if so many have one hash that a dict or set of them would take for ever."""
+    if len(keys) > _CROWD and max(Counter(map(hash, keys)).values()) > _CROWD:
+        raise _Unwritable(f"keys or members of which more than {_CROWD:,} have one hash", "keep them out")
+    return keys
 
 
 # Text. A raw tree is None, a bool, int, float, str, list of them, or dict by str.
@@ -4265,8 +4267,8 @@ def _writer(plain: bool) -> Callable[[Any], str]:
 
 
 @lru_cache(maxsize=None)
-def _reader(floats: bool, ints: bool) -> Callable[[str], Any]:
-    """Return what reads JSON and refuses a key that stands twice, and numbers too long, where they may occur."""
+def _reader(wary: bool) -> Callable[[str], Any]:
+    """Return what reads JSON and refuses a key that stands twice and, if wary, numbers too long or large."""
     import json
 
     def once(pairs: List[Tuple[str, Any]]) -> Any:
@@ -4285,48 +4287,33 @@ def _reader(floats: bool, ints: bool) -> Callable[[str], Any]:
             raise ValueError("a whole number has more than 4,300 digits")
         return int(text)
 
-    return json.JSONDecoder(
-        object_pairs_hook=once,
-        parse_constant=finite,
-        parse_float=finite if floats else None,
-        parse_int=short if ints else None,
-    ).decode
-
-
-@lru_cache(maxsize=None)
-def _pairs_of_halves() -> Any:
-    import re
-
-    return re.compile("(?<=[\ud800-\udbff])(?=[\udc00-\udfff])")
+    checks: Dict[str, Any] = {"parse_float": finite, "parse_int": short} if wary else {}
+    return json.JSONDecoder(object_pairs_hook=once, parse_constant=finite, **checks).decode
 
 
 def _text(raw: Any) -> str:
     """Return the one text of a raw tree; _parse gives the tree back. It can be encoded in UTF-8."""
-    kind = type(raw)
-    if kind is int and _LEAST < raw < _MOST:
+    if type(raw) is int and _LEAST < raw < _MOST:
         return repr(raw)
     text = _writer(False)(raw)
-    if text.isascii():
-        return text
     try:
-        text.encode()
-    except UnicodeEncodeError:  # lone surrogates go as escapes, and two that JSON would take for a pair apart
-        halves = _pairs_of_halves()
-        text = _writer(True)(_apart(raw, halves) if halves.search(text) else raw)
+        text.isascii() or text.encode()
+    except UnicodeEncodeError:  # lone surrogates go as escapes
+        text = _writer(True)(_apart(raw))
     return text
 
 
-def _apart(raw: Any, halves: Any) -> Any:
-    """Return a raw tree in which strings are cut where one surrogate follows another."""
+def _apart(raw: Any) -> Any:
+    """Return a raw tree in which strings are cut to letters where JSON would take two surrogates for a pair."""
     if type(raw) is str:
-        return {"$str": halves.split(raw)} if halves.search(raw) else raw
+        joined = raw.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+        return raw if joined == raw else {"$str": list(raw)}
     if type(raw) is list:
-        return [_apart(part, halves) for part in raw]
+        return [_apart(part) for part in raw]
     if type(raw) is not dict:
         return raw
-    if any(map(halves.search, raw)):
-        return {"$dict": [[_apart(key, halves), _apart(part, halves)] for key, part in raw.items()]}
-    return {key: _apart(part, halves) for key, part in raw.items()}
+    pairs = [[_apart(key), _apart(part)] for key, part in raw.items()]
+    return dict(pairs) if all(type(key) is str for key, _ in pairs) else {"$dict": pairs}
 
 
 _NO_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
@@ -4349,15 +4336,14 @@ def _deeper(marks: bytes, than: int) -> bool:
 
 def _parse(text: str, deepest: int = _BRACKETS) -> Any:
     """Return the raw tree of a JSON text; DamagedTextError where it has none, or one that no value has."""
-    marks = text.encode("utf-8", "surrogatepass")
+    marks = str.encode(text, "utf-8", "surrogatepass")  # TypeError for what is no text
     if marks.count(b"[") + marks.count(b"{") > _SHALLOW and (
         _deeper(marks, deepest) or (_stack_left() < _STACK and _deeper(marks, _SHALLOW))
     ):
         raise DamagedTextError(f"it is nested more than {_DEPTH} levels deep, or than the stack allows here")
     digits = marks.translate(_DIGITS, b"+")
-    long = len(digits) > 300 and b"0" * 300 in digits
     try:
-        return _reader(long or b"e00" in digits, long)(text)
+        return _reader(b"e00" in digits or b"0" * 300 in digits)(text)
     except (TypeError, ValueError) as error:
         raise DamagedTextError(str(error)) from None
 
@@ -4394,8 +4380,12 @@ class Unresolved:
         return f"Unresolved({self.name!r}, {self.data!r})"
 
 
-class _Unwritable(Exception):
-    """Raised where a value has no form in a file; encode() says where that was."""
+class _Unwritable(ValueError):
+    """Raised where a value has no form in a file; *steps* lead there from the whole, the last first."""
+
+    def __init__(self, *why: str) -> None:
+        super().__init__(*why)
+        self.steps: List[Tuple[Any, Any, str]] = []  # what holds the part, under which key, and how that is shown
 
 
 class _Kind(NamedTuple):
@@ -4420,24 +4410,11 @@ def _to_clock(kind: Any, data: Any) -> Any:
     return kind.fromisoformat(text).replace(tzinfo=zone, fold=fold)
 
 
-def _of_fraction(value: Any) -> List[int]:
-    parts = [value.numerator, value.denominator]
+def _of_bound(parts: List[int]) -> List[int]:
+    """Return the parts of a fraction; _Unwritable where cancelling it takes too long."""
     if max(part.bit_length() for part in parts) > _HARD:
         raise _Unwritable(f"a fraction of more than {_HARD:,} bits")
     return parts
-
-
-def _kinds_by_str() -> Dict[type, _Kind]:
-    """Return how paths and addresses are written: as str() shows them."""
-    import ipaddress
-    import pathlib
-
-    texts: Dict[Any, Any] = {pathlib.PurePosixPath: None, pathlib.PureWindowsPath: None}
-    texts[pathlib.PosixPath], texts[pathlib.WindowsPath] = pathlib.PurePosixPath, pathlib.PureWindowsPath
-    texts[type(pathlib.Path())] = None  # the others' concrete paths can't be made here, so pure ones take their place
-    for name in ("Address", "Network", "Interface"):
-        texts.update({getattr(ipaddress, f"IPv{version}{name}"): None for version in (4, 6)})
-    return {kind: _Kind(kind.__name__, str, instead or kind) for kind, instead in texts.items()}
 
 
 @lru_cache(maxsize=None)
@@ -4445,50 +4422,56 @@ def _standard_kinds() -> Dict[type, _Kind]:
     """Return how the standard types are written. All that reading may need is imported here: 15 ms, once."""
     import decimal
     import fractions
+    import ipaddress
+    import pathlib
     import uuid
     from binascii import a2b_base64, b2a_base64
 
-    def text_of(data: Any) -> str:
-        return b2a_base64(data, newline=False).decode()
+    def base64(value: Any) -> str:
+        return b2a_base64(value, newline=False).decode()
 
-    def to_fraction(data: Any) -> Any:
-        over, under = data
-        if max(over.bit_length(), under.bit_length()) > _HARD:
-            raise ValueError("it is too large")
-        return fractions.Fraction(over, under)
+    def of_uuid(value: uuid.UUID) -> Any:
+        return str(value) if value.is_safe.value is None else [str(value), value.is_safe.value]
 
     def to_uuid(data: Any) -> uuid.UUID:
         text, safe = (data, None) if type(data) is str else data
         return uuid.UUID(text, is_safe=uuid.SafeUUID(safe))
 
-    def of_uuid(value: uuid.UUID) -> Any:
-        return str(value) if value.is_safe.value is None else [str(value), value.is_safe.value]
-
-    kinds: Dict[type, _Kind] = {
-        bytes: _Kind("bytes", text_of, a2b_base64),
-        bytearray: _Kind("bytearray", text_of, lambda data: bytearray(a2b_base64(data))),
-        complex: _Kind("complex", lambda value: [value.real, value.imag], lambda data: complex(*data)),
-        range: _Kind("range", lambda value: [value.start, value.stop, value.step], lambda data: range(*data)),
-        type(...): _Kind("ellipsis", lambda value: None, lambda data: ...),
-        _Deleted: _Kind("deleted", lambda value: None, lambda data: DELETED),
-        date: _Kind("date", date.isoformat, date.fromisoformat),
-        time: _Kind("time", _of_clock, partial(_to_clock, time)),
-        datetime: _Kind("datetime", _of_clock, partial(_to_clock, datetime)),
-        timedelta: _Kind(
-            "timedelta", lambda value: [value.days, value.seconds, value.microseconds], lambda data: timedelta(*data)
+    flavours: Dict[Any, Any] = {
+        pathlib.PosixPath: pathlib.PurePosixPath, pathlib.WindowsPath: pathlib.PureWindowsPath,
+        type(pathlib.Path()): type(pathlib.Path()),  # the other's concrete paths can't be made here: pure ones can
+    }  # fmt: skip
+    by_str = [getattr(ipaddress, f"IPv{n}{what}") for n in (4, 6) for what in ("Address", "Network", "Interface")]
+    rows: List[Tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]] = [
+        (int, lambda value: None if _LEAST < value < _MOST else hex(value), lambda data: int(data, 16)),
+        (float, repr, _ODD_FLOATS.__getitem__),
+        (bytes, base64, a2b_base64),
+        (bytearray, base64, lambda data: bytearray(a2b_base64(data))),
+        (complex, lambda value: [value.real, value.imag], lambda data: complex(*data)),
+        (range, lambda value: [value.start, value.stop, value.step], lambda data: range(*data)),
+        (type(...), lambda value: None, lambda data: ...),
+        (_Deleted, lambda value: None, lambda data: DELETED),
+        (date, date.isoformat, date.fromisoformat),
+        (time, _of_clock, partial(_to_clock, time)),
+        (datetime, _of_clock, partial(_to_clock, datetime)),
+        (timedelta, lambda value: [value.days, value.seconds, value.microseconds], lambda data: timedelta(*data)),
+        (timezone, lambda value: [*value.__getinitargs__()], lambda data: timezone(*data)),
+        (decimal.Decimal, lambda value: str(value).replace("e", "E"), decimal.Decimal),
+        (
+            fractions.Fraction,
+            lambda value: _of_bound([value.numerator, value.denominator]),
+            lambda data: fractions.Fraction(*_of_bound(data)),
         ),
-        timezone: _Kind("timezone", lambda value: [*value.__getinitargs__()], lambda data: timezone(*data)),
-        decimal.Decimal: _Kind("Decimal", lambda value: str(value).replace("e", "E"), decimal.Decimal),
-        fractions.Fraction: _Kind("Fraction", _of_fraction, to_fraction),
-        uuid.UUID: _Kind("UUID", of_uuid, to_uuid),
-        uuid.SafeUUID: _Kind("SafeUUID", lambda value: value.value, uuid.SafeUUID),
-    }
-    kinds.update(_kinds_by_str())
+        (uuid.UUID, of_uuid, to_uuid),
+        (uuid.SafeUUID, lambda value: value.value, uuid.SafeUUID),
+        *[(kind, str, kind) for kind in (pathlib.PurePosixPath, pathlib.PureWindowsPath, *by_str)],
+        *[(kind, str, instead) for kind, instead in flavours.items()],
+    ]
     if sys.version_info >= (3, 9):
         import zoneinfo
 
-        kinds[zoneinfo.ZoneInfo] = _Kind("ZoneInfo", lambda value: value.key, zoneinfo.ZoneInfo)
-    return kinds
+        rows.append((zoneinfo.ZoneInfo, lambda value: value.key, zoneinfo.ZoneInfo))
+    return {row[0]: _Kind(row[0].__name__.replace("_Deleted", "deleted"), *row[1:]) for row in rows}
 
 
 # Types that the caller names. Each gives the data that stands for a value: a dict of its fields, or a member's name.
@@ -4510,77 +4493,86 @@ def _enum_kind(name: str, kind: Any) -> _Kind:
     return _Kind(name, take, make)
 
 
+def _missing(field: str) -> Any:
+    raise ValueError(f"the field {field!r} is missing")
+
+
+def _defaults(kind: Any) -> Dict[str, Callable[[], Any]]:
+    """Return the fields of a class, each with what makes its default; that gives MISSING where it may be unset."""
+    if issubclass(kind, tuple):
+        known: Any = kind._field_defaults
+        return {name: partial(known.get if name in known else _missing, name) for name in kind._fields}
+    made: Dict[str, Callable[[], Any]] = {}
+    for field in fields_of(kind) if is_dataclass(kind) else ():
+        made[field.name] = partial(getattr, field, "default")
+        if field.default_factory is not MISSING:
+            made[field.name] = field.default_factory
+        elif field.default is MISSING and field.init:
+            made[field.name] = partial(_missing, field.name)
+    for name, field in {} if is_dataclass(kind) else kind.model_fields.items():
+        made[name] = partial(field.get_default, call_default_factory=True)
+        if field.is_required():
+            made[name] = partial(_missing, name)
+    return made
+
+
 def _fields_kind(name: str, kind: Any) -> _Kind:
     """Return how a dataclass or namedtuple is written: without running what makes or checks its objects."""
-    as_tuple = issubclass(kind, tuple)
-    fields = {} if as_tuple else {field.name: field for field in fields_of(kind)}
-    names = kind._fields if as_tuple else tuple(fields)
-    defaults = kind._field_defaults if as_tuple else {}
+    fields = _defaults(kind)
 
     def take(value: Any) -> Dict[str, Any]:
-        beside = [key for key in getattr(value, "__dict__", ()) if key not in names and not _is_cache(kind, key)]
-        if beside:
-            raise _Unwritable(f"an object with {beside[0]!r} beside its fields")
-        return {field: getattr(value, field) for field in names if as_tuple or hasattr(value, field)}
-
-    def default(field: str) -> Any:
-        if as_tuple:
-            return defaults[field]
-        factory = fields[field].default_factory
-        return fields[field].default if factory is MISSING else factory()
+        beside = fields.keys() ^ getattr(value, "__dict__", fields).keys()
+        for key in beside.difference(fields):  # a cached_property has only kept there what it has worked out
+            if not isinstance(getattr(kind, key, None), cached_property):
+                raise _Unwritable(f"an object with {key!r} beside its fields")
+        return {field: getattr(value, field) for field in fields if hasattr(value, field)}
 
     def make(data: Any) -> Any:
-        parts = {**{field: default(field) for field in names if field not in data}, **data}
-        if len(parts) > len(names):
-            raise ValueError(f"there is no field {min(set(parts).difference(names))!r}")
-        if as_tuple:
-            return tuple.__new__(kind, map(parts.get, names))
+        parts = _filled(fields, data)
+        if issubclass(kind, tuple):
+            return tuple.__new__(kind, parts.values())
         made = object.__new__(kind)
         for field, part in parts.items():
-            if part is not MISSING:
-                object.__setattr__(made, field, part)
-            elif fields[field].init:
-                raise ValueError(f"the field {field!r} is missing")
+            object.__setattr__(made, field, part)
         return made
 
     return _Kind(name, take, make)
 
 
-def _is_cache(kind: type, key: str) -> bool:
-    """Tell whether an attribute only keeps what a cached_property has worked out."""
-    return isinstance(getattr(kind, key, None), cached_property)
+def _filled(fields: Dict[str, Callable[[], Any]], data: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the parts of an object, by default where *data* has none; ValueError for one that no field is for."""
+    if not data.keys() <= fields.keys():
+        raise ValueError("these are not its fields")
+    parts = {field: data[field] if field in data else default() for field, default in fields.items()}
+    return {field: part for field, part in parts.items() if part is not MISSING}
+
+
+_STATES: Dict[str, Tuple[str, Any]] = {  # what a pydantic model has beside its fields, under names that no field has
+    "$set": ("__pydantic_fields_set__", set),
+    "$extra": ("__pydantic_extra__", dict),
+    "$private": ("__pydantic_private__", dict),
+}
 
 
 def _model_kind(name: str, kind: Any) -> _Kind:
-    """Return how a pydantic model is written: its fields, and what it has beside them under names that no field has."""
-    beside = {
-        "$set": ("__pydantic_fields_set__", set),
-        "$extra": ("__pydantic_extra__", dict),
-        "$private": ("__pydantic_private__", dict),
-    }
+    """Return how a pydantic model is written: by its state, without running what checks it."""
+    fields, plain = _defaults(kind), _fields_kind(name, kind)
 
     def take(value: Any) -> Dict[str, Any]:
-        state = value.__getstate__()
-        data = {field: part for field, part in state["__dict__"].items() if not _is_cache(kind, field)}
-        more = {key: state.get(own) for key, (own, _) in beside.items()}
+        state, data = value.__getstate__(), plain.take(value)
         usual: Dict[str, Any] = {"$set": set(data), "$extra": {}, "$private": None}
+        more = {key: state.get(own) for key, (own, _) in _STATES.items()}
         return {**data, **{key: part for key, part in more.items() if part is not None and part != usual[key]}}
 
     def make(data: Any) -> Any:
-        fields, made = kind.model_fields, kind.__new__(kind)
-        parts = {key: part for key, part in data.items() if key not in beside}
+        own = {key: part for key, part in data.items() if key not in _STATES}
+        if any(type(data.get(key, of())) is not of for key, (_, of) in _STATES.items()):
+            raise ValueError("these are not its fields")
         private = {key: attribute.get_default() for key, attribute in kind.__private_attributes__.items()}
         extra: Any = {} if kind.model_config.get("extra") == "allow" else None
-        usual = {"$set": set(parts), "$extra": extra, "$private": private or None}
-        if not parts.keys() <= fields.keys() or any(
-            type(data.get(key, of())) is not of for key, (_, of) in beside.items()
-        ):
-            raise ValueError("these are not its fields")
-        for field in fields.keys() - parts.keys():
-            if fields[field].is_required():
-                raise ValueError(f"the field {field!r} is missing")
-            parts[field] = fields[field].get_default(call_default_factory=True)
-        made.__setstate__({"__dict__": parts, **{own: data.get(key, usual[key]) for key, (own, _) in beside.items()}})
+        usual = {"$set": set(own), "$extra": extra, "$private": private or None}
+        made, beside = kind.__new__(kind), {into: data.get(key, usual[key]) for key, (into, _) in _STATES.items()}
+        made.__setstate__({"__dict__": _filled(fields, own), **beside})
         return made
 
     return _Kind(name, take, make)
@@ -4630,8 +4622,8 @@ class _Codec:
         self._pickles, self._trust, self._parts = pickles, trust, 0
         self._known = dict(reversed([*self._named.values()]))  # of two names for one type the first is written
 
-    # Writing. A value is met with the level on which it stands. Where one can't be written, the whole is given up,
-    # and only then is it looked for: the many that can be are not to pay for it.
+    # Writing. A value is met with the level on which it stands. Where one can't be written, those that hold it note on
+    # the way out how it is reached.
 
     def encode(self, value: Any, path: str = "value") -> Any:
         """Return the raw tree of *value*; CodecError naming the part that has none."""
@@ -4639,8 +4631,15 @@ class _Codec:
         try:
             return self._raw(value, 0)
         except _Unwritable as error:
-            culprit = self._culprit(value, path, error)
-        raise CodecError(*culprit)
+            why, steps = error.args, error.steps[::-1]
+        above: List[Any] = []
+        for holder, key, how in steps:
+            if any(holder is one for one in above):
+                why = "it holds itself", "keep it out"
+                break
+            above.append(holder)
+            path += f".{key}" if how == "." else _shown_path((key,)) + how
+        raise CodecError(path, *why)
 
     def text(self, value: Any) -> str:
         """Return the text of *value*."""
@@ -4648,62 +4647,58 @@ class _Codec:
 
     def _raw(self, value: Any, level: int) -> Any:
         kind = type(value)
-        if kind in _PLAIN:
+        if kind in _PLAIN or (kind is int and _LEAST < value < _MOST) or (kind is float and value - value == 0):
             return value
-        if kind is int:
-            return value if _LEAST < value < _MOST else {"$int": hex(value)}
-        if kind is float:
-            return value if value - value == 0 else {"$float": repr(value)}
-        if level and not level % _SHALLOW and (level == _DEPTH or _stack_left() < _STACK - 3 * level):
+        if level and not level % _SHALLOW and (level == _DEPTH or _stack_left() < 4 * (_DEPTH - level) + 60):
             raise _Unwritable(f"nested more than {_DEPTH} levels deep, or than the stack allows here", "keep it out")
-        if kind is list:
-            return self._raws(value, level)
-        if kind is dict:
-            return self._raw_dict(value, level)
         write = _WRITERS.get(kind)
-        if write is not None:
-            return write(self, value, level)
-        return self._raw_object(value, level)
-
-    def _count(self, parts: int) -> None:
-        self._parts += parts
+        if write is None:
+            return self._raw_object(value, level)
+        self._parts += len(value)
         if self._parts > _PARTS:
             raise CodecError("value", f"more than {_PARTS:,} parts", "keep some of them out")
+        return write(self, value, level)
 
     def _raws(self, values: Any, level: int) -> List[Any]:
-        self._count(len(values))
         kinds = set(map(type, values))
         if _PLAIN.issuperset(kinds) or (kinds == {int} and min(values) > _LEAST and max(values) < _MOST):
             return list(values)
-        raws = []
-        for part in values:  # a loop, here and below: a comprehension would take one more level of the stack
-            small = type(part) in _PLAIN or (type(part) is int and _LEAST < part < _MOST)
-            raws.append(part if small else self._raw(part, level + 1))
+        raws: List[Any] = []
+        try:
+            for part in values:  # a loop, here and below: a comprehension would take one more level of the stack
+                raws.append(part if type(part) in _PLAIN else self._raw(part, level + 1))
+        except _Unwritable as error:
+            error.steps.append((values, len(raws), ""))
+            raise
         return raws
 
     def _raw_dict(self, value: Any, level: int) -> Any:
         if not _JUST_STR.issuperset(map(type, value)) or (len(value) == 1 and next(iter(value))[:1] == "$"):
             return {"$dict": self._raw_pairs(value, level)}
-        self._count(len(value))
-        raws = {}
-        for key, part in value.items():
-            small = type(part) in _PLAIN or (type(part) is int and _LEAST < part < _MOST)
-            raws[key] = part if small else self._raw(part, level + 1)
+        raws, key = {}, ""
+        try:
+            for key, part in value.items():
+                raws[key] = part if type(part) in _PLAIN else self._raw(part, level + 1)
+        except _Unwritable as error:
+            error.steps.append((value, key, ""))
+            raise
         return raws
 
     def _raw_pairs(self, value: Any, level: int) -> List[Any]:
-        self._count(len(value))
-        if _crowded(value):
-            raise _Unwritable(f"keys of which more than {_CROWD:,} have one hash", "keep them out")
-        raws = []
-        for key, part in value.items():
-            raws.append([self._raw(key, level + 1), self._raw(part, level + 1)])
+        raws: List[Any] = []
+        for key, part in _uncrowded(value).items():
+            pair: List[Any] = []
+            try:
+                pair.append(self._raw(key, level + 1))
+                pair.append(self._raw(part, level + 1))
+            except _Unwritable as error:
+                error.steps.append((value, key, "" if pair else ", its key"))
+                raise
+            raws.append(pair)
         return raws
 
     def _raw_set(self, value: Any, level: int) -> Any:
-        if _crowded(value):
-            raise _Unwritable(f"members of which more than {_CROWD:,} have one hash", "keep them out")
-        raws = self._raws(value, level)
+        raws = self._raws(_uncrowded(value), level)
         alike = set(map(type, raws)) in ({str}, {int})  # in one order, so that equal sets have one text
         return {f"${type(value).__name__}": sorted(raws) if alike else sorted(raws, key=_text)}
 
@@ -4716,58 +4711,32 @@ class _Codec:
 
     def _raw_object(self, value: Any, level: int) -> Any:
         kind = type(value)
-        if kind in self._known:
-            row = self._known[kind]
-            return {"$object": [row.name, self._raw(row.take(value), level)]}
+        row = self._known.get(kind) or _standard_kinds().get(kind)
         if kind is Unresolved:
             data = self._raw(value.data, level)
             if value.name == "pickle" and type(value.data) is bytes:
                 return {"$pickle": data["$bytes"]}
             return {"$object": [value.name, data]}
-        row = _standard_kinds().get(kind)
-        if row is not None:
-            return {f"${row.name}": self._raw(row.take(value), level)}
+        if row is None:
+            return {"$pickle": self._raw(self._pickled(value), level)["$bytes"]}
+        try:
+            data = self._raw(row.take(value), level)
+        except _Unwritable as error:  # of what was taken from it, fields alone are known to the reader
+            if kind not in self._known:
+                error.steps.clear()
+            elif error.steps:
+                error.steps[-1] = value, error.steps[-1][1], "."
+            raise
+        return {"$object": [row.name, data]} if kind in self._known else {f"${row.name}": data}
+
+    def _pickled(self, value: Any) -> bytes:
+        kind = type(value)
         if not self._pickles:
             raise _Unwritable(f"a {kind.__qualname__}")
         try:
-            return {"$pickle": self._raw(pickle.dumps(value, 4), level)["$bytes"]}
+            return pickle.dumps(value, 4)
         except Exception as error:
             raise _Unwritable(f"a {kind.__name__} ({type(error).__name__}: {error})") from None
-
-    def _culprit(self, value: Any, path: str, error: _Unwritable) -> Tuple[str, ...]:
-        """Return where in *value* the part stands that can't be written, why, and what helps."""
-        above = [value]
-        while True:
-            for step, part in self._steps(above[-1]):
-                if any(part is one for one in above):
-                    return path + step(), "it holds itself", "keep it out"
-                self._parts = 0
-                try:
-                    self._raw(part, len(above))
-                except _Unwritable as its_own:
-                    path, error = path + step(), its_own
-                    above.append(part)
-                    break
-            else:
-                return (path, *error.args)
-
-    def _steps(self, value: Any) -> Iterator[Tuple[Callable[[], str], Any]]:
-        """Yield the parts of a value, each with how it is reached."""
-        kind = type(value)
-        if kind in self._known:
-            try:
-                data = self._known[kind].take(value)
-            except _Unwritable:
-                return  # it is what can't be written
-            for field, part in data.items() if type(data) is dict else ():
-                yield partial(".".__add__, str(field)), part
-        elif issubclass(kind, dict) and kind in _CONTAINERS:
-            for key, part in value.items():
-                yield partial(_shown_path, (key,)), part
-                yield partial("{}, its key".format, _shown_path((key,))), key
-        elif kind in _CONTAINERS and kind is not bytearray:
-            for index, part in enumerate(value):
-                yield partial(_shown_path, (index,)), part
 
     # Reading.
 
@@ -4812,23 +4781,17 @@ class _Codec:
             values.append(part if type(part) in _LEAVES else self._value(part, level + 1))
         return values
 
-    def _pairs(self, raws: Any, level: int) -> Dict[Any, Any]:
+    def _pairs(self, raws: Any, level: int) -> Any:
         keys, values = [], []
         for pair in _listed(raws):
             key, part = _listed(pair)
             keys.append(self._value(key, level + 1))
             values.append(self._value(part, level + 1))
-        made = {} if _crowded(keys) else dict(zip(keys, values))
-        if len(made) != len(raws):
-            raise ValueError("a key stands twice, or too many have one hash")
-        return made
+        return _distinct(dict(zip(_uncrowded(keys), values)), keys)
 
-    def _set(self, raws: Any, level: int) -> Set[Any]:
+    def _set(self, raws: Any, level: int) -> Any:
         members = self._values(raws, level)
-        made = set() if _crowded(members) else set(members)
-        if len(made) != len(raws):
-            raise ValueError("a member stands twice, or too many have one hash")
-        return made
+        return _distinct(set(_uncrowded(members)), members)
 
     def _deque(self, data: Any, level: int) -> Any:
         made: Deque[Any] = deque(self._values(data[1:], level), data[0])
@@ -4863,17 +4826,19 @@ def _standard_tags() -> Dict[str, _Kind]:
     return {f"${row.name}": row for row in _standard_kinds().values()}
 
 
-def _hexadecimal(codec: _Codec, data: Any, level: int) -> int:
-    number = int(data, 16)
-    if _LEAST < number < _MOST or hex(number) != data:
-        raise ValueError("it is not as Alma writes it")
-    return number
+def _distinct(made: Any, keys: List[Any]) -> Any:
+    """Return the dict or set that was made of these keys or members, if none stood twice."""
+    if len(made) != len(keys):
+        raise ValueError("a key or member stands twice")
+    return made
 
 
 _JUST_STR = {str}
 
 # Containers, and the rest that takes a codec: how they are written, and read.
 _WRITERS: Dict[type, Callable[[_Codec, Any, int], Any]] = {
+    list: _Codec._raws,
+    dict: _Codec._raw_dict,
     tuple: lambda codec, value, level: {"$tuple": codec._raws(value, level)},
     set: _Codec._raw_set,
     frozenset: _Codec._raw_set,
@@ -4883,8 +4848,6 @@ _WRITERS: Dict[type, Callable[[_Codec, Any, int], Any]] = {
     defaultdict: _Codec._raw_defaultdict,
 }
 _READERS: Dict[str, Callable[[_Codec, Any, int], Any]] = {
-    "$int": _hexadecimal,
-    "$float": lambda codec, data, level: _ODD_FLOATS[data],
     "$dict": _Codec._pairs,
     "$tuple": lambda codec, data, level: tuple(codec._values(data, level)),
     "$set": _Codec._set,
@@ -4932,17 +4895,19 @@ def from_json(text: Union[str, bytes], types: _Types = ()) -> Any:
     return _Codec(types).value(text)
 
 
-# Pickles. Of the opcodes, only those that push data and those that fill lists and dicts with it. The C unpickler, which
-# may name nothing, runs only after each opcode has been looked at; what else a pickle names is for the error.
+# Pickles. Of the opcodes, only those that push data and those that fill lists with it; nothing that they make can be
+# shared or hashed. The C unpickler runs only after each has been looked at, and then may name nothing.
 
-_PUSHES = {
-    "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT",
-    "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8",
+_DATA = {
+    "PROTO", "FRAME", "STOP", "MARK", "EMPTY_LIST", "APPEND", "APPENDS", "NONE", "NEWTRUE", "NEWFALSE", "BININT",
+    "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8",
+    "SHORT_BINBYTES", "BINBYTES", "BINBYTES8",
 }  # fmt: skip
-_OPENS = {"EMPTY_LIST": "l", "EMPTY_DICT": "d", "MARK": "("}
-_FILLS = {"APPEND", "APPENDS", "SETITEM", "SETITEMS"}
-_PROTOCOLS = {("PROTO", number) for number in (2, 3, 4, 5)}
-_NAMES = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID"}
+_NAMES = {  # how what an opcode names is shown
+    **dict.fromkeys(("GLOBAL", "INST", "STACK_GLOBAL"), "{1}.{2}"),
+    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), "extension {0}"),
+    **dict.fromkeys(("PERSID", "BINPERSID"), "persistent id {0}"),
+}
 
 
 class _DataUnpickler(pickle.Unpickler):
@@ -4953,65 +4918,17 @@ class _DataUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is no data")
 
 
-def _mentioned(operation: str, argument: Any, strings: Sequence[str]) -> str:
-    """Return what an opcode names, as text that is fit to be shown."""
-    if operation == "STACK_GLOBAL":
-        argument = ".".join(strings)
-    elif operation in ("GLOBAL", "INST"):
-        argument = argument.replace(" ", ".", 1)
-    else:
-        argument = f"{'persistent id' if 'PERS' in operation else 'extension'} {argument}"
-    return ascii(argument[:100])[1:-1]
-
-
-class _DataStack(List[str]):
-    """What opcodes of data leave on the stack, a letter for each; ValueError where one can't use what it finds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.levels: List[int] = []  # how many are within each thing on the stack
-        self.deepest = 0
-        self.marks: List[int] = []  # where they are: looked for in a high stack, they would take for ever
-
-    def take(self, operation: str, argument: Any) -> bool:
-        """Do what an opcode does to the stack; False for one that is not of data."""
-        if operation in _PUSHES:
-            self.append("s" if type(argument) is str else "a")
-        elif operation in _OPENS:
-            if operation == "MARK":
-                self.marks.append(len(self))
-            self.append(_OPENS[operation])
-        elif operation in _FILLS:
-            self._fill(operation)
-        else:
-            return operation in ("FRAME", "STOP")
-        self.levels += [0] * (len(self) - len(self.levels))
-        return True
-
-    def _fill(self, operation: str) -> None:
-        """Take off what goes into the list or dict below it."""
-        many, holder = operation.endswith("S"), "l" if operation[0] == "A" else "d"
-        start = self.marks.pop() + 1 if many else len(self) - (1 if holder == "l" else 2)
-        parts, within = self[start:], 1 + max(self.levels[start:], default=0)
-        del self[start - many :], self.levels[start - many :]
-        keys = parts[::2] if holder == "d" else ()
-        if "(" in parts or self[-1] != holder or any(key != "s" for key in keys) or (keys and len(parts) % 2):
-            raise ValueError("an opcode finds on the stack what it can't use")
-        self.levels[-1] = max(self.levels[-1], within)
-        self.deepest = max(self.deepest, within)
-
-
-def _write_pickle(skeleton: Any) -> bytes:
-    """Return a tree of lists, dicts by str, and plain values as a pickle that _read_pickle reads."""
+def _write_pickle(tree: List[Any]) -> bytes:
+    """Return a tree of lists and plain values as a pickle that _read_pickle reads."""
     chunks = io.BytesIO()
     pickler = pickle.Pickler(chunks, 4)
     pickler.fast = True  # no memo: the opcodes for it are among those that are refused
-    pickler.dump(skeleton)
+    pickler.dump(tree)
     return chunks.getvalue()
 
 
 def _read_pickle(data: bytes, name: str) -> Any:
-    """Return the lists, dicts and plain values of a pickle that holds nothing else. 1 us an opcode.
+    """Return the lists and plain values of a pickle that holds nothing else. 0.5 us an opcode.
 
     UntrustedDataError with all that it names where it names anything; FileFormatError for whatever else is wrong.
     """
@@ -5019,7 +4936,10 @@ def _read_pickle(data: bytes, name: str) -> Any:
     try:
         refused = _look_through(data, mentioned)
         if not refused and not mentioned:
-            return _DataUnpickler(io.BytesIO(data)).load()
+            made = _DataUnpickler(io.BytesIO(data)).load()
+            if not _is_deeper(made):
+                return made
+            refused = "it is nested too deeply"
     except MemoryError:
         raise
     except Exception as error:  # the standard library promises no one family for damaged pickles
@@ -5033,21 +4953,24 @@ def _look_through(data: bytes, mentioned: Dict[str, None]) -> str:
     """Look at every opcode, note what they mention, and return why the pickle can't be loaded, or nothing."""
     from pickletools import genops
 
-    stack, strings, refused, end = _DataStack(), deque(["", ""], 2), "", 0
+    strings, refused, end = deque(["", ""], 2), "", 0
     for number, (operation, argument, at) in enumerate(genops(data)):
         kind, end = operation.name, (at or 0) + 1
         if type(argument) is str:
-            strings.append(argument)
-        if kind in _NAMES:
-            if len(mentioned) < 100:
-                mentioned[_mentioned(kind, argument, strings)] = None
-        elif not refused and not (stack.take(kind, argument) if number else (kind, argument) in _PROTOCOLS):
-            refused = f"it is a pickle with {kind} {str(argument)[:100]!a}"
-        elif stack.deepest >= _DEPTH or number > _PARTS:
-            refused = refused or "it is a pickle too large or nested too deeply"
-    if not refused and (end != len(data) or len(stack) != 1):
-        refused = "something stands behind its end"
-    return refused
+            strings += argument.split(" ", 1) if kind in ("GLOBAL", "INST") else [argument]
+        if kind in _NAMES and len(mentioned) < 100:
+            mentioned[ascii(_NAMES[kind].format(argument, *strings)[:100])[1:-1]] = None
+        elif kind not in _DATA or number > _PARTS:
+            refused = refused or f"it is a pickle too large, or with {kind} {str(argument)[:100]!a}"
+    return refused or ("something stands behind its end" if end != len(data) else "")
+
+
+def _is_deeper(tree: Any) -> bool:
+    """Tell whether lists are nested in a tree more deeply than values are; without going into each."""
+    level = [tree]
+    for _ in range(_DEPTH):
+        level = [part for one in level if type(one) is list for part in one]
+    return any(type(part) is list for part in level)
 
 
 # == Files: save / load =======================================================
@@ -5807,6 +5730,7 @@ def _insert(connection: Any, document: _Document) -> None:
 # Formats: bytes or a database to a document and back.
 
 
+_OUTER = "alma", "records", "head", "namespaces", "lines"  # what a file holds, and a pickle in this order
 _ROWS, _END_OF_ROWS = b'"rows":[\n', b"\n]}"  # no text holds a newline, so this stands nowhere else
 
 
@@ -5830,7 +5754,7 @@ def _from_json(path: str, codec: _Codec) -> _Document:
     except ValueError:  # damaged, or written anew by somebody else, in another layout
         raw, texts = _parse(data.decode()), []
     lines = {}
-    for number, line in enumerate(_entries(path, raw, "lines")):
+    for number, line in enumerate(_entries(path, raw)):
         header, cells = _fields(line, "header", "rows")
         if texts:
             seals, size = digests[number], 5
@@ -5873,12 +5797,12 @@ def _fields(raw: Any, *names: str) -> List[Any]:
     return list(raw.values())
 
 
-def _entries(path: str, raw: Any, what: str) -> List[Any]:
+def _entries(path: str, raw: Any) -> List[Any]:
     """Return the lines of a skeleton, when what is around them is as it should be."""
     if type(raw) is not dict or raw.get("alma") != 1:
         version = raw.get("alma") if type(raw) is dict else None
         raise FileFormatError(path, f"is no file of Alma, or of format {version!r}; this Alma reads format 1")
-    _, records, head, spaces, lines = _fields(raw, "alma", "records", "head", "namespaces", what)
+    _, records, head, spaces, lines = _fields(raw, *_OUTER)
     if list(map(type, (records, head, spaces, lines))) != [int, str, list, list]:
         raise ValueError("what stands at its beginning is of other types")
     return lines  # type: ignore[no-any-return]
@@ -5888,8 +5812,7 @@ _INLINE = {_NONE, bool, int, float, str, bytes}  # what stands in a pickle as it
 
 
 def _pickle_bytes(document: _Document, stored: List[List[Any]]) -> bytes:
-    """Return the bytes of a pickle that holds builtins only; *stored* are the values of each line."""
-    skeleton = {"alma": 1, "records": document.records, "head": document.head, "namespaces": document.spaces}
+    """Return the bytes of a pickle that holds lists of builtins only; *stored* are the values of each line."""
     lines = []
     for line, values in zip(document.lines.values(), stored):
         starts = [n for n, last in zip(line.indices, [None, *line.indices]) if last is None or n != last + 1]
@@ -5900,10 +5823,9 @@ def _pickle_bytes(document: _Document, stored: List[List[Any]]) -> bytes:
         ]
         facts = [[n, _text(raw)] for n, raw in zip(line.indices, line.facts) if raw is not None]
         labels = [[n, label] for n, label in zip(line.indices, line.labels) if label is not None]
-        columns = {"spans": spans, "times": _int64s(array("q", line.times)).tobytes(), "labels": labels}
-        columns = {**columns, "facts": facts, "values": inline, "digests": b"".join(line.digests)}
-        lines.append({"header": _text(line.header), **columns})
-    return _write_pickle({**skeleton, "lines": lines})
+        times, digests = _int64s(array("q", line.times)).tobytes(), b"".join(line.digests)
+        lines.append([_text(line.header), spans, times, labels, facts, inline, digests])
+    return _write_pickle([1, document.records, document.head, list(map(_text, document.spaces)), lines])
 
 
 def _int64s(numbers: "array[int]") -> "array[int]":
@@ -5914,11 +5836,11 @@ def _int64s(numbers: "array[int]") -> "array[int]":
 
 
 def _from_pickle(path: str, codec: _Codec) -> _Document:
-    raw = _read_pickle(_bytes_of(path), path)
+    made = _read_pickle(_bytes_of(path), path)
+    raw = dict(zip(_OUTER, made)) if type(made) is list and len(made) == len(_OUTER) else made
     lines = {}
-    for number, line in enumerate(_entries(path, raw, "lines")):
-        names = "header", "spans", "times", "labels", "facts", "values", "digests"
-        header, spans, times, labels, facts, values, digests = _fields(line, *names)
+    for number, line in enumerate(_entries(path, raw)):
+        header, spans, times, labels, facts, values, digests = line
         size = len(values)
         if sum(length for _, length in spans) != size or len(times) != 8 * size or len(digests) != 32 * size:
             raise ValueError("its columns are not of one length")
@@ -5936,7 +5858,8 @@ def _from_pickle(path: str, codec: _Codec) -> _Document:
     def opened(value: Any) -> Any:
         return codec.value(value[0]) if type(value) is list else value
 
-    return _Document(path, lines, raw["namespaces"], text, opened, codec, raw["records"], raw["head"])
+    spaces = list(map(_parse, raw["namespaces"]))
+    return _Document(path, lines, spaces, text, opened, codec, raw["records"], raw["head"])
 
 
 def _write_database(path: str, document: _Document) -> None:
