@@ -9451,7 +9451,7 @@ def unicode(text):
 
 
 MAPPED = b"cbuiltins\ntuple\ncbuiltins\nmap\ncsys\naudit\n](" + unicode("struck") + b"e\x86"
-STRIKES = {
+STRIKING = {
     "reduce": b"\x80\x02" + called("sys\naudit") + b".",
     "reduce in protocol 0": b"csys\naudit\n(S'struck'\ntR.",
     "stack global": b"\x80\x04\x8c\x03sys\x8c\x05audit\x93" + unicode("struck") + b"\x85R.",
@@ -9477,7 +9477,7 @@ STRIKES = {
     "build of a function": b"\x80\x02ccopy\ncopy\n}" + unicode("struck") + b"K\x01sb.",
 }  # fmt: skip
 ATTACKS = {
-    **STRIKES,
+    **STRIKING,
     "persistent id": b"Pstruck\n.",
     "persistent id of an object": b"\x80\x02" + unicode("struck") + b"Q.",
     "buffer": b"\x80\x05\x97.",
@@ -9562,7 +9562,7 @@ def read_apart(control):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each attack runs in a fork")
 def test_reading_a_strangers_pickle_runs_nothing_and_imports_nothing():
     outcomes = apart(read_apart, False)
-    kinds = dict.fromkeys([*STRIKES, "fraction", "escape codes"], "UntrustedDataError")
+    kinds = dict.fromkeys([*STRIKING, "fraction", "escape codes"], "UntrustedDataError")
     kinds.update(dict.fromkeys(("persistent id", "persistent id of an object"), "UntrustedDataError"))
     kinds.update(dict.fromkeys(("marks", "lists filled above a high stack"), "read"))  # what is left over is let go
     assert len(outcomes) > 60
@@ -9575,7 +9575,7 @@ def test_reading_a_strangers_pickle_runs_nothing_and_imports_nothing():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each attack runs in a fork")
 def test_plain_pickle_runs_most_of_the_same_attacks():
     outcomes = apart(read_apart, True)
-    assert [name for name in STRIKES if "struck" not in outcomes[name][1]] == []
+    assert [name for name in STRIKING if "struck" not in outcomes[name][1]] == []
     assert len([name for name, (kind, _, _) in outcomes.items() if kind in ("read", "crash", "MemoryError")]) > 30
 
 
@@ -9606,7 +9606,7 @@ DATA_OPCODES = [
 
 
 def test_the_unpickler_itself_names_nothing_either():
-    for data in (STRIKES["reduce"], b"\x80\x02cbuiltins\nint\n."):
+    for data in (STRIKING["reduce"], b"\x80\x02cbuiltins\nint\n."):
         with pytest.raises(pickle.UnpicklingError):
             alma._DataUnpickler(io.BytesIO(data)).load()
 
