@@ -1944,7 +1944,9 @@ class _NotGiven:
         """Refuse: ValueError."""
         raise ValueError("what is stored went through middleware: load or watch it with middleware=[...]")
 
-    decode = encode
+    def decode(self, stored: Any) -> Any:
+        """Refuse as well."""
+        return self.encode(stored)
 
 
 _NOT_GIVEN = _NotGiven()
@@ -4297,7 +4299,7 @@ def _text(raw: Any) -> str:
         return repr(raw)
     text = _writer(False)(raw)
     try:
-        text.isascii() or text.encode()
+        text.encode()
     except UnicodeEncodeError:  # lone surrogates go as escapes
         text = _writer(True)(_apart(raw))
     return text
@@ -4486,9 +4488,10 @@ def _enum_kind(name: str, kind: Any) -> _Kind:
         raise _Unwritable(f"{member!r}, which is no member of its class")
 
     def make(data: Any) -> Any:
+        key: Any = data
         if type(data) is int and issubclass(kind, enum.Flag) and data.bit_length() <= 1_024:
             return kind(data)
-        return kind.__members__[data]
+        return kind.__members__[key]
 
     return _Kind(name, take, make)
 
@@ -4499,9 +4502,9 @@ def _missing(field: str) -> Any:
 
 def _defaults(kind: Any) -> Dict[str, Callable[[], Any]]:
     """Return the fields of a class, each with what makes its default; that gives MISSING where it may be unset."""
+    names, known = getattr(kind, "_fields", ()), getattr(kind, "_field_defaults", {})
     if issubclass(kind, tuple):
-        known: Any = kind._field_defaults
-        return {name: partial(known.get if name in known else _missing, name) for name in kind._fields}
+        return {name: partial(known.get if name in known else _missing, name) for name in names}
     made: Dict[str, Callable[[], Any]] = {}
     for field in fields_of(kind) if is_dataclass(kind) else ():
         made[field.name] = partial(getattr, field, "default")
@@ -5449,7 +5452,7 @@ def _variable(
     var: AlmaVar[Any] = AlmaVar.__new__(AlmaVar)
     header, decode = document.lines[number].header, document.codec.decode
     name, parent, at = header["name"], header["parent"], header["at"] or 0
-    middleware = (_NOT_GIVEN,) if header["encoded"] else ()
+    middleware: Tuple[Middleware, ...] = (_NOT_GIVEN,) if header["encoded"] else ()
     var._own(monitor, name, _Options(header["deep_copy"], (), (), middleware, _keep_of(header), header["trace"]))
     var._log = log = _log_of(header, past, var._opener())
     log.line = lines[number]
@@ -5727,7 +5730,7 @@ def _from_json(path: str, codec: _Codec) -> _Document:
         if sealed:
             texts, digests = sealed[number]
         else:
-            texts, digests = [], [bytes.fromhex(row[-1]) for row in cells]
+            texts, digests = [], [_from_hex(row[-1]) for row in cells]
             cells = [cell for row in cells for cell in row[:-1]]
         if len(cells) != 5 * len(digests):
             raise ValueError("a row is not as it should be")
@@ -5749,12 +5752,23 @@ def _shaved(data: bytes) -> Tuple[bytes, List[Tuple[List[bytes], List[bytes]]]]:
     while start >= len(_ROWS):
         stop = data.index(_END_OF_ROWS, start)
         rows = data[start + 1 : stop - 2].split(_NEXT_ROW) if stop > start else []
-        texts = [row[:-66] for row in rows]
+        texts, digests = [row[:-66] for row in rows], [row[-64:] for row in rows]
+        around = {row[-66:-64] for row in rows}, data[start : start + 1], data[stop - 2 : stop]
+        if rows and (around != ({b',"'}, b"[", b'"]') or b"".join(digests).translate(None, b"0123456789abcdef")):
+            raise ValueError("it is not laid out as Alma does")
         parts += data[end:start], b",".join(texts)
-        sealed.append((texts, [a2b_hex(row[-64:]) for row in rows]))
+        sealed.append((texts, list(map(a2b_hex, digests))))
         end, start = stop, data.find(_ROWS, stop) + len(_ROWS)
     parts.append(data[end:])
     return b"".join(parts), sealed
+
+
+def _from_hex(text: str) -> bytes:
+    """Return what bytes.hex() made *text* of; ValueError if it made no such text."""
+    made = bytes.fromhex(text)
+    if made.hex() != text:
+        raise ValueError(f"{text[:70]!r} is no digest as Alma writes it")
+    return made
 
 
 def _fields(raw: Any, *names: str) -> List[Any]:
@@ -5804,7 +5818,7 @@ def _int64s(numbers: "array[int]") -> "array[int]":
 
 def _from_pickle(path: str, codec: _Codec) -> _Document:
     made = _read_pickle(_bytes_of(path), path)
-    raw = dict(zip(_OUTER, made)) if type(made) is list and len(made) == len(_OUTER) else made
+    raw: Any = dict(zip(_OUTER, made)) if type(made) is list and len(made) == len(_OUTER) else made
     lines = {}
     for number, line in enumerate(_entries(path, raw)):
         header, spans, times, labels, facts, values, digests = line
@@ -5982,7 +5996,7 @@ def _save(
         variables, spaces = what()
         return _take(monitor, variables), list(map(_space_header, spaces))
 
-    taken, headers = monitor.at_once(take)
+    taken, headers = take() if monitor.is_nested() else monitor.run(take)
     document = _document(name, taken, headers, codec)
     if kind == "sqlite":
         with _replacing(name) as (_, beside):
@@ -6328,7 +6342,7 @@ class _Journal:
             raise
 
     def _settle(self, pending: _Pending) -> None:
-        var = pending.var
+        var, done = pending.var, False
         try:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
