@@ -5088,7 +5088,7 @@ _HEADER: Dict[str, Tuple[type, ...]] = {
     "name": (str,), "parent": (int, _NONE), "at": (int, _NONE), "shares": (bool,), "first": (int,), "since": (int,),
     "frozen": (bool,), "deep_copy": (bool,), "keep": (list, _NONE), "trace": (bool,), "origin": (int,),
     "encoded": (bool,), "bases": (list,), "anchor": (list, _NONE), "fork": (dict, list, str, int, float, bool, _NONE),
-    "retired": (bool,),
+    "retired": (bool, int),
 }  # fmt: skip
 _SPACE: Dict[str, Tuple[type, ...]] = {
     "name": (str,), "keys": (list,), "frozen": (bool,), "deep_copy": (bool,), "keep": (list, _NONE), "trace": (bool,),
@@ -5636,8 +5636,7 @@ def _adopt(document: _Document, registry: AlmaRegistry, retired: bool = True) ->
     monitor = registry._monitor
     made = _built(document, monitor)
     with registry.transaction():
-        headers = [(var, document.lines[number].header) for number, var in made.items()]
-        for var in [var for var, raw in headers if raw["parent"] is None and (retired or not raw["retired"])]:
+        for var in _roots(document, made, retired):
             if registry._changeable(var._name).setdefault(var._name, var) is not var:
                 raise DuplicateNameError(var._name, "unregister that one, or load into another registry")
         for raw in document.spaces:
@@ -5646,6 +5645,30 @@ def _adopt(document: _Document, registry: AlmaRegistry, retired: bool = True) ->
                 raise DuplicateNameError(space._name, "load into another registry")
         monitor.time = max(monitor.time, _newest(made))
     return made
+
+
+def _roots(document: _Document, made: Mapping[int, AlmaVar[Any]], retired: bool) -> List[AlmaVar[Any]]:
+    """Return the variables that are no branches, in their order: who overwrote another stands in its place.
+
+    Where a name that was given to an overwritten one is that of another by now, the next that is free is given to it.
+    """
+    places: Dict[int, int] = {}
+    roots = [(number, line.header) for number, line in document.lines.items() if line.header["parent"] is None]
+    for number, header in roots:
+        if type(header["retired"]) is int:  # whoever took its place
+            places[header["retired"]] = places.get(number, number)
+    taken = {header["name"] for _, header in roots if not header["retired"]}
+    over = [(made[number], header["name"]) for number, header in roots if retired and header["retired"]]
+    names = {name for _, name in over} | taken
+    for var, name in over:
+        if name in taken:
+            old = name.rpartition("~")[0] or name
+            new = next(new for new in (f"{old}~{n}" for n in range(1, 1 << 62)) if new not in names)
+            names.add(new)
+            for line, _ in list(_family(var)):
+                line._name = line._log.name = new + line._name[len(name) :]
+    roots.sort(key=lambda root: places.get(root[0], root[0]))
+    return [made[number] for number, header in roots if retired or not header["retired"]]
 
 
 def _newest(made: Mapping[int, AlmaVar[Any]]) -> int:
@@ -6321,7 +6344,7 @@ class _Pending(NamedTuple):
 _INSERT = "INSERT INTO records VALUES(?, ?, ?, ?, ?, ?, ?)"
 _DURABILITY = {"full": "FULL", "normal": "NORMAL"}
 _PASSING = "full", "locked", "readonly", "too big"  # what SQLite says of troubles after which it can go on
-_borrowed: List[Any] = []  # connections of the process that forked this one
+_borrowed: Dict[Tuple[int, int], Tuple[Any, ...]] = {}  # files of the process that forked this one: pid, connections
 
 
 class _Journal:
@@ -6359,7 +6382,8 @@ class _Journal:
         self.lock = _locked(sqlite3, self.path)
         is_new = not os.path.exists(self.path) or not os.path.getsize(self.path)
         self.connection = _connection(sqlite3, self.path, "rwc" if is_new else "rw")
-        self.execute = self.connection.cursor().execute
+        self.cursor = self.connection.cursor()
+        self.execute = self.cursor.execute
         if is_new:
             form = f"INSERT INTO meta VALUES('format', '{_FORMAT}')"
             self.connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}; {form}; COMMIT")
@@ -6457,12 +6481,15 @@ class _Journal:
     def after_fork(self) -> None:
         """In a fork's child: use nothing of this any more, and keep it from being closed, even when Python ends."""
         self.pending, self.behind, self.reason = None, False, f"it belongs to process {self.pid}, which forked this one"
-        _borrowed.extend(filter(None, (self.connection, self.lock)))
+        if self.connection is None:
+            return
+        inherited = self.connection, self.cursor, self.lock  # to free a cursor would be to use its connection
+        _borrowed[self.file] = self.pid, *inherited
         try:
             import ctypes
 
-            for connection in filter(None, (self.connection, self.lock)):
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+            for thing in inherited:
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
         except ImportError:
             pass  # then it is closed when Python ends, and nothing is written after that
 
@@ -6743,14 +6770,14 @@ class _Journal:
         options = var._keep, var._pack is _pack, bool(var._traced), var._log.opener is None
         return layout.first, layout.since, layout.frozen, entry.start, *options
 
-    def _write_header(self, entry: _Entry, force: bool = False, name: str = "") -> None:
+    def _write_header(self, entry: _Entry, force: bool = False, name: str = "", retired: int = False) -> None:
         """Write the header of a line where it has changed; with a *name*, as that of a life that is over."""
         known = self._known(entry, self._head(entry.var))
         if known == entry.known and not force and not name:
             return
         header = self._header(entry)
         if name:
-            header.update(name=name, retired=True)
+            header.update(name=name, retired=retired)
         text = _text(header)
         seal = _seal(b"", text)
         if seal != entry.seal:
@@ -6806,8 +6833,10 @@ class _Journal:
         for entry, head in touched:
             self._prune(entry, head, self._first(entry.var, head, transaction.time))
         for table, _, removed in reversed(changes):
-            for _, var in removed if table.kind in ("variables", "branches") else ():
-                (self._retire if table.kind == "variables" else self._remove)(var)
+            for _, var in removed if table.kind == "branches" else ():
+                self._remove(var)
+            if removed and table.kind == "variables":
+                self._retire_all(removed, table.entries, transaction.draft.tables[table])
         for thing, *_ in transaction.resumed:
             self._write_options(thing)
 
@@ -6882,16 +6911,27 @@ class _Journal:
         self._write_header(entry)
         self._set_meta("lines", self.lines)
 
-    def _retire(self, var: AlmaVar[Any]) -> None:
-        """Keep the life of a variable that is over, with its branches, as name~1 or the next that is free."""
+    def _retire(self, var: AlmaVar[Any], heir: Optional[_Entry] = None) -> None:
+        """Keep the life of a variable that is over, with its branches, as name~1 or the next that is free.
+
+        *heir* is the one that has taken its place.
+        """
         old, taken = var._name, "SELECT 1 FROM lines WHERE name = ?"
         names = (f"{old}~{number}" for number in range(1, 1 << 62))
         name = next(name for name in names if self.execute(taken, [_column(name)]).fetchone() is None)
         for line, _ in list(_family(var)):
             entry = self.entries.get(line._log)
             if entry is not None:
-                self._write_header(entry, name=name + line._name[len(old) :])
+                self._write_header(entry, name=name + line._name[len(old) :], retired=heir.number if heir else True)
                 self._set(self.entries, line._log, None)
+
+    def _retire_all(self, removed: List[Tuple[str, Any]], old: Dict[str, Any], new: Dict[str, Any]) -> None:
+        """Keep the lives that are over, and who has taken their place: another variable of the name, if it stayed."""
+        staying = list(takewhile(old.__contains__, new))  # what stands behind a new name has moved there
+        stayed = set(staying) - set(_moved(list(old), staying))
+        for name, var in removed:
+            heir = self.entries.get(new[name]._log) if name in stayed else None
+            self._retire(var, heir)
 
     def _remove(self, var: AlmaVar[Any]) -> None:
         """Remove a branch that has been dropped, and those that left it."""
@@ -7037,6 +7077,7 @@ def _attach(registry: AlmaRegistry, path: Any, durability: str, types: Any) -> N
             raise FrozenError("a journal", closed=True)
         if monitor.journal is not None:
             raise RuntimeError(f"this registry has a journal already: {monitor.journal.path}")
+        _refuse_borrowed(full)
         _refuse_stranger(full)
         journal = _Journal(registry, full, durability, codec)
         transaction = None
@@ -7055,6 +7096,18 @@ def _attach(registry: AlmaRegistry, path: Any, durability: str, types: Any) -> N
                 monitor.journal = None
                 journal.release()
             raise
+
+
+def _refuse_borrowed(path: str) -> None:
+    """Raise JournalError for a file that was open in the process that forked this one when it did.
+
+    SQLite in here believes for ever that it holds what was locked then, so it would look after nothing.
+    """
+    there = os.stat(path) if _borrowed and os.path.exists(path) else None
+    if there is not None and (there.st_dev, there.st_ino) in _borrowed:
+        pid = _borrowed[there.st_dev, there.st_ino][0]
+        reason = f"process {pid} had it open when it forked this one; close it before, or open it in a new interpreter"
+        raise JournalError(path, reason)
 
 
 def _refuse_stranger(path: str) -> None:
@@ -7089,6 +7142,7 @@ def _tail(
     import sqlite3
 
     codec = _Codec(types)
+    _refuse_borrowed(os.path.realpath(path))
     connection = _connection(sqlite3, os.path.realpath(path), "ro")
     try:
         _guard(connection, path, os.path.getsize(path))

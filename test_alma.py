@@ -4466,11 +4466,14 @@ class Unordered(Careless):
 
 
 def apart(function, *args, before="", seconds=300):
-    """Return what a function of this file returns in a process of its own, where a hang ends in a traceback."""
+    """Return what a function of this file returns in a process of its own, where a hang ends in a traceback.
+
+    Not with *seconds* None: a fork's child could not end, as faulthandler waits for its thread, which was left behind.
+    """
     code = f"""
 import faulthandler, importlib, json, os, sys
 {before}
-faulthandler.dump_traceback_later({seconds}, exit=True)
+{f"faulthandler.dump_traceback_later({seconds}, exit=True)" if seconds else ""}
 module, function, args = sys.argv[1:]
 print(json.dumps(getattr(importlib.import_module(module), function)(*json.loads(args))), flush=True)
 os._exit(0)  # whatever still hangs is left behind
@@ -10762,7 +10765,7 @@ def seen_of(registry):
         name: (list(space._keys.current()), space.snapshot(), space.is_frozen)
         for name, space in registry._namespaces.current().items()
     }
-    return lines, spaces
+    return lines, spaces, list(registry)
 
 
 def killed(path, folder):
@@ -11001,6 +11004,36 @@ def test_an_overwritten_life_and_an_unregistered_one_are_kept_under_numbered_nam
     assert again.snapshot() == {} and alma.verify(path)
     again.watch("score", 4)
     assert reopened(again, path).snapshot() == {"score": 4}
+
+
+def test_who_overwrites_a_variable_stands_in_its_place_after_opening_too(journalled, path):
+    for name in "xyz":
+        journalled.watch(name, 0)
+    for number in (1, 2):
+        journalled.watch("x", number, overwrite=True)
+    with journalled.transaction():
+        journalled.watch("y", 3, overwrite=True)
+        journalled.unregister("z")
+        journalled.watch("w", 0)
+        journalled.watch("z", 4)
+    assert list(journalled) == list("xywz")
+    again = reopened(journalled, path)
+    assert list(again) == list("xywz") and again.snapshot() == {"x": 2, "y": 3, "w": 0, "z": 4}
+    again.watch("x", 9)
+    again.watch("x", 5, overwrite=True)
+    assert list(reopened(again, path).snapshot()) == list("xywz")
+
+
+def test_a_name_that_an_overwritten_life_was_given_may_be_taken_and_both_are_loaded(journalled, path):
+    journalled.watch("x", 0).branch("b").set(1)
+    journalled.watch("x", 2, overwrite=True)
+    journalled.watch("x~1", 3)
+    journalled.watch("x~2", 4)
+    journalled.close()
+    loaded = alma.load(path)
+    assert loaded.snapshot() == {"x~3": 0, "x": 2, "x~1": 3, "x~2": 4}
+    assert loaded.get_var("x~3").branches()["b"].name == "x~3@b"
+    assert AlmaRegistry(journal=path).snapshot() == {"x": 2, "x~1": 3, "x~2": 4}
 
 
 def test_what_a_registry_has_already_goes_into_its_journal(path):
@@ -11745,13 +11778,13 @@ def forked_with_a_journal(folder):
         child = os.fork()
         if not child:
             signal.alarm(20)
-            refused = 0
-            for change in (lambda: x.set(-1), lambda: registry.watch("y", 0), lambda: registry.compact()):
+            refused, again = 0, lambda: AlmaRegistry(journal=path)
+            for change in (lambda: x.set(-1), lambda: registry.watch("y", 0), registry.compact, again):
                 try:
                     change()
                 except JournalError:
                     refused += 1
-            right = refused == 3 and x.get() >= 0 and "y" not in registry
+            right = refused == 4 and x.get() >= 0 and "y" not in registry
             registry.close()
             gc.collect()
             if not right:
@@ -11776,7 +11809,7 @@ def forked_with_a_journal(folder):
 
 @needs_fork
 def test_a_forks_child_is_told_that_the_journal_is_not_its_own_and_harms_nothing(tmp_path):
-    assert apart(forked_with_a_journal, str(tmp_path)) == {}
+    assert apart(forked_with_a_journal, str(tmp_path), seconds=None) == {}
 
 
 FORKS_AND_ENDS = """
