@@ -2357,6 +2357,8 @@ class _LastLock:
 def _at_exit() -> None:
     for monitor in _alive():
         monitor.lock = _LastLock(monitor.lock)
+        if monitor.journal is not None:
+            monitor.journal.using = _LastLock(monitor.journal.using)
 
 
 def _follow_process() -> None:
@@ -6357,6 +6359,7 @@ class _Journal:
         self.registry, self.monitor, self.codec, self.path = registry, registry._monitor, codec, path
         self.sha256, self.errors, self.pid = hashlib.sha256, sqlite3.Error, os.getpid()
         self.pending: Optional[_Pending] = None
+        self.using = threading.RLock()  # held where SQLite writes, and nothing else is waited for: fork() waits for it
         self.behind = False  # whether names have changed within a write, by a signal handler or __del__
         self.reason: Optional[str] = None  # why nothing can be written any more
         self.entries: Dict[_Log, _Entry] = {}
@@ -6497,8 +6500,9 @@ class _Journal:
         """Give the space of what was pruned back to the system."""
         self._check()
         try:
-            for statement in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
-                self.execute(statement).fetchall()
+            with self.using:
+                for statement in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+                    self.execute(statement).fetchall()
         except self.errors as error:
             self._fail(error)
 
@@ -6624,13 +6628,14 @@ class _Journal:
         self.undo, self.coming = [], {}
         self.pending = _Pending(self.commits + 1, self.undo, var, head, first, notices, transaction)
         try:
-            self._set(self, "commits", self.commits + 1)
-            step(*args)
-            if self.connection.in_transaction:
-                self._set_meta("commits", self.commits)
-                self.execute("COMMIT")
-            else:  # there was nothing to write
-                self._set(self, "commits", self.commits - 1)
+            with self.using:
+                self._set(self, "commits", self.commits + 1)
+                step(*args)
+                if self.connection.in_transaction:
+                    self._set_meta("commits", self.commits)
+                    self.execute("COMMIT")
+                else:  # there was nothing to write
+                    self._set(self, "commits", self.commits - 1)
         except self.errors as error:
             self._fail(error)
         self._finish()
@@ -6654,7 +6659,8 @@ class _Journal:
         self.pending = _Pending(0, [(entry, "newest", entry.newest)], var, head, 0, notices, None)
         entry.newest = count, row[6]
         try:
-            self.execute(_INSERT, row)  # a transaction of its own, in one call
+            with self.using:
+                self.execute(_INSERT, row)  # a transaction of its own, in one call
         except self.errors as error:
             self._fail(error)
         self._finish()
@@ -6995,6 +7001,29 @@ class _Journal:
             self._write_space(thing)
         elif thing._log in self.entries:
             self._write_header(self.entries[thing._log])
+
+
+_forking = threading.RLock()  # one thread forks at a time
+_stopped: List[Any] = []  # locks of journals, while one does
+
+
+def _before_fork() -> None:
+    """Wait until nobody is inside SQLite: what is locked there stays so in the child, whatever it opens (2 in 100)."""
+    _forking.acquire()
+    for monitor in _alive():
+        if monitor.journal is not None:
+            _stopped.append(monitor.journal.using)
+            _stopped[-1].__enter__()
+
+
+def _when_forked() -> None:
+    while _stopped:
+        _stopped.pop().__exit__(None, None, None)
+    _forking.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_when_forked, after_in_child=_when_forked)
 
 
 _KINDS = "namespaces", "variables", "branches", "keys", "flags"  # in the order in which they are written

@@ -11812,6 +11812,60 @@ def test_a_forks_child_is_told_that_the_journal_is_not_its_own_and_harms_nothing
     assert apart(forked_with_a_journal, str(tmp_path), seconds=None) == {}
 
 
+def forked_within_a_write(folder):
+    """Fork while another thread is inside SQLite; return the child's status: 0 if that thread had come out."""
+    registry = AlmaRegistry(journal=os.path.join(folder, "forked.db"))
+    x, inside, forking, done = registry.watch("x", 0), threading.Event(), threading.Event(), []
+    execute = registry._monitor.journal.execute
+
+    def slow(*args):
+        inside.set()
+        forking.wait()
+        execute(*args)
+        done.append(args)
+
+    registry._monitor.journal.execute = slow
+    os.register_at_fork(before=forking.set)
+    writer = threading.Thread(target=x.set, args=(1,))
+    writer.start()
+    inside.wait()
+    child = os.fork()
+    if not child:
+        os._exit(not done)
+    writer.join()
+    return os.waitpid(child, 0)[1]
+
+
+@needs_fork
+def test_a_fork_waits_until_no_thread_is_inside_sqlite_where_the_child_would_find_it_locked(tmp_path):
+    assert apart(forked_within_a_write, str(tmp_path)) == 0
+
+
+def opened_by_a_child(folder):
+    """Return what a fork's child is told that opens its parent's journal after that has closed it."""
+    path, (read, write), (told, tell) = os.path.join(folder, "forked.db"), os.pipe(), os.pipe()
+    registry = AlmaRegistry(journal=path)
+    registry.watch("x", 0)
+    child = os.fork()
+    if not child:
+        os.read(read, 1)
+        try:
+            AlmaRegistry(journal=path)
+        except JournalError as error:
+            os.write(tell, str(error).encode())
+        os._exit(alma.load(path).snapshot() != {"x": 0})
+    registry.close()
+    os.write(write, b"x")
+    status, before = os.waitpid(child, 0)[1], f"process {os.getpid()} had it open"
+    os.close(tell)
+    return status, before in os.fdopen(told).read(), sorted(os.listdir(folder))
+
+
+@needs_fork
+def test_a_forks_child_does_not_open_what_was_open_at_the_fork_and_reads_it_when_it_has_been_closed(tmp_path):
+    assert apart(opened_by_a_child, str(tmp_path)) == [0, True, ["forked.db", "forked.db-lock"]]
+
+
 FORKS_AND_ENDS = """
 import alma, os, sys
 registry = alma.AlmaRegistry(journal=sys.argv[1])
