@@ -3874,7 +3874,7 @@ def _cut(variables: "Dict[str, AlmaVar[Any]]", cutoff: Optional[int]) -> Dict[st
 @contextmanager
 def _whole_or_not(monitor: _Monitor, label: Optional[str]) -> Generator[None, None, None]:
     """Make what a block does everybody's if it ends well, nobody's if it raises. Assumes the lock."""
-    transaction, before, journal = _Transaction(monitor, label), monitor.mark, monitor.journal
+    transaction, before = _Transaction(monitor, label), monitor.mark
     try:
         monitor.idle = monitor.mark = transaction
         yield
@@ -3883,8 +3883,8 @@ def _whole_or_not(monitor: _Monitor, label: Optional[str]) -> Generator[None, No
         transaction.commit()
         transaction.finish(before)
     except BaseException:
-        if journal is not None and journal.pending is not None:
-            journal.settle()  # which asks the file whether it was committed
+        if monitor.journal is not None and monitor.journal.pending is not None:
+            monitor.journal.settle()  # which asks the file whether it was committed
         elif not transaction.committed:
             transaction.owner = 0  # aborted, in one store: in a method of its own an interrupt came before it
         transaction.finish(before)
@@ -6352,7 +6352,7 @@ _borrowed: Dict[Tuple[int, int], Tuple[Any, ...]] = {}  # files of the process t
 class _Journal:
     """The file of one registry, open for writing. Its methods assume the registry's lock."""
 
-    def __init__(self, registry: AlmaRegistry, path: str, durability: str, codec: _Codec) -> None:
+    def __init__(self, registry: AlmaRegistry, path: str, codec: _Codec) -> None:
         import hashlib
         import sqlite3
 
@@ -6360,6 +6360,7 @@ class _Journal:
         self.sha256, self.errors, self.pid = hashlib.sha256, sqlite3.Error, os.getpid()
         self.pending: Optional[_Pending] = None
         self.using = threading.RLock()  # held where SQLite writes, and nothing else is waited for: fork() waits for it
+        self.begun = False  # whether what the registry has is in the file
         self.behind = False  # whether names have changed within a write, by a signal handler or __del__
         self.reason: Optional[str] = None  # why nothing can be written any more
         self.entries: Dict[_Log, _Entry] = {}
@@ -6370,16 +6371,17 @@ class _Journal:
         self.coming: Dict[_Log, Tuple[_Head, Any]] = {}  # heads, and bases of merges, as pruning will leave them
         self.lock: Any = None
         self.connection: Any = None
+
+    # -- opening and closing
+
+    def open(self, durability: str) -> None:
+        """Open the file, or make it; whatever comes of it, release() is to be called in the end."""
+        import sqlite3
+
         try:
             self._connect(sqlite3, durability)
         except sqlite3.Error as error:
-            self.release()
-            raise JournalError(path, str(error)) from error
-        except BaseException:
-            self.release()
-            raise
-
-    # -- opening and closing
+            raise JournalError(self.path, str(error)) from error
 
     def _connect(self, sqlite3: Any, durability: str) -> None:
         self.lock = _locked(sqlite3, self.path)
@@ -6440,11 +6442,9 @@ class _Journal:
         entry.newest = log.head[0], line.digests[-1] if line.digests else digest
         entry.known, entry.seal = self._known(entry, log.head), _seal(b"", _text(header))
 
-    def begin(self) -> None:
-        """Write that this process writes, and what the registry has that is not in the file."""
-        self._transact(None, self._begin)
-
     def _begin(self) -> None:
+        """Write that this process writes, and what the registry has that is not in the file."""
+        self._set(self, "begun", True)
         self._write("DELETE FROM meta WHERE key IN ('records', 'head')")
         self._set_meta("writer", self.pid)
         self._compare_all()
@@ -6821,7 +6821,10 @@ class _Journal:
 
     def commit(self, transaction: _Transaction) -> None:
         """Write all that a transaction has changed; after that it is committed."""
-        self._transact(transaction, self._commit, transaction)
+        if self.begun:
+            self._transact(transaction, self._commit, transaction)
+        else:
+            self._transact(transaction, self._begin)
 
     def _commit(self, transaction: _Transaction) -> None:
         tables = sorted(transaction.draft.tables.items(), key=lambda item: _KINDS.index(item[0].kind))
@@ -7108,15 +7111,14 @@ def _attach(registry: AlmaRegistry, path: Any, durability: str, types: Any) -> N
             raise RuntimeError(f"this registry has a journal already: {monitor.journal.path}")
         _refuse_borrowed(full)
         _refuse_stranger(full)
-        journal = _Journal(registry, full, durability, codec)
-        transaction = None
+        journal, transaction = _Journal(registry, full, codec), None
         try:
+            journal.open(durability)
             with _whole_or_not(monitor, None):
                 transaction = monitor.idle
                 document = journal.read()
                 made = _adopt(document, registry, retired=False)
                 journal.note(document, made)
-                journal.begin()
                 for var in registry._lines():
                     var._careful = True
                 monitor.journal, monitor.types = journal, {**monitor.types, **known}

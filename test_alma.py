@@ -11220,6 +11220,50 @@ def test_what_a_validator_watches_is_journalled_and_what_it_sets_is_not_lost(jou
     assert journalled.snapshot() == {"y": 5, "x": 1, "z": 7} == reopened(journalled, path).snapshot()
 
 
+def test_what_a_validator_of_a_refused_watch_sets_is_a_change_of_its_own(journalled, path):
+    y = journalled.watch("y", 0)
+
+    def validator(value):
+        y.set(1)
+        raise ValueError("not this one")
+
+    with pytest.raises(ValueError, match="not this one"):
+        journalled.watch("x", 0, validators=[validator])
+    assert y.get() == 1 and reopened(journalled, path).snapshot() == {"y": 1}
+
+
+def test_a_plain_variable_that_was_there_before_its_journal_is_journalled(path):
+    registry = AlmaRegistry()
+    x = registry.watch("x", 0)
+    registry.journal(path)
+    x.set(1)
+    assert [row[3] for row in rows_of(path)] == ["0", "1"]
+    registry.close()
+
+
+def test_the_number_of_a_branch_that_was_dropped_is_never_given_again(journalled, path):
+    x = journalled.watch("x", 0)
+    x.merge(x.branch("b").set(1))
+    x.drop_branch("b")
+    again = reopened(journalled, path)
+    again.get_var("x").branch("c")
+    assert rows_of(path, "SELECT id FROM lines ORDER BY id") == [(1,), (3,)]
+    again.close()
+
+
+def test_what_was_undone_before_pruning_is_known_when_the_journal_is_opened_again(journalled, path):
+    x = journalled.watch("x", 0).set(1).set(2).set(3).set(4).undo().undo().undo().undo()
+    for kept in (3, 2):  # the second time it is pruned by what the file said
+        x.prune(keep_last=kept)
+        now = seen_of(journalled)
+        journalled = reopened(journalled, path)
+        assert seen_of(journalled) == now
+        x = journalled.get_var("x")
+    with pytest.raises(PrunedError):  # not that there is nothing to redo
+        x.redo()
+    journalled.close()
+
+
 def test_what_is_watched_within_a_write_is_in_the_file_after_the_next_change(journalled, path):
     x, journal = journalled.watch("x", 0), journalled._monitor.journal
     execute = journal.execute
@@ -11516,6 +11560,36 @@ def interrupts_of_journal(folder, act, every=1):
 @pytest.mark.parametrize("act", JOURNAL_ACTS)
 def test_an_interrupt_anywhere_leaves_memory_and_file_the_same(tmp_path, act):
     assert interrupts_of_journal(tmp_path, act, rounds(61, 7)) == {}
+
+
+def interrupted_opening(folder, number):
+    """Strike at one instruction of opening a journal; return whether it came so far, and what is wrong afterwards."""
+    path, wrong = Path(folder) / f"{number}.db", {}
+    with AlmaRegistry(journal=path) as there:
+        there.watch("y", 1).set(2)
+    registry = AlmaRegistry()
+    x = registry.watch("x", 0).set(1)
+    codes = journal_codes() | {alma._attach.__code__, alma._adopt.__code__}
+    struck = struck_at(number, lambda: registry.journal(path, durability="normal"), codes)
+    if registry._monitor.journal is None:
+        if list(registry) != ["x"] or x.set(2).get() != 2:
+            wrong["memory"] = number
+        registry.journal(path, durability="normal")
+    x.set(3)
+    now = seen_of(registry)
+    registry.close()
+    with AlmaRegistry(journal=path) as again:
+        if seen_of(again)[0] != now[0] or set(now[2]) != {"x", "y"}:
+            wrong["differs"] = number
+    return struck, wrong
+
+
+def test_an_interrupt_while_a_journal_is_opened_leaves_none_or_a_whole_one(tmp_path):
+    for number in itertools.count(1, rounds(17, 3)):
+        struck, wrong = interrupted_opening(tmp_path, number)
+        assert wrong == {}
+        if not struck:
+            return
 
 
 def test_control_without_settling_an_interrupt_leaves_the_file_ahead(tmp_path, monkeypatch):
