@@ -2359,6 +2359,8 @@ class _LastLock:
 def _at_exit() -> None:
     for monitor in _alive():
         monitor.lock = _LastLock(monitor.lock)
+        if monitor.journal is not None:
+            monitor.journal.using = _LastLock(monitor.journal.using)
 
 
 def _follow_process() -> None:
@@ -3874,7 +3876,7 @@ def _cut(variables: "Dict[str, AlmaVar[Any]]", cutoff: Optional[int]) -> Dict[st
 @contextmanager
 def _whole_or_not(monitor: _Monitor, label: Optional[str]) -> Generator[None, None, None]:
     """Make what a block does everybody's if it ends well, nobody's if it raises. Assumes the lock."""
-    transaction, before, journal = _Transaction(monitor, label), monitor.mark, monitor.journal
+    transaction, before = _Transaction(monitor, label), monitor.mark
     try:
         monitor.idle = monitor.mark = transaction
         yield
@@ -3883,8 +3885,8 @@ def _whole_or_not(monitor: _Monitor, label: Optional[str]) -> Generator[None, No
         transaction.commit()
         transaction.finish(before)
     except BaseException:
-        if journal is not None and journal.pending is not None:
-            journal.settle()  # which asks the file whether it was committed
+        if monitor.journal is not None and monitor.journal.pending is not None:
+            monitor.journal.settle()  # which asks the file whether it was committed
         elif not transaction.committed:
             transaction.owner = 0  # aborted, in one store: in a method of its own an interrupt came before it
         transaction.finish(before)
@@ -5154,7 +5156,7 @@ _SPACE: Dict[str, Set[type]] = {"name": {str}, "keys": {list}, **_SHARED}
 _HEADER: Dict[str, Set[type]] = {
     "name": {str}, "parent": {int, _NONE}, "at": {int, _NONE}, "shares": {bool}, "first": {int}, "since": {int},
     **_SHARED, "origin": {int}, "encoded": {bool}, "bases": {list}, "anchor": {list, _NONE},
-    "fork": {dict, list, str, int, float, bool, _NONE}, "retired": {bool},
+    "fork": {dict, list, str, int, float, bool, _NONE}, "retired": {bool, int},
 }  # fmt: skip
 
 
@@ -5487,9 +5489,8 @@ def _adopt(document: _Document, registry: AlmaRegistry, retired: bool = True) ->
     """
     monitor = registry._monitor
     made = _built(document, monitor)
-    roots = [made[number] for number, line in document.lines.items() if _is_root(line.header, retired)]
     with registry.transaction():
-        for var in roots:
+        for var in _roots(document, made, retired):
             if registry._changeable(var._name).setdefault(var._name, var) is not var:
                 raise DuplicateNameError(var._name, "unregister that one, or load into another registry")
         for raw in document.spaces:
@@ -5500,9 +5501,28 @@ def _adopt(document: _Document, registry: AlmaRegistry, retired: bool = True) ->
     return made
 
 
-def _is_root(header: Dict[str, Any], retired: bool = True) -> bool:
-    """Tell whether a header is of a variable, not of a branch; *retired*: even if it is over."""
-    return header["parent"] is None and (retired or not header["retired"])
+def _roots(document: _Document, made: Mapping[int, AlmaVar[Any]], retired: bool) -> List[AlmaVar[Any]]:
+    """Return the variables that are no branches, in their order: who overwrote another stands in its place.
+
+    Where a name that was given to an overwritten one is that of another by now, the next that is free is given to it.
+    """
+    places: Dict[int, int] = {}
+    roots = [(number, line.header) for number, line in document.lines.items() if line.header["parent"] is None]
+    for number, header in roots:
+        if type(header["retired"]) is int:  # whoever took its place
+            places[header["retired"]] = places.get(number, number)
+    taken = {header["name"] for _, header in roots if not header["retired"]}
+    over = [(made[number], header["name"]) for number, header in roots if retired and header["retired"]]
+    names = {name for _, name in over} | taken
+    for var, name in over:
+        if name in taken:
+            old = name.rpartition("~")[0] or name
+            new = next(new for new in (f"{old}~{n}" for n in range(1, 1 << 62)) if new not in names)
+            names.add(new)
+            for line, _ in list(_family(var)):
+                line._name = line._log.name = new + line._name[len(name) :]
+    roots.sort(key=lambda root: places.get(root[0], root[0]))
+    return [made[number] for number, header in roots if retired or not header["retired"]]
 
 
 def _newest(made: Mapping[int, AlmaVar[Any]]) -> int:
@@ -6017,7 +6037,7 @@ def _load_var(
     document = _read(path, given, _Codec(known, trust=trust))
     made = _built(document, monitor)
     if name is None:
-        found = [made[number] for number, line in document.lines.items() if _is_root(line.header)]
+        found = [made[number] for number, line in document.lines.items() if line.header["parent"] is None]
         if len(found) != 1:
             names = str([var._name for var in found])[:500]
             raise ValueError(f"{document.path} holds {len(found)} variables: name= says which: {names}")
@@ -6149,19 +6169,21 @@ class _Pending(NamedTuple):
 _INSERT = "INSERT INTO records VALUES(?, ?, ?, ?, ?, ?, ?)"
 _DURABILITY = {"full": "FULL", "normal": "NORMAL"}
 _PASSING = "full", "locked", "readonly", "too big"  # what SQLite says of troubles after which it can go on
-_borrowed: List[Any] = []  # connections of the process that forked this one
+_borrowed: Dict[Tuple[int, int], Tuple[Any, ...]] = {}  # files of the process that forked this one: pid, connections
 
 
 class _Journal:
     """The file of one registry, open for writing. Its methods assume the registry's lock."""
 
-    def __init__(self, registry: AlmaRegistry, path: str, durability: str, codec: _Codec) -> None:
+    def __init__(self, registry: AlmaRegistry, path: str, codec: _Codec) -> None:
         import hashlib
         import sqlite3
 
         self.registry, self.monitor, self.codec, self.path = registry, registry._monitor, codec, path
         self.sha256, self.errors, self.pid = hashlib.sha256, sqlite3.Error, os.getpid()
         self.pending: Optional[_Pending] = None
+        self.using = threading.RLock()  # held where SQLite writes, and nothing else is waited for: fork() waits for it
+        self.begun = False  # whether what the registry has is in the file
         self.behind = False  # whether names have changed within a write, by a signal handler or __del__
         self.reason: Optional[str] = None  # why nothing can be written any more
         self.entries: Dict[_Log, _Entry] = {}
@@ -6172,22 +6194,24 @@ class _Journal:
         self.coming: Dict[_Log, Tuple[_Head, Any]] = {}  # heads, and bases of merges, as pruning will leave them
         self.lock: Any = None
         self.connection: Any = None
+
+    # -- opening and closing
+
+    def open(self, durability: str) -> None:
+        """Open the file, or make it; whatever comes of it, release() is to be called in the end."""
+        import sqlite3
+
         try:
             self._connect(sqlite3, durability)
         except sqlite3.Error as error:
-            self.release()
-            raise JournalError(path, str(error)) from error
-        except BaseException:
-            self.release()
-            raise
-
-    # -- opening and closing
+            raise JournalError(self.path, str(error)) from error
 
     def _connect(self, sqlite3: Any, durability: str) -> None:
         self.lock = _locked(sqlite3, self.path)
         is_new = not os.path.exists(self.path) or not os.path.getsize(self.path)
         self.connection = _connection(sqlite3, self.path, "rwc" if is_new else "rw")
-        self.execute = self.connection.cursor().execute
+        self.cursor = self.connection.cursor()
+        self.execute = self.cursor.execute
         if is_new:
             form = f"INSERT INTO meta VALUES('format', '{_FORMAT}')"
             self.connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}; {form}; COMMIT")
@@ -6238,11 +6262,9 @@ class _Journal:
         entry.newest = log.head[0], line.digests[-1] if line.digests else digest
         entry.known, entry.seal = self._known(entry, log.head), _seal(b"", _text(header))
 
-    def begin(self) -> None:
-        """Write that this process writes, and what the registry has that is not in the file."""
-        self._transact(None, self._begin)
-
     def _begin(self) -> None:
+        """Write that this process writes, and what the registry has that is not in the file."""
+        self._set(self, "begun", True)
         self._write("DELETE FROM meta WHERE key IN ('records', 'head')")
         self._set_meta("writer", self.pid)
         self._compare_all()
@@ -6282,12 +6304,15 @@ class _Journal:
     def after_fork(self) -> None:
         """In a fork's child: use nothing of this any more, and keep it from being closed, even when Python ends."""
         self.pending, self.behind, self.reason = None, False, f"it belongs to process {self.pid}, which forked this one"
-        _borrowed.extend(filter(None, (self.connection, self.lock)))
+        if self.connection is None:
+            return
+        inherited = self.connection, self.cursor, self.lock  # to free a cursor would be to use its connection
+        _borrowed[self.file] = self.pid, *inherited
         try:
             import ctypes
 
-            for connection in filter(None, (self.connection, self.lock)):
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+            for thing in inherited:
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
         except ImportError:
             pass  # then it is closed when Python ends, and nothing is written after that
 
@@ -6295,8 +6320,9 @@ class _Journal:
         """Give the space of what was pruned back to the system."""
         self._check()
         try:
-            for statement in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
-                self.execute(statement).fetchall()
+            with self.using:
+                for statement in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+                    self.execute(statement).fetchall()
         except self.errors as error:
             self._fail(error)
 
@@ -6422,13 +6448,14 @@ class _Journal:
         self.undo, self.coming = [], {}
         self.pending = _Pending(self.commits + 1, self.undo, var, head, first, notices, transaction)
         try:
-            self._set(self, "commits", self.commits + 1)
-            step(*args)
-            if self.connection.in_transaction:
-                self._set_meta("commits", self.commits)
-                self.execute("COMMIT")
-            else:  # there was nothing to write
-                self._set(self, "commits", self.commits - 1)
+            with self.using:
+                self._set(self, "commits", self.commits + 1)
+                step(*args)
+                if self.connection.in_transaction:
+                    self._set_meta("commits", self.commits)
+                    self.execute("COMMIT")
+                else:  # there was nothing to write
+                    self._set(self, "commits", self.commits - 1)
         except self.errors as error:
             self._fail(error)
         self._finish()
@@ -6452,7 +6479,8 @@ class _Journal:
         self.pending = _Pending(0, [(entry, "newest", entry.newest)], var, head, 0, notices, None)
         entry.newest = count, row[6]
         try:
-            self.execute(_INSERT, row)  # a transaction of its own, in one call
+            with self.using:
+                self.execute(_INSERT, row)  # a transaction of its own, in one call
         except self.errors as error:
             self._fail(error)
         self._finish()
@@ -6568,14 +6596,14 @@ class _Journal:
         options = var._keep, var._pack is _pack, bool(var._traced), var._log.opener is None
         return layout.first, layout.since, layout.frozen, entry.start, *options
 
-    def _write_header(self, entry: _Entry, force: bool = False, name: str = "") -> None:
+    def _write_header(self, entry: _Entry, force: bool = False, name: str = "", retired: int = False) -> None:
         """Write the header of a line where it has changed; with a *name*, as that of a life that is over."""
         known = self._known(entry, self._head(entry.var))
         if known == entry.known and not force and not name:
             return
         header = self._header(entry)
         if name:
-            header.update(name=name, retired=True)
+            header.update(name=name, retired=retired)
         text = _text(header)
         seal = _seal(b"", text)
         if seal != entry.seal:
@@ -6613,7 +6641,10 @@ class _Journal:
 
     def commit(self, transaction: _Transaction) -> None:
         """Write all that a transaction has changed; after that it is committed."""
-        self._transact(transaction, self._commit, transaction)
+        if self.begun:
+            self._transact(transaction, self._commit, transaction)
+        else:
+            self._transact(transaction, self._begin)
 
     def _commit(self, transaction: _Transaction) -> None:
         tables = sorted(transaction.draft.tables.items(), key=lambda item: _KINDS.index(item[0].kind))
@@ -6631,8 +6662,10 @@ class _Journal:
         for entry, head in touched:
             self._prune(entry, head, self._first(entry.var, head, transaction.time))
         for table, _, removed in reversed(changes):
-            for _, var in removed if table.kind in ("variables", "branches") else ():
-                (self._retire if table.kind == "variables" else self._remove)(var)
+            for _, var in removed if table.kind == "branches" else ():
+                self._remove(var)
+            if removed and table.kind == "variables":
+                self._retire_all(removed, table.entries, transaction.draft.tables[table])
         for thing, *_ in transaction.resumed:
             self._write_options(thing)
 
@@ -6707,16 +6740,27 @@ class _Journal:
         self._write_header(entry)
         self._set_meta("lines", self.lines)
 
-    def _retire(self, var: AlmaVar[Any]) -> None:
-        """Keep the life of a variable that is over, with its branches, as name~1 or the next that is free."""
+    def _retire(self, var: AlmaVar[Any], heir: Optional[_Entry] = None) -> None:
+        """Keep the life of a variable that is over, with its branches, as name~1 or the next that is free.
+
+        *heir* is the one that has taken its place.
+        """
         old, taken = var._name, "SELECT 1 FROM lines WHERE name = ?"
         names = (f"{old}~{number}" for number in range(1, 1 << 62))
         name = next(name for name in names if self.execute(taken, [_column(name)]).fetchone() is None)
         for line, _ in list(_family(var)):
             entry = self.entries.get(line._log)
             if entry is not None:
-                self._write_header(entry, name=name + line._name[len(old) :])
+                self._write_header(entry, name=name + line._name[len(old) :], retired=heir.number if heir else True)
                 self._set(self.entries, line._log, None)
+
+    def _retire_all(self, removed: List[Tuple[str, Any]], old: Dict[str, Any], new: Dict[str, Any]) -> None:
+        """Keep the lives that are over, and who has taken their place: another variable of the name, if it stayed."""
+        staying = list(takewhile(old.__contains__, new))  # what stands behind a new name has moved there
+        stayed = set(staying) - set(_moved(list(old), staying))
+        for name, var in removed:
+            heir = self.entries.get(new[name]._log) if name in stayed else None
+            self._retire(var, heir)
 
     def _remove(self, var: AlmaVar[Any]) -> None:
         """Remove a branch that has been dropped, and those that left it."""
@@ -6780,6 +6824,29 @@ class _Journal:
             self._write_space(thing)
         elif thing._log in self.entries:
             self._write_header(self.entries[thing._log])
+
+
+_forking = threading.RLock()  # one thread forks at a time
+_stopped: List[Any] = []  # locks of journals, while one does
+
+
+def _before_fork() -> None:
+    """Wait until nobody is inside SQLite: what is locked there stays so in the child, whatever it opens (2 in 100)."""
+    _forking.acquire()
+    for monitor in _alive():
+        if monitor.journal is not None:
+            _stopped.append(monitor.journal.using)
+            _stopped[-1].__enter__()
+
+
+def _when_forked() -> None:
+    while _stopped:
+        _stopped.pop().__exit__(None, None, None)
+    _forking.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_when_forked, after_in_child=_when_forked)
 
 
 _KINDS = "namespaces", "variables", "branches", "keys", "flags"  # in the order in which they are written
@@ -6862,16 +6929,16 @@ def _attach(registry: AlmaRegistry, path: Any, durability: str, types: Any) -> N
             raise FrozenError("a journal", closed=True)
         if monitor.journal is not None:
             raise RuntimeError(f"this registry has a journal already: {monitor.journal.path}")
+        _refuse_borrowed(full)
         _refuse_stranger(full)
-        journal = _Journal(registry, full, durability, codec)
-        transaction = None
+        journal, transaction = _Journal(registry, full, codec), None
         try:
+            journal.open(durability)
             with _whole_or_not(monitor, None):
                 transaction = monitor.idle
                 document = journal.read()
                 made = _adopt(document, registry, retired=False)
                 journal.note(document, made)
-                journal.begin()
                 for var in registry._lines():
                     var._careful = True
                 monitor.journal, monitor.types = journal, {**monitor.types, **known}
@@ -6880,6 +6947,18 @@ def _attach(registry: AlmaRegistry, path: Any, durability: str, types: Any) -> N
                 monitor.journal = None
                 journal.release()
             raise
+
+
+def _refuse_borrowed(path: str) -> None:
+    """Raise JournalError for a file that was open in the process that forked this one when it did.
+
+    SQLite in here believes for ever that it holds what was locked then, so it would look after nothing.
+    """
+    there = os.stat(path) if _borrowed and os.path.exists(path) else None
+    if there is not None and (there.st_dev, there.st_ino) in _borrowed:
+        pid = _borrowed[there.st_dev, there.st_ino][0]
+        reason = f"process {pid} had it open when it forked this one; close it before, or open it in a new interpreter"
+        raise JournalError(path, reason)
 
 
 def _refuse_stranger(path: str) -> None:
@@ -6914,6 +6993,7 @@ def _tail(
     import sqlite3
 
     codec = _Codec(types)
+    _refuse_borrowed(os.path.realpath(path))
     connection = _connection(sqlite3, os.path.realpath(path), "ro")
     try:
         _guard(connection, path, os.path.getsize(path))

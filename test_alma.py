@@ -4483,11 +4483,14 @@ class Unordered(Careless):
 
 
 def apart(function, *args, before="", seconds=300):
-    """Return what a function of this file returns in a process of its own, where a hang ends in a traceback."""
+    """Return what a function of this file returns in a process of its own, where a hang ends in a traceback.
+
+    Not with *seconds* None: a fork's child could not end, as faulthandler waits for its thread, which was left behind.
+    """
     code = f"""
 import faulthandler, importlib, json, os, sys
 {before}
-faulthandler.dump_traceback_later({seconds}, exit=True)
+{f"faulthandler.dump_traceback_later({seconds}, exit=True)" if seconds else ""}
 module, function, args = sys.argv[1:]
 print(json.dumps(getattr(importlib.import_module(module), function)(*json.loads(args))), flush=True)
 os._exit(0)  # whatever still hangs is left behind
@@ -10747,7 +10750,7 @@ def seen_of(registry):
         name: (list(space._keys.current()), space.snapshot(), space.is_frozen)
         for name, space in registry._namespaces.current().items()
     }
-    return lines, spaces
+    return lines, spaces, list(registry)
 
 
 def killed(path, folder):
@@ -10988,6 +10991,36 @@ def test_an_overwritten_life_and_an_unregistered_one_are_kept_under_numbered_nam
     assert reopened(again, path).snapshot() == {"score": 4}
 
 
+def test_who_overwrites_a_variable_stands_in_its_place_after_opening_too(journalled, path):
+    for name in "xyz":
+        journalled.watch(name, 0)
+    for number in (1, 2):
+        journalled.watch("x", number, overwrite=True)
+    with journalled.transaction():
+        journalled.watch("y", 3, overwrite=True)
+        journalled.unregister("z")
+        journalled.watch("w", 0)
+        journalled.watch("z", 4)
+    assert list(journalled) == list("xywz")
+    again = reopened(journalled, path)
+    assert list(again) == list("xywz") and again.snapshot() == {"x": 2, "y": 3, "w": 0, "z": 4}
+    again.watch("x", 9)
+    again.watch("x", 5, overwrite=True)
+    assert list(reopened(again, path).snapshot()) == list("xywz")
+
+
+def test_a_name_that_an_overwritten_life_was_given_may_be_taken_and_both_are_loaded(journalled, path):
+    journalled.watch("x", 0).branch("b").set(1)
+    journalled.watch("x", 2, overwrite=True)
+    journalled.watch("x~1", 3)
+    journalled.watch("x~2", 4)
+    journalled.close()
+    loaded = alma.load(path)
+    assert loaded.snapshot() == {"x~3": 0, "x": 2, "x~1": 3, "x~2": 4}
+    assert loaded.get_var("x~3").branches()["b"].name == "x~3@b"
+    assert AlmaRegistry(journal=path).snapshot() == {"x": 2, "x~1": 3, "x~2": 4}
+
+
 def test_what_a_registry_has_already_goes_into_its_journal(path):
     registry = AlmaRegistry()
     x = registry.watch("x", 0, keep_last=2).set(1).set(2).set(3).set(4)
@@ -11170,6 +11203,50 @@ def test_what_a_validator_watches_is_journalled_and_what_it_sets_is_not_lost(jou
 
     journalled.watch("x", 0, validators=[validator]).set(1)
     assert journalled.snapshot() == {"y": 5, "x": 1, "z": 7} == reopened(journalled, path).snapshot()
+
+
+def test_what_a_validator_of_a_refused_watch_sets_is_a_change_of_its_own(journalled, path):
+    y = journalled.watch("y", 0)
+
+    def validator(value):
+        y.set(1)
+        raise ValueError("not this one")
+
+    with pytest.raises(ValueError, match="not this one"):
+        journalled.watch("x", 0, validators=[validator])
+    assert y.get() == 1 and reopened(journalled, path).snapshot() == {"y": 1}
+
+
+def test_a_plain_variable_that_was_there_before_its_journal_is_journalled(path):
+    registry = AlmaRegistry()
+    x = registry.watch("x", 0)
+    registry.journal(path)
+    x.set(1)
+    assert [row[3] for row in rows_of(path)] == ["0", "1"]
+    registry.close()
+
+
+def test_the_number_of_a_branch_that_was_dropped_is_never_given_again(journalled, path):
+    x = journalled.watch("x", 0)
+    x.merge(x.branch("b").set(1))
+    x.drop_branch("b")
+    again = reopened(journalled, path)
+    again.get_var("x").branch("c")
+    assert rows_of(path, "SELECT id FROM lines ORDER BY id") == [(1,), (3,)]
+    again.close()
+
+
+def test_what_was_undone_before_pruning_is_known_when_the_journal_is_opened_again(journalled, path):
+    x = journalled.watch("x", 0).set(1).set(2).set(3).set(4).undo().undo().undo().undo()
+    for kept in (3, 2):  # the second time it is pruned by what the file said
+        x.prune(keep_last=kept)
+        now = seen_of(journalled)
+        journalled = reopened(journalled, path)
+        assert seen_of(journalled) == now
+        x = journalled.get_var("x")
+    with pytest.raises(PrunedError):  # not that there is nothing to redo
+        x.redo()
+    journalled.close()
 
 
 def test_what_is_watched_within_a_write_is_in_the_file_after_the_next_change(journalled, path):
@@ -11470,6 +11547,36 @@ def test_an_interrupt_anywhere_leaves_memory_and_file_the_same(tmp_path, act):
     assert interrupts_of_journal(tmp_path, act, rounds(61, 7)) == {}
 
 
+def interrupted_opening(folder, number):
+    """Strike at one instruction of opening a journal; return whether it came so far, and what is wrong afterwards."""
+    path, wrong = Path(folder) / f"{number}.db", {}
+    with AlmaRegistry(journal=path) as there:
+        there.watch("y", 1).set(2)
+    registry = AlmaRegistry()
+    x = registry.watch("x", 0).set(1)
+    codes = journal_codes() | {alma._attach.__code__, alma._adopt.__code__}
+    struck = struck_at(number, lambda: registry.journal(path, durability="normal"), codes)
+    if registry._monitor.journal is None:
+        if list(registry) != ["x"] or x.set(2).get() != 2:
+            wrong["memory"] = number
+        registry.journal(path, durability="normal")
+    x.set(3)
+    now = seen_of(registry)
+    registry.close()
+    with AlmaRegistry(journal=path) as again:
+        if seen_of(again)[0] != now[0] or set(now[2]) != {"x", "y"}:
+            wrong["differs"] = number
+    return struck, wrong
+
+
+def test_an_interrupt_while_a_journal_is_opened_leaves_none_or_a_whole_one(tmp_path):
+    for number in itertools.count(1, rounds(17, 3)):
+        struck, wrong = interrupted_opening(tmp_path, number)
+        assert wrong == {}
+        if not struck:
+            return
+
+
 def test_control_without_settling_an_interrupt_leaves_the_file_ahead(tmp_path, monkeypatch):
     monkeypatch.setattr(alma._Journal, "settle", alma._Journal._drop)
     try:
@@ -11730,13 +11837,13 @@ def forked_with_a_journal(folder):
         child = os.fork()
         if not child:
             signal.alarm(20)
-            refused = 0
-            for change in (lambda: x.set(-1), lambda: registry.watch("y", 0), lambda: registry.compact()):
+            refused, again = 0, lambda: AlmaRegistry(journal=path)
+            for change in (lambda: x.set(-1), lambda: registry.watch("y", 0), registry.compact, again):
                 try:
                     change()
                 except JournalError:
                     refused += 1
-            right = refused == 3 and x.get() >= 0 and "y" not in registry
+            right = refused == 4 and x.get() >= 0 and "y" not in registry
             registry.close()
             gc.collect()
             if not right:
@@ -11761,7 +11868,61 @@ def forked_with_a_journal(folder):
 
 @needs_fork
 def test_a_forks_child_is_told_that_the_journal_is_not_its_own_and_harms_nothing(tmp_path):
-    assert apart(forked_with_a_journal, str(tmp_path)) == {}
+    assert apart(forked_with_a_journal, str(tmp_path), seconds=None) == {}
+
+
+def forked_within_a_write(folder):
+    """Fork while another thread is inside SQLite; return the child's status: 0 if that thread had come out."""
+    registry = AlmaRegistry(journal=os.path.join(folder, "forked.db"))
+    x, inside, forking, done = registry.watch("x", 0), threading.Event(), threading.Event(), []
+    execute = registry._monitor.journal.execute
+
+    def slow(*args):
+        inside.set()
+        forking.wait()
+        execute(*args)
+        done.append(args)
+
+    registry._monitor.journal.execute = slow
+    os.register_at_fork(before=forking.set)
+    writer = threading.Thread(target=x.set, args=(1,))
+    writer.start()
+    inside.wait()
+    child = os.fork()
+    if not child:
+        os._exit(not done)
+    writer.join()
+    return os.waitpid(child, 0)[1]
+
+
+@needs_fork
+def test_a_fork_waits_until_no_thread_is_inside_sqlite_where_the_child_would_find_it_locked(tmp_path):
+    assert apart(forked_within_a_write, str(tmp_path)) == 0
+
+
+def opened_by_a_child(folder):
+    """Return what a fork's child is told that opens its parent's journal after that has closed it."""
+    path, (read, write), (told, tell) = os.path.join(folder, "forked.db"), os.pipe(), os.pipe()
+    registry = AlmaRegistry(journal=path)
+    registry.watch("x", 0)
+    child = os.fork()
+    if not child:
+        os.read(read, 1)
+        try:
+            AlmaRegistry(journal=path)
+        except JournalError as error:
+            os.write(tell, str(error).encode())
+        os._exit(alma.load(path).snapshot() != {"x": 0})
+    registry.close()
+    os.write(write, b"x")
+    status, before = os.waitpid(child, 0)[1], f"process {os.getpid()} had it open"
+    os.close(tell)
+    return status, before in os.fdopen(told).read(), sorted(os.listdir(folder))
+
+
+@needs_fork
+def test_a_forks_child_does_not_open_what_was_open_at_the_fork_and_reads_it_when_it_has_been_closed(tmp_path):
+    assert apart(opened_by_a_child, str(tmp_path)) == [0, True, ["forked.db", "forked.db-lock"]]
 
 
 FORKS_AND_ENDS = """
