@@ -5986,10 +5986,15 @@ def _replacing(path: str) -> Generator[Tuple[int, str], None, None]:
 
 def _write_beside(path: str, chunks: Iterable[bytes]) -> None:
     """Write a file whole or not at all."""
-    rest = memoryview(b"".join(chunks))
+    data = b"".join(chunks)
     with _replacing(path) as (file, _):
-        while rest:
-            rest = rest[os.write(file, rest) :]
+        _write_all(file, data)
+
+
+def _write_all(file: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
 
 
 # What is called.
@@ -6372,12 +6377,12 @@ class _Journal:
         try:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
-            if pending.number or var is None:
+            if pending.number or var is None or pending.head is None:
                 done = self.execute("SELECT value FROM meta WHERE key = 'commits'").fetchone() == (pending.number,)
             else:
                 number, (count, digest) = self.entries[var._log].number, self.entries[var._log].newest
                 row = self.execute("SELECT digest FROM records WHERE line = ? AND idx = ?", (number, count - 1))
-                done = row.fetchone() == (digest,)
+                done = count == pending.head[0] and row.fetchone() == (digest,)  # else it had not come to writing
         except self.errors as error:
             self._fail(error)
         (self._finish if done else self._drop)()
@@ -6924,29 +6929,34 @@ def _attach(registry: AlmaRegistry, path: Any, durability: str, types: Any) -> N
     if monitor.is_nested() or (monitor.is_held() and monitor.transaction is not None):
         raise RuntimeError("a journal can't be opened inside a transaction, a validator or an update function")
     with monitor.lock:
-        monitor.settle()
-        if monitor.idle is _CLOSED:
-            raise FrozenError("a journal", closed=True)
-        if monitor.journal is not None:
-            raise RuntimeError(f"this registry has a journal already: {monitor.journal.path}")
-        _refuse_borrowed(full)
-        _refuse_stranger(full)
-        journal, transaction = _Journal(registry, full, codec), None
-        try:
-            journal.open(durability)
-            with _whole_or_not(monitor, None):
-                transaction = monitor.idle
-                document = journal.read()
-                made = _adopt(document, registry, retired=False)
-                journal.note(document, made)
-                for var in registry._lines():
-                    var._careful = True
-                monitor.journal, monitor.types = journal, {**monitor.types, **known}
-        except BaseException:
-            if transaction is None or not transaction.committed:
-                monitor.journal = None
-                journal.release()
-            raise
+        _attach_now(registry, _Journal(registry, full, codec), durability, known)
+
+
+def _attach_now(registry: AlmaRegistry, journal: _Journal, durability: str, known: Dict[str, type]) -> None:
+    monitor, full = registry._monitor, journal.path
+    monitor.settle()
+    if monitor.idle is _CLOSED:
+        raise FrozenError("a journal", closed=True)
+    if monitor.journal is not None:
+        raise RuntimeError(f"this registry has a journal already: {monitor.journal.path}")
+    _refuse_borrowed(full)
+    _refuse_stranger(full)
+    transaction: Optional[_Transaction] = None
+    try:
+        journal.open(durability)
+        with _whole_or_not(monitor, None):
+            transaction = monitor.idle
+            document = journal.read()
+            made = _adopt(document, registry, retired=False)
+            journal.note(document, made)
+            for var in registry._lines():
+                var._careful = True
+            monitor.journal, monitor.types = journal, {**monitor.types, **known}
+    except BaseException:
+        if transaction is None or not transaction.committed:
+            monitor.journal = None
+            journal.release()
+        raise
 
 
 def _refuse_borrowed(path: str) -> None:

@@ -10290,6 +10290,16 @@ def read_or_refused(path, state):
         return False
 
 
+def test_every_flipped_bit_of_a_json_file_is_an_error(tmp_path):
+    path = tmp_path / "x.json"
+    AlmaVar("x", {"a": 1.5}).set([None, True, "é"], label="l").undo().save(path)
+    data = path.read_bytes()
+    for place, bit in itertools.product(range(len(data)), range(8)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+        with pytest.raises(FileFormatError):
+            AlmaVar.load(path)
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_no_flipped_bit_becomes_a_wrong_value(suffix, tmp_path):
     path, draw = tmp_path / f"x.{suffix}", random.Random(suffix)
@@ -11554,7 +11564,7 @@ def interrupted_opening(folder, number):
         there.watch("y", 1).set(2)
     registry = AlmaRegistry()
     x = registry.watch("x", 0).set(1)
-    codes = journal_codes() | {alma._attach.__code__, alma._adopt.__code__}
+    codes = journal_codes() | {alma._attach_now.__code__, alma._adopt.__code__}
     struck = struck_at(number, lambda: registry.journal(path, durability="normal"), codes)
     if registry._monitor.journal is None:
         if list(registry) != ["x"] or x.set(2).get() != 2:
@@ -11626,6 +11636,20 @@ def killed_while_setting(folder, times, committed=True):
         wrong["gap"] += indices != list(range(len(indices)))
         wrong["damaged"] += not alma.verify(path)
     return {what: count for what, count in wrong.items() if count}
+
+
+def test_a_journalled_registry_is_saved_elsewhere_while_it_is_open(tmp_path):
+    with AlmaRegistry(journal=tmp_path / "a.db") as registry:
+        x = registry.watch("x", 1).set(2)
+        registry.save(tmp_path / "all.json")
+        x.save(tmp_path / "x.db")
+        with pytest.raises(JournalError):
+            registry.save(tmp_path / "a.db")
+        with pytest.raises(RuntimeError), registry.transaction():
+            registry.save(tmp_path / "never.json")
+        assert x.set(3).get() == 3
+    assert alma.load(tmp_path / "all.json").snapshot() == alma.load(tmp_path / "x.db").snapshot() == {"x": 2}
+    assert alma.load(tmp_path / "a.db").snapshot() == {"x": 3}
 
 
 @needs_fork
