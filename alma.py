@@ -784,6 +784,36 @@ def _same(one: Any, other: Any, _seen: Optional[Set[Tuple[int, int]]] = None, _d
 _BESIDE = ("maxlen", "default_factory")  # what a deque and a defaultdict have beside their items
 
 
+class Unresolved:
+    """What stands for a value in a file that can't be made here: its class was not named, its pickle not trusted, the
+    middleware that it went through not given.
+
+    *name* is the class's, "pickle" or "middleware"; *data* is what was written of it: a dict of its fields, the name of
+    a member, bytes. It is written back as it was read, and becomes the value again where what is missing is given.
+
+    >>> from_json('{"$object": ["Point", {"x": 1}]}')
+    Unresolved('Point', {'x': 1})
+    """
+
+    __slots__ = ("data", "name")
+
+    def __init__(self, name: str, data: Any) -> None:
+        self.name, self.data = name, data
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Unresolved):
+            return NotImplemented
+        return self.name == other.name and _same(self.data, other.data)
+
+    def __hash__(self) -> int:
+        data = self.data if isinstance(self.data, dict) else {"": self.data}
+        atoms = sorted((key, repr(part)) for key, part in data.items() if _is_atom(part))
+        return hash((self.name, tuple(atoms), len(data)))
+
+    def __repr__(self) -> str:
+        return f"Unresolved({self.name!r}, {self.data!r})"
+
+
 # Deltas. Bytes that change a little are kept as the splices that lead back from the newer ones: pairs of where and
 # how much to cut, and what to put there. A delta is the number of splices (2 bytes), three 32-bit numbers for each
 # (offset, length cut, length put in), last splice first so that offsets hold while it is applied, then what is put in.
@@ -1941,12 +1971,14 @@ class _NotGiven:
     """Stands for middleware that values in a file went through, until the owner gives it again."""
 
     def encode(self, value: Any) -> Any:
-        """Refuse: ValueError."""
-        raise ValueError("what is stored went through middleware: load or watch it with middleware=[...]")
+        """Return what decode() made *value* of; ValueError for any other."""
+        if type(value) is not Unresolved or value.name != "middleware":
+            raise ValueError("its values go through middleware: load or watch it with middleware=[...]")
+        return value.data
 
     def decode(self, stored: Any) -> Any:
-        """Refuse as well."""
-        return self.encode(stored)
+        """Return what stands for the value."""
+        return Unresolved("middleware", stored)
 
 
 _NOT_GIVEN = _NotGiven()
@@ -4353,35 +4385,6 @@ def _parse(text: str, deepest: int = _BRACKETS) -> Any:
 
 
 # Values. A tag is an object of one key that begins with "$"; a dict that looks like one is written as its pairs.
-
-
-class Unresolved:
-    """What stands for a value whose class was not named to the reader, or for a pickle that was not trusted.
-
-    *name* is the class's, or "pickle"; *data* is what was written of it: a dict of its fields, the name of a member,
-    bytes. It is written back as it was read, and becomes the value again where types= names the class.
-
-    >>> from_json('{"$object": ["Point", {"x": 1}]}')
-    Unresolved('Point', {'x': 1})
-    """
-
-    __slots__ = ("data", "name")
-
-    def __init__(self, name: str, data: Any) -> None:
-        self.name, self.data = name, data
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Unresolved):
-            return NotImplemented
-        return self.name == other.name and _same(self.data, other.data)
-
-    def __hash__(self) -> int:
-        data = self.data if isinstance(self.data, dict) else {"": self.data}
-        atoms = sorted((key, repr(part)) for key, part in data.items() if _is_atom(part))
-        return hash((self.name, tuple(atoms), len(data)))
-
-    def __repr__(self) -> str:
-        return f"Unresolved({self.name!r}, {self.data!r})"
 
 
 class _Unwritable(ValueError):
