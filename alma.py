@@ -5878,8 +5878,15 @@ def _format_of(path: str, given: Optional[str]) -> str:
     """Return the format of a file: the given one, else the one its suffix says; ValueError if it is none."""
     word = os.path.splitext(path)[1][1:].lower() if given is None else given
     if word not in _FORMATS:
-        raise ValueError(f"{path}: the suffix or format= says how it is written: {', '.join(_FORMATS)}, not {word!r}")
+        instead = f", not {word!r}" if word else "; this has none"
+        raise ValueError(f"{path}: the suffix or format= says how it is written: {', '.join(_FORMATS)}{instead}")
     return _FORMATS[word]
+
+
+def _require_database(path: str) -> None:
+    """Raise ValueError for the path of a journal whose suffix says that it is a file of another format."""
+    if _FORMATS.get(os.path.splitext(path)[1][1:].lower(), "sqlite") != "sqlite":
+        raise ValueError(f"{path}: a journal is a SQLite file; name it .db, .sqlite or .sqlite3")
 
 
 def _bytes_of(path: str) -> bytes:
@@ -6926,7 +6933,8 @@ def _attach(registry: AlmaRegistry, path: Any, durability: str, types: Any) -> N
     monitor = registry._monitor
     if durability not in _DURABILITY:
         raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
-    full = os.path.realpath(os.fspath(path))
+    full = os.path.realpath(os.fsdecode(path))
+    _require_database(full)
     known = _classes(types)
     codec = _Codec({**monitor.types, **known})
     if monitor.is_nested() or (monitor.is_held() and monitor.transaction is not None):
@@ -7006,6 +7014,7 @@ def _tail(
     import sqlite3
 
     codec = _Codec(types)
+    _require_database(path)
     _refuse_borrowed(os.path.realpath(path))
     connection = _connection(sqlite3, os.path.realpath(path), "ro")
     try:

@@ -11638,6 +11638,14 @@ def killed_while_setting(folder, times, committed=True):
     return {what: count for what, count in wrong.items() if count}
 
 
+def test_a_journal_is_not_written_under_the_name_of_another_format(tmp_path):
+    for name in ("a.json", "a.pickle", "a.PKL"):
+        with pytest.raises(ValueError):
+            AlmaRegistry(journal=tmp_path / name)
+    AlmaRegistry(journal=tmp_path / "a.trail").close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.trail", "a.trail-lock"]
+
+
 def test_a_journalled_registry_is_saved_elsewhere_while_it_is_open(tmp_path):
     with AlmaRegistry(journal=tmp_path / "a.db") as registry:
         x = registry.watch("x", 1).set(2)
@@ -13322,7 +13330,7 @@ def test_a_value_behind_middleware_does_not_hide_the_others(tmp_path, shell):
     registry.watch("open", "here")
     registry.save(tmp_path / "x.json")
     code, out, _ = shell("inspect", tmp_path / "x.json")
-    assert code == 0 and "'here'" in out and "<" in out.splitlines()[1]
+    assert code == 0 and "'here'" in out and "Unresolved('middleware'" in out.splitlines()[1]
     assert shell("inspect", tmp_path / "x.json", "secret")[0] == shell("inspect", tmp_path / "x.json", "--json")[0] == 0
 
 
