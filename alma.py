@@ -4304,7 +4304,7 @@ def _writer(plain: bool) -> Callable[[Any], str]:
 
 @lru_cache(maxsize=None)
 def _reader(limited: bool) -> Callable[[str], Any]:
-    """Return what reads JSON and refuses keys that stand twice and numbers too large; unless *limited*, long ones too."""
+    """Return what reads JSON and refuses keys that stand twice, numbers too large and, unless limited, too long."""
     import json
 
     def once(pairs: List[Tuple[str, Any]]) -> Any:
