@@ -11613,8 +11613,10 @@ def set_for_ever(path, pipe, committed=True):
 def killed_while_setting(folder, times, committed=True):
     """Kill a process that sets, again and again; return in how many rounds an acknowledged set was lost, or worse."""
     wrong, draw = collections.Counter(), random.Random(times)
-    path = os.path.join(folder, "killed.db")
-    for _ in range(times):
+    for number in range(times):
+        path = os.path.join(
+            folder, f"killed {number // 20}.db"
+        )  # opened 20 times; longer pasts would take long to read
         read, write = os.pipe()
         child = os.fork()
         if not child:
