@@ -400,13 +400,14 @@ class UntrustedDataError(FileFormatError):
     """Raised when a file asks for code to be run; *mentioned* lists what it named.
 
     >>> str(UntrustedDataError("a.pickle", ["os.system"]))
-    'a.pickle: holds more than data (os.system); trust=True loads it if you know who wrote it'
+    'a.pickle: holds more than data (os.system); not even trust=True loads it, pickle.load() does: know who wrote it'
     """
 
     def __init__(self, path: str, mentioned: Iterable[str]) -> None:
         self.mentioned = list(mentioned)
         names = ", ".join(self.mentioned)
-        super().__init__(path, f"holds more than data ({names}); trust=True loads it if you know who wrote it")
+        instead = "not even trust=True loads it, pickle.load() does: know who wrote it"
+        super().__init__(path, f"holds more than data ({names}); {instead}")
 
 
 class JournalError(AlmaError, OSError):
