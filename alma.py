@@ -4998,7 +4998,7 @@ class _Written(NamedTuple):
     labels: List[Optional[str]]
     facts: List[Any]  # raw
     values: List[Any]  # as the document says
-    digests: List[bytes]
+    digests: bytes  # 32 for each row
     texts: Sequence[bytes] = ()  # what was sealed, where it is at hand
 
     @property
@@ -5027,10 +5027,10 @@ class _Document(NamedTuple):
 
 def _seal(before: bytes, text: str) -> bytes:
     """Return the digest of a text that follows what *before* is the digest of."""
-    return _seals(before, [text.encode()])[0]
+    return _seals(before, [text.encode()])
 
 
-def _seals(before: bytes, texts: Iterable[bytes]) -> List[bytes]:
+def _seals(before: bytes, texts: Iterable[bytes]) -> bytes:
     """Return the digests of texts, each of the digest before it and its own text. 0.4 us for a short one."""
     from hashlib import sha256
 
@@ -5038,7 +5038,12 @@ def _seals(before: bytes, texts: Iterable[bytes]) -> List[bytes]:
     for text in texts:
         before = sha256(before + text).digest()
         digests.append(before)
-    return digests
+    return b"".join(digests)
+
+
+def _one_by_one(digests: bytes) -> List[bytes]:
+    """Return the digests that stand in a row."""
+    return [digests[n : n + 32] for n in range(0, len(digests), 32)]
 
 
 def _record_text(index: int, time: int, label: Optional[str], facts: Any, value: str) -> str:
@@ -5068,15 +5073,14 @@ def _digest_at(lines: Mapping[int, _Written], number: int, index: int) -> bytes:
     while line.header["shares"] and index <= line.header["at"]:
         line = lines[line.header["parent"]]
     position = bisect_left(line.indices, index)
-    return line.digests[position] if line.indices[position : position + 1] == [index] else b""
+    return line.digests[32 * position :][:32] if line.indices[position : position + 1] == [index] else b""
 
 
 def _head_of(lines: Mapping[int, _Written], spaces: Iterable[Dict[str, Any]]) -> str:
     """Return the digest over all of a file, in hex: over the first and the last digest and the header of each line."""
     head = b""
     for line in lines.values():
-        ends = line.digests[0] + line.digests[-1] if line.digests else b""
-        head = _seal(head, _seal(ends, _text(line.header)).hex())
+        head = _seal(head, _seal(line.digests[:32] + line.digests[-32:], _text(line.header)).hex())
     for space in spaces:
         head = _seal(head, _text(space))
     return head.hex()
@@ -5297,7 +5301,7 @@ def _written(
     line = _Written({}, indices, times, notes, raws or [None] * len(indices), texts, [])
     rows = _row_texts(line, str)
     digests = _seals(before, rows)
-    anchor = [(before if shares else digests[0]).hex(), []] if has_gap else None
+    anchor = [(before if shares else digests[:32]).hex(), []] if has_gap else None
     header = _header(var, head, ids, codec, parent, shares, anchor, fork)
     return line._replace(header=header, digests=digests, texts=rows)
 
@@ -5359,14 +5363,14 @@ def _unsealed(line: _Written, before: bytes, texts: Sequence[bytes]) -> Optional
     """Return the index of the first record whose digest is not that of its text and what is before; None if all are."""
     ahead, first, anchor = line.ahead, line.start, line.header["anchor"]
     seals = _seals(before, texts[:ahead])
-    before = (seals or [before])[-1]
+    before = seals or before
     if anchor is not None:
         first, before = max(first + 1, line.indices[ahead]), bytes.fromhex(anchor[0])
     seals += _seals(before, texts[ahead:])
     indices = [*range(ahead), *range(first, first + len(texts) - ahead)]
     if line.indices == indices and line.digests == seals:
         return None
-    rows = zip(line.indices, indices, line.digests, seals)
+    rows = zip(line.indices, indices, _one_by_one(line.digests), _one_by_one(seals))
     return next((index for index, right, digest, seal in rows if index != right or digest != seal), 0)
 
 
@@ -5636,15 +5640,15 @@ def _rows_document(connection: Any, path: str, codec: _Codec) -> _Document:
     with _reading(path, sqlite3.Error):
         meta = _require_format(connection, path)
         for row in connection.execute("SELECT id, name, header, digest FROM lines ORDER BY id"):
-            lines[row[0]] = _Written(_header_of(*row), [], [], [], [], [], [])
+            lines[row[0]] = _Written(_header_of(*row), [], [], [], [], [], b"")
         rows = connection.execute("SELECT line, idx, time, label, facts, value, digest FROM records ORDER BY line, idx")
         for number, group in groupby(rows, key=lambda row: row[0]):
             _, indices, times, labels, facts, values, digests = map(list, zip(*group))
             labels = [label if type(label) is not bytes else _from_column(label) for label in labels]
             facts = [raw if raw is None else _parse(raw) for raw in facts]
-            if set(map(type, values)) != {str}:
-                raise ValueError(f"a value of line {number} is no text")
-            lines[number] = _Written(lines[number].header, indices, times, labels, facts, values, digests)
+            if set(map(type, values)) != {str} or set(map(len, digests)) != {32}:
+                raise ValueError(f"a value of line {number} is no text, or a digest none")
+            lines[number] = _Written(lines[number].header, indices, times, labels, facts, values, b"".join(digests))
         rows = connection.execute("SELECT * FROM namespaces ORDER BY id")
         spaces = [_space_of(connection, path, row) for row in rows]
     return _Document(path, lines, spaces, str, codec.value, codec, meta.get("records"), meta.get("head"))
@@ -5668,7 +5672,7 @@ def _insert(connection: Any, document: _Document) -> None:
         connection.execute("INSERT INTO lines VALUES(?, ?, ?, ?)", _header_row(number, line.header))
         labels = [note if note is None else _column(note) for note in line.labels]
         facts = [raw if raw is None else _text(raw) for raw in line.facts]
-        rows = zip(repeat(number), line.indices, line.times, labels, facts, line.values, line.digests)
+        rows = zip(repeat(number), line.indices, line.times, labels, facts, line.values, _one_by_one(line.digests))
         connection.executemany("INSERT INTO records VALUES(?, ?, ?, ?, ?, ?, ?)", rows)
     for number, space in enumerate(document.spaces):
         connection.execute("INSERT INTO namespaces VALUES(?, ?, ?, ?)", _header_row(number, {**space, "keys": []}))
@@ -5727,7 +5731,8 @@ def _opened(path: str) -> "Generator[Any, None, None]":
 # JSON and pickle: bytes to a document and back.
 
 _OUTER = "alma", "records", "head", "namespaces", "lines"  # what a file holds, and a pickle in this order
-_ROWS, _NEXT_ROW, _END_OF_ROWS = b'"rows":[\n', b'"],\n[', b"\n]}"  # no text holds a newline, so they are only there
+_ROWS, _NEXT_ROW, _DIGESTS, _END = b'"rows":[\n', b"],\n[", b'\n],"digests":[\n', b"\n]}"  # no text holds a newline
+_DIGITS = bytes.maketrans(b"123456789abcdef", b"0" * 15)
 
 
 def _json_bytes(document: _Document) -> bytes:
@@ -5736,10 +5741,15 @@ def _json_bytes(document: _Document) -> bytes:
     head = f'{{"alma":1,"records":{document.records},"head":"{document.head}","namespaces":[{spaces}],"lines":[\n'
     lines = []
     for line in document.lines.values():
-        rows = [b'[%b,"%b"]' % (text, seal.hex().encode()) for text, seal in zip(line.texts, line.digests)]
         begin = b'{"header":' + _text(line.header).encode() + b"," + _ROWS
-        lines.append(begin + b",\n".join(rows) + _END_OF_ROWS)
+        rows = b",\n".join([b"[%b]" % text for text in line.texts])
+        lines.append(begin + rows + _DIGESTS + _quoted(line.digests) + _END)
     return head.encode() + b",\n".join(lines) + b"]}\n"
+
+
+def _quoted(digests: bytes) -> bytes:
+    """Return digests in hex as JSON strings, one a line."""
+    return b'"%b"' % digests.hex("\n", 32).replace("\n", '",\n"').encode() if digests else b""
 
 
 def _from_json(path: str, codec: _Codec) -> _Document:
@@ -5750,20 +5760,20 @@ def _from_json(path: str, codec: _Codec) -> _Document:
     except ValueError:  # damaged, or written anew by somebody else, in another layout
         raw, sealed = _parse(data.decode()), []
     for number, line in enumerate(_entries(path, raw)):
-        header, cells = _fields(line, "header", "rows")
+        header, cells, digests = _fields(line, "header", "rows", "digests")
+        texts: List[bytes] = []
         if sealed:
             texts, digests = sealed[number]
         else:
-            texts, digests = [], [_from_hex(row[-1]) for row in cells]
-            cells = [cell for row in cells for cell in row[:-1]]
-        if len(cells) != 5 * len(digests):
+            cells, digests = [cell for row in cells for cell in row], b"".join(map(_from_hex, digests))
+        if 32 * len(cells) != 5 * len(digests):
             raise ValueError("a row is not as it should be")
         indices, times, labels, facts, values = (cells[place::5] for place in range(5))
         lines[number] = _Written(header, indices, times, labels, facts, values, digests, texts)
     return _Document(path, lines, raw["namespaces"], _text, codec.decode, codec, raw["records"], raw["head"])
 
 
-def _shaved(data: bytes) -> Tuple[bytes, List[Tuple[List[bytes], List[bytes]]]]:
+def _shaved(data: bytes) -> Tuple[bytes, List[Tuple[List[bytes], bytes]]]:
     """Return a JSON document without digests and the brackets of rows, and for each line what was sealed, and digests.
 
     By its layout alone: so what was sealed need not be made again, and parsing takes half the time.
@@ -5771,18 +5781,19 @@ def _shaved(data: bytes) -> Tuple[bytes, List[Tuple[List[bytes], List[bytes]]]]:
     from binascii import a2b_hex
 
     parts: List[bytes] = []
-    sealed, end = [], 0
-    start = data.find(_ROWS) + len(_ROWS)
-    while start >= len(_ROWS):
-        stop = data.index(_END_OF_ROWS, start)
-        rows = data[start + 1 : stop - 2].split(_NEXT_ROW) if stop > start else []
-        texts, digests = [row[:-66] for row in rows], [row[-64:] for row in rows]
-        around = {row[-66:-64] for row in rows}, data[start : start + 1], data[stop - 2 : stop]
-        if rows and (around != ({b',"'}, b"[", b'"]') or b"".join(digests).translate(None, b"0123456789abcdef")):
+    sealed, end, start = [], 0, data.find(_ROWS)
+    while start >= 0:
+        start += len(_ROWS)
+        middle = data.index(_DIGESTS, start)
+        stop = data.index(_END, middle + len(_DIGESTS))
+        rows, quoted = data[start:middle], data[middle + len(_DIGESTS) : stop]
+        texts = rows[1:-1].split(_NEXT_ROW) if rows else []
+        layout = ((b'"%b",\n' % (b"0" * 64)) * len(texts))[:-2], b"[]" if rows else b""
+        if layout != (quoted.translate(_DIGITS), rows[:1] + rows[-1:]):
             raise ValueError("it is not laid out as Alma does")
-        parts += data[end:start], b",".join(texts)
-        sealed.append((texts, list(map(a2b_hex, digests))))
-        end, start = stop, data.find(_ROWS, stop) + len(_ROWS)
+        parts += data[end:start], b",".join(texts), _DIGESTS
+        sealed.append((texts, a2b_hex(quoted.translate(None, b'",\n'))))
+        end, start = stop, data.find(_ROWS, stop)
     parts.append(data[end:])
     return b"".join(parts), sealed
 
@@ -5828,8 +5839,8 @@ def _pickle_bytes(document: _Document, stored: List[List[Any]]) -> bytes:
         ]
         facts = [[n, _text(raw)] for n, raw in zip(line.indices, line.facts) if raw is not None]
         labels = [[n, label] for n, label in zip(line.indices, line.labels) if label is not None]
-        times, digests = _int64s(array("q", line.times)).tobytes(), b"".join(line.digests)
-        lines.append([_text(line.header), spans, times, labels, facts, inline, digests])
+        times = _int64s(array("q", line.times)).tobytes()
+        lines.append([_text(line.header), spans, times, labels, facts, inline, line.digests])
     return _write_pickle([1, document.records, document.head, list(map(_text, document.spaces)), lines])
 
 
@@ -5851,10 +5862,9 @@ def _from_pickle(path: str, codec: _Codec) -> _Document:
             raise ValueError("its columns are not of one length")
         indices = [index for start, length in spans for index in range(start, start + length)]
         times = _int64s(array("q", times)).tolist()
-        seals = [digests[n : n + 32] for n in range(0, 32 * size, 32)]
         notes, known = list(map(dict(labels).get, indices)), list(map(dict(facts).get, indices))
         facts = [None if text is None else _parse(text) for text in known]
-        lines[number] = _Written(_parse(header), indices, times, notes, facts, values, seals)
+        lines[number] = _Written(_parse(header), indices, times, notes, facts, values, digests)
 
     def text(value: Any) -> str:
         written: str = value[0] if type(value) is list else codec.text(value)
@@ -6270,12 +6280,12 @@ class _Journal:
             digest = _digest_at(lines, entry.parent.number, entry.at)
             entry.before = digest, None
         else:
-            entry.before = line.digests[0], ()
+            entry.before = line.digests[:32], ()
         if header["anchor"] is not None:
             seal, undone = header["anchor"]
             entry.before = bytes.fromhex(seal), _pushed((), 0, undone[::-1])
             entry.start = line.indices[0 if entry.shares else 1]
-        entry.newest = log.head[0], line.digests[-1] if line.digests else digest
+        entry.newest = log.head[0], line.digests[-32:] or digest
         entry.known, entry.seal = self._known(entry, log.head), _seal(b"", _text(header))
 
     def _begin(self) -> None:
