@@ -14,6 +14,7 @@ import doctest
 import enum
 import fractions
 import gc
+import hashlib
 import importlib.util
 import inspect
 import io
@@ -10129,7 +10130,7 @@ def test_a_json_file_has_one_record_a_line_and_a_change_adds_lines(tmp_path):
     before, after = ((tmp_path / name).read_text("utf-8").splitlines() for name in ("before.json", "after.json"))
     rows = [json.loads(line.rstrip(",")) for line in after if line.startswith("[")]
     assert [row[0] for row in rows] == [0, 1, 2] and rows[2][2:5] == ["three", None, 3]
-    assert len(set(after) - set(before)) == 4  # two records, the one before has a comma now, and the head
+    assert len(set(after) - set(before)) == 8  # two records, the one before has a comma now, their digests, both ends
     json.loads((tmp_path / "after.json").read_text("utf-8"))
 
 
@@ -10141,6 +10142,63 @@ def test_a_json_file_that_was_written_anew_in_another_layout_is_the_same(tmp_pat
         assert registry_state(alma.load(path)) == state and alma.verify(path)
     path.write_text(text.replace(",null,", ", null, ").replace("\n", "\r\n"), "utf-8")
     assert registry_state(alma.load(path)) == state and alma.verify(path)
+
+
+def test_what_a_json_file_says_of_its_bytes_must_hold(tmp_path):
+    path = saved(tmp_path)
+    text = path.read_text("utf-8")
+    said = json.loads(text)
+    for broken in (
+        text.replace(said["sha256"], said["sha256"].upper()),
+        text.replace(said["sha256"], "0" * 64),
+        json.dumps({**said, "sha256": "0" * 64}, indent=1),
+        json.dumps({key: thing for key, thing in said.items() if key != "sha256"}),
+        json.dumps({**said, "sha256": ""}),
+        json.dumps({**said, "sha256": None}),
+    ):
+        path.write_text(broken, "utf-8")
+        assert not alma.verify(path)
+        with pytest.raises(FileFormatError):
+            alma.load(path)
+
+
+def test_verify_computes_each_digest_also_where_the_one_over_the_file_holds(tmp_path):
+    path = tmp_path / "x.json"
+    AlmaVar("x", 0).set(1).set(2).save(path)
+    body = path.read_bytes().partition(b',\n"sha256"')[0].replace(b"null,1]", b"null,7]")
+    path.write_bytes(body + b',\n"sha256":"%b"}\n' % hashlib.sha256(body).hexdigest().encode())
+    assert "record 1" in alma.verify(path)
+
+
+FORGED_ROWS = {  # instead of the rows of one variable, in a file whose digest over all is right
+    "no rows": b"",
+    "no brackets": b"0,1,null,null,5",
+    "a row too short": b"[0,1,null,null],\n[1,2,null,null,5]",
+    "a row too long": b"[0,1,null,null,5,6]",
+    "rows in rows": b"[0,1,null,null,5],\n[[1,2,null,null,5]]",
+    "indices of another type": b"[false,1,null,null,5],\n[true,2,null,null,5]",
+    "indices with a gap": b"[0,1,null,null,5],\n[2,2,null,null,5]",
+    "indices out of order": b"[0,1,null,null,5],\n[2,2,null,null,5],\n[1,3,null,null,5]",
+    "times out of order": b"[0,2,null,null,5],\n[1,1,null,null,5]",
+    "times of another type": b"[0,true,null,null,5]",
+    "no times": b"[0,null,null,null,5],\n[1,null,null,null,5]",
+    "labels of another type": b"[0,1,7,null,5]",
+    "facts of another type": b"[0,1,null,[],5]",
+    "a second block of rows": b'[0,1,null,null,5]\n],"digests":[\n"00"\n],"rows":[\n[1,2,null,null,5]',
+}
+
+
+@pytest.mark.parametrize("rows", FORGED_ROWS.values(), ids=FORGED_ROWS.keys())
+def test_a_forged_json_file_is_an_error_even_if_the_digest_over_its_bytes_is_right(rows, tmp_path):
+    path = tmp_path / "x.json"
+    AlmaVar("x", 5).save(path)
+    before, _, rest = path.read_bytes().partition(b"[0,")
+    rest = rest[rest.index(b'\n],"digests"') :].partition(b',\n"sha256"')[0]
+    body = (before + rows + rest).replace(b'"records":1', b'"records":%d' % max(1, rows.count(b"],\n") + 1))
+    path.write_bytes(body + b',\n"sha256":"%b"}\n' % hashlib.sha256(body).hexdigest().encode())
+    assert not alma.verify(path)
+    with pytest.raises(FileFormatError):
+        alma.load(path)
 
 
 def test_the_trail_in_a_database_can_be_read_with_sql(tmp_path):
@@ -10239,7 +10297,7 @@ def test_the_head_is_that_of_what_was_saved_whatever_the_format_and_changes_with
 
 
 EDITS = {
-    "a value": ('"one",null,1,', '"one",null,2,', "'x': record 1"),
+    "a value": ('"one",null,1]', '"one",null,2]', "'x': record 1"),
     "a label": ('"one"', '"two"', "'x': record 1"),
     "a time": (",1700000001", ",1700000000", "'x': record 1"),
     "a fact": ('"pop":1', '"pop":2', "'x': record 5"),
@@ -10664,23 +10722,24 @@ def test_a_live_journal_is_not_saved_over(beside, tmp_path):
     assert path.read_bytes() == before
 
 
-GOLDEN = {  # zlib, base64; written by version 0.3.0, the pickle by 0.4.0
+GOLDEN = {  # zlib, base64; the database written by version 0.3.0, the others by 0.4.0
     "json": """
-eNrlVlFuHDcM/fcpDKGfg0CkJEoyEKAX6Alco5BEKl54M7uYXaNJDd+9nNnO2nGauk3Sn9YGDFFjiU8k3yMfTNm+L+YKBjNJ20180HUYzK0UNlemdt+o
-UkT0hEVyxoKcgyMKlVKPmF0l112xuTQmyF4C9I5WQq2OrBnMWN7LYV+a6M3XD4upFy87+vVOPs775k7X73ajmJvB9Gn3m4zmqpftQQbDIvtf2m7/0Vwd
-p3uZz8jeXI332+1gjtN8z+lfH/XsdjMuji4elifIZK7OPj+oj32ZZDyup8t5dbjVD4ezz76ZDsclKofNODuwXw9rMLtp824zLpfI2HYsfP5Uy2HBq9DL
-2G5303pD301363qS42Y6H3rUjd2vyyOv7QDRvvwZzGbcHDdla4blvG5Espq+pEmjRN01shAdlgJVuneaM4yVS8gJKnauteYslgsSYlMTNC0X1/DkDFZf
-GqE5aydHauRaC5SWwVKS2px0rRsIMVGzPtrkONigbtlb5wLU0gBqwOASZC0hvzjCJ0e4OsKTi+XPg9GKvYY3YTFvNCCp5+RLVPShOOJoWw8uWw5Nss2C
-KdhSokeqKBWap9ID+hhTY8sahMWte3LrVrduMPcj7y6Pu8vNyPLhEoy6PxzLuDBFC2q3XxK7vz/cKihUNLrrawINQySNIjWJpTbkSNVlH3JLlMCmit6V
-DBkaSWiJkRMF1kj14hY8/gmPX/H4l3jsczz2MzygeNSCZpWrqXpfgma+JiQo5NiG0EhhVmUueUSLsdVuC0AT7s4Gyd1ywwVPeMITVjxhrs5X4wNnPKfw
-OMEKEQBS77bPGeoxQRQhT6J28E6zYjP2ANQ9hcixJo2pJjV5PoWHnuCcORAH816md3L54cfDhmXGstg8h2Jwav5wvN9vZTHVqB+PM/3MT+/evjWPN/r7
-6r8MhloptjlktplFuRSEiVwmmEuasovMjnrz0UeJnHVdKvfqOuqjvZLpQq/5U4X6A/VZpuxJo/BJoE5a8+/oE353fXpGKVpzRJ8w+dVgM3pkTA599dp5
-fHeYu7SixVJ8zp07UOw1EDebYrSxg0RlPpZaG/UvB3s/3Y8K+p/2BH+O+flpeX1a/rtZuD7J2c23dYpr0wqHQLEBWyihKqsp2+gDJGFbhTI5yUE8Oe+6
-kksFWbJWKwAh9e7McH1z8xXNJq0vTi+bjfn5nvWrhvWbsX2qgbC2AnjeClSfaw4xl2CbTh44X6XUTNh6TTYWYlB+Joqh5RSLVO0MiloD6zF0ZWyKL7QN
-Vu0H98yPZh0QUi2+pAx6WSPvMirtQ4iiui4cI7pmuyRVR5X+KMDUK5BKvWud85cr8SBNo/59ppNTlX3jcHI6891mE1jbF/iX5aIKkecCjJJ1jOyQstP+
-3WNJpC2iNe3gLmD2KQYV0ghSC6Yau21aQNGFamvqLfxFbOdB883df3n0g5WN8Bkb9RXKuFaSV5b0pCXpfLUJQVhUSKVW35QaMaRcdCiyuUpO1msBaxPr
-zeXQXgvtMrX/P6Or/bKX5socStb2Drbr8OyBsVhdaIFCqZ2Bu886DYSA5Jr2MFEz6PBZbHwxWMPaSiB/2iVZtnKckc4bClT5ot3NqbDpKNddTBJniUNp
-krKmU6daiRC8CLooiSvaatmq4HrVLE9LVm8eL34Hc1Ihrg==
+eNrlV9tuIzcMfc9XBEIfjYVISZQUYIH+QL8gNQpJpBIj3rExdtDdBvn3csYd59bFdi99afMQSCPqiNdD+sGU7YdirmBlRmm7kQ+6DitzK4XNlandN6oU
+ET1hkZyxIOfgiEKl1CNmV8l1V2wujQmylwC9o5VQqyNrVmYoH+SwL00U+fph3irw/EVP7+TT9N3c6fpmN4hZr0wfd3/IYK562R5kZVhk/1vb7T+Zq+N4
+L9Md2Zur4X67XZnjOOGcRB/17nYzzA9dPMwmyGiuzm9+1Df2ZZThuNwu59XhVg8O5zf7ZjwcZ68cNsP0gP12tVZmN25uNsMMIkPbsfD5qJbDrK+qXoZ2
+uxsXhL4b75b1KMfNeL70qB92v89GXtsVRPv6b2U2w+a4KVuzmu/b9eriGp4kYRFU8yaXn6RgksInKVyk8HQ+/3swmivX8C7M2/XjdMc93XHLHbcy9wPv
+Lo+7y83A8vESjN49HMswJ5jGYbef/bG/P9wqIq4fTwr4JzC/gPnXYPY5mH0DBgo22xyewMICFiZ3flEzOIMtitET1tnjcWU+yHgjlx9/PmxYJqB5z5MS
+K6fbn473+63MW93UT8cp2OaXm/fvzaN67/HLIheaGby5kcNxjriJZLUQk5YfJequkYXosBSo0r3T6sNYuYScoGLnWmvOYrkgITbdqrUXJtdaoLQMlpLU
+5qRrcUOIiZr10SbHwQZFZG+dC1BLA6gBg0uQtc79hJF6Tr5EfSUURxxt68Fly6FJtlkwBVtK9EgVpULzVHpAH2NqbFmVnTB8TaB6RFINqUkstSFHqi77
+kFuiBDZV9K5kyNBIQkuMnCiwqtqLmzCgWWWhVL0vQT1RExIUcmxDaKTQVTmJPKLF2Gq3BaAJd2eD5G654YThBCtEAEi92z6p32OCKEKeRPfBO1XZZuwB
+qHsKkWNNqrxanDzPelArxTaHzDazaFiCMJHLBJMLKbvI7Kg3H32UyFnXpXKvrqM+7cFcaDb8LWv9lVtn6rIn3sIn0jrxz7/DWfjDOesZX9BSSfSCY76y
+JIjRI2Ny6KvX5uS7w9ylFQ1g8Tl37kCx10DcbIrRxg4SNVWx1Nqof9b1+/F+UBO+tmv4cwTOhubF0PxPY3J9ot319/WSa9MKh0CxAVsooWp1ULbRB0jC
+tgplcpKDeHLedc13ZQPJmroAhNS75vb1ev0N7SgtFqfX7cj8es96al7SPSz9Bp73G/eSxmFpMOCeCfk3GfH9Rl+YmkPMJdimAw1OYlrcCVuvycZCDFrh
+iWJoOcUiVelPTdVoeAxdaz7FmZwQUi2+pAwq2Mi7jEoKIURRkhOOEV2zXZL2J+XBKMDUK5Dynmud82cz8yBNo/Bj5plT1n3nOHO688OmGViaP/jX6aP8
+kddvIt6jZJ1DO6TstB31WBIpqbemDckFzD7FoKQbQWrBVGO3TdMgulBtTb2Fz3t6GlTf3f2XR0dYahXe1Cq8nT98aCV5rY6eNF2drzYhCIuSrtTqm5ZE
+DCkX7fg2V8nJek1ubX+9uRzaFxw9/wb4f/oaX47psPQMyC+bI8tWjtMz04e33bCX5soUDdbZAmzXIdADY7G60IyHUjsDd591FAkByTVtmaLboMNZsTNv
+aTFpY3TKbzpOdReTxInpUJqkrNHVCU4iBC+CLkriirZatsqpXunN0xRktWYKFwbS4AZwuejj2nu5pKrTnrMds77PrXklR++mCbFSY1dVU8fEXrs2pBZT
+atU8XvwJb39P/A==
 """,
     "pickle": """
 eNrdln1wDGccx+8lyV24k4TRhHiJFZ3Dibvd271sKqKuknLTabQq6m7J7u2zl3Vn93IvEiJGtNLRrjIqjaLUa1vUjFRbVNV4HWZKjVQGRXVaLxMRqugg0Wf3
