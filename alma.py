@@ -6124,7 +6124,7 @@ def verify(path: _Path, *, format: Optional[str] = None, head: Optional[str] = N
 
     Recomputes the digest of each record from the one before it and its own text; loads no value. *head* is a digest
     kept elsewhere, to be compared with that over all. Finds damage; a forger can compute digests as well, unless you
-    keep the head. OSError if it can't be read, ValueError for a suffix that says no format. 1 us a record.
+    keep the head. OSError if it can't be read, ValueError for a suffix that says no format. 3 us a record.
     """
     try:
         document = _read(path, format, _Codec(), thorough=True)
