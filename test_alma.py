@@ -13434,8 +13434,9 @@ def test_wide_characters_take_two_columns_and_accents_none():
 
 
 def test_a_terminal_of_no_columns_is_taken_for_one_of_80(monkeypatch):
-    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((0, 0)))
-    assert alma._Screen("never", False).width == 80
+    with monkeypatch.context() as patch:  # pytest -v asks for it, too
+        patch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((0, 0)))
+        assert alma._Screen("never", False).width == 80
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
