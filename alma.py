@@ -4526,9 +4526,12 @@ def _filled(fields: Dict[str, Optional[Callable[[], Any]]], data: Dict[str, Any]
         raise ValueError("these are not its fields")
     parts = {}
     for field, default in fields.items():
-        if field not in data and default is None:
+        if field in data:
+            parts[field] = data[field]
+        elif default is None:
             raise ValueError(f"the field {field!r} is missing")
-        parts[field] = data[field] if default is None or field in data else default()
+        else:
+            parts[field] = default()
     return {field: part for field, part in parts.items() if part is not MISSING}
 
 
@@ -4627,12 +4630,12 @@ class _Codec:
             return self._raw(value, 0)
         except _Unwritable as error:
             why, steps = error.args, error.steps[::-1]
-        above: List[Any] = []
+        above: Set[int] = set()
         for holder, key, how in steps:
-            if any(holder is one for one in above):
+            if id(holder) in above:
                 why = "it holds itself", "keep it out"
                 break
-            above.append(holder)
+            above.add(id(holder))
             path += f".{key}" if how == "." else _shown_path((key,)) + how
         raise CodecError(path, *why)
 
@@ -4721,17 +4724,16 @@ class _Codec:
         return {"$object": [name, data]} if kind in self._known else {f"${name}": data}
 
     def _raw_opaque(self, value: Any, level: int) -> Any:
-        kind, data = type(value), None
-        if kind is Unresolved:
-            data = self._raw(value.data, level)
-            if value.name != "pickle" or type(value.data) is not bytes:
-                return {"$object": [value.name, data]}
-        elif not self._pickles:
+        kind = type(value)
+        if kind is Unresolved and (value.name != "pickle" or type(value.data) is not bytes):
+            return {"$object": [value.name, self._raw(value.data, level)]}
+        if kind is not Unresolved and not self._pickles:
             raise _Unwritable(f"a {kind.__qualname__}")
         try:
-            return {"$pickle": (data or self._raw(pickle.dumps(value, 4), level))["$bytes"]}
+            packed = value.data if kind is Unresolved else pickle.dumps(value, 4)
         except Exception as error:
             raise _Unwritable(f"a {kind.__name__} ({type(error).__name__}: {error})") from None
+        return {"$pickle": self._raw(packed, level)["$bytes"]}
 
     # Reading.
 
@@ -4886,10 +4888,9 @@ _DATA = {
     "SHORT_BINBYTES", "BINBYTES", "BINBYTES8",
 }  # fmt: skip
 _NAMES = {  # how what an opcode names is shown
-    **dict.fromkeys(("GLOBAL", "INST", "STACK_GLOBAL"), "{1}.{2}"),
-    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), "extension {0}"),
-    **dict.fromkeys(("PERSID", "BINPERSID"), "persistent id {0}"),
-}
+    "GLOBAL": "{1}.{2}", "INST": "{1}.{2}", "STACK_GLOBAL": "{1}.{2}", "EXT1": "extension {0}", "EXT2": "extension {0}",
+    "EXT4": "extension {0}", "PERSID": "persistent id {0}", "BINPERSID": "persistent id {0}",
+}  # fmt: skip
 
 
 class _DataUnpickler(pickle.Unpickler):
