@@ -4396,12 +4396,18 @@ class _Unwritable(ValueError):
         self.steps: List[Tuple[Any, Any, str]] = []  # what holds the part, under which key, and how that is shown
 
 
-class _Kind(NamedTuple):
-    """How values of one type are written: under which name, what, and how a value is made of that again."""
+# How values of one type are written: its name, what is taken of a value, and what makes one of that again. A list is
+# handed on as arguments.
+_Form = Tuple[str, Callable[[Any], Any], Callable[..., Any]]
 
-    name: str
-    take: Callable[[Any], Any]
-    make: Callable[[Any], Any]
+
+def _made(form: _Form, data: Any) -> Any:
+    """Return what *data* makes, if it is what would be written of it."""
+    _, take, make = form
+    value = make(*data) if type(data) is list else make(data)
+    if not _same(take(value), data):
+        raise ValueError("it is not as Alma writes it")
+    return value
 
 
 def _of_clock(value: Any) -> Any:
@@ -4411,23 +4417,21 @@ def _of_clock(value: Any) -> Any:
     return [value.replace(tzinfo=None).isoformat(), value.tzinfo, value.fold]
 
 
-def _to_clock(kind: Any, data: Any) -> Any:
-    if type(data) is str:
-        return kind.fromisoformat(data)
-    text, zone, fold = data
-    return kind.fromisoformat(text).replace(tzinfo=zone, fold=fold)
+def _to_clock(kind: Any, text: str, *rest: Any) -> Any:
+    made = kind.fromisoformat(text)
+    return made.replace(tzinfo=rest[0], fold=rest[1]) if rest else made
 
 
-def _of_bound(parts: List[int]) -> List[int]:
+def _bounded(*parts: int) -> List[int]:
     """Return the parts of a fraction; _Unwritable where cancelling it takes too long."""
     if max(part.bit_length() for part in parts) > _HARD:
         raise _Unwritable(f"a fraction of more than {_HARD:,} bits")
-    return parts
+    return [*parts]
 
 
 @lru_cache(maxsize=None)
-def _standard_kinds() -> Dict[type, _Kind]:
-    """Return how the standard types are written. All that reading may need is imported here: 15 ms, once."""
+def _standard() -> Dict[Any, _Form]:
+    """Return the forms of standard types, by type and by tag. All that reading needs is imported here: 15 ms, once."""
     import decimal
     import fractions
     import ipaddress
@@ -4441,183 +4445,168 @@ def _standard_kinds() -> Dict[type, _Kind]:
     def of_uuid(value: uuid.UUID) -> Any:
         return str(value) if value.is_safe.value is None else [str(value), value.is_safe.value]
 
-    def to_uuid(data: Any) -> uuid.UUID:
-        text, safe = (data, None) if type(data) is str else data
-        return uuid.UUID(text, is_safe=uuid.SafeUUID(safe))
-
-    flavours: Dict[Any, Any] = {
-        pathlib.PosixPath: pathlib.PurePosixPath, pathlib.WindowsPath: pathlib.PureWindowsPath,
-        type(pathlib.Path()): type(pathlib.Path()),  # the other's concrete paths can't be made here: pure ones can
-    }  # fmt: skip
     by_str = [getattr(ipaddress, f"IPv{n}{what}") for n in (4, 6) for what in ("Address", "Network", "Interface")]
-    rows: List[Tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]] = [
-        (int, lambda value: None if _LEAST < value < _MOST else hex(value), lambda data: int(data, 16)),
-        (float, repr, _ODD_FLOATS.__getitem__),
-        (bytes, base64, a2b_base64),
-        (bytearray, base64, lambda data: bytearray(a2b_base64(data))),
-        (complex, lambda value: [value.real, value.imag], lambda data: complex(*data)),
-        (range, lambda value: [value.start, value.stop, value.step], lambda data: range(*data)),
-        (type(...), lambda value: None, lambda data: ...),
-        (_Deleted, lambda value: None, lambda data: DELETED),
-        (date, date.isoformat, date.fromisoformat),
-        (time, _of_clock, partial(_to_clock, time)),
-        (datetime, _of_clock, partial(_to_clock, datetime)),
-        (timedelta, lambda value: [value.days, value.seconds, value.microseconds], lambda data: timedelta(*data)),
-        (timezone, lambda value: [*value.__getinitargs__()], lambda data: timezone(*data)),
-        (decimal.Decimal, lambda value: str(value).replace("e", "E"), decimal.Decimal),
-        (
-            fractions.Fraction,
-            lambda value: _of_bound([value.numerator, value.denominator]),
-            lambda data: fractions.Fraction(*_of_bound(data)),
+    by_str += [pathlib.PurePosixPath, pathlib.PureWindowsPath, type(pathlib.Path())]
+    rows: Dict[Any, Tuple[Callable[[Any], Any], Callable[..., Any]]] = {
+        int: (lambda value: None if _LEAST < value < _MOST else hex(value), lambda data: int(data, 16)),
+        float: (repr, _ODD_FLOATS.__getitem__),
+        bytes: (base64, a2b_base64),
+        bytearray: (base64, lambda data: bytearray(a2b_base64(data))),
+        complex: (lambda value: [value.real, value.imag], complex),
+        range: (lambda value: [value.start, value.stop, value.step], range),
+        type(...): (lambda value: None, lambda data: ...),
+        _Deleted: (lambda value: None, lambda data: DELETED),
+        date: (date.isoformat, date.fromisoformat),
+        time: (_of_clock, partial(_to_clock, time)),
+        datetime: (_of_clock, partial(_to_clock, datetime)),
+        timedelta: (lambda value: [value.days, value.seconds, value.microseconds], timedelta),
+        timezone: (lambda value: [*value.__getinitargs__()], timezone),
+        decimal.Decimal: (lambda value: str(value).replace("e", "E"), lambda data: decimal.Decimal(data)),
+        fractions.Fraction: (
+            lambda value: _bounded(value.numerator, value.denominator),
+            lambda *parts: fractions.Fraction(*_bounded(*parts)),
         ),
-        (uuid.UUID, of_uuid, to_uuid),
-        (uuid.SafeUUID, lambda value: value.value, uuid.SafeUUID),
-        *[(kind, str, kind) for kind in (pathlib.PurePosixPath, pathlib.PureWindowsPath, *by_str)],
-        *[(kind, str, instead) for kind, instead in flavours.items()],
-    ]
+        uuid.UUID: (of_uuid, lambda text, safe=None: uuid.UUID(text, is_safe=uuid.SafeUUID(safe))),
+        uuid.SafeUUID: (lambda value: value.value, lambda data: uuid.SafeUUID(data)),
+        pathlib.PosixPath: (str, pathlib.PurePosixPath),  # the other system's paths can't be made here: pure ones can
+        pathlib.WindowsPath: (str, pathlib.PureWindowsPath),
+        **{kind: (str, kind) for kind in by_str},
+    }
     if sys.version_info >= (3, 9):
         import zoneinfo
 
-        rows.append((zoneinfo.ZoneInfo, lambda value: value.key, zoneinfo.ZoneInfo))
-    return {row[0]: _Kind(row[0].__name__.replace("_Deleted", "deleted"), *row[1:]) for row in rows}
+        rows[zoneinfo.ZoneInfo] = (lambda value: value.key, zoneinfo.ZoneInfo)
+    names = {kind: kind.__name__.replace("_Deleted", "deleted") for kind in rows}
+    return {key: (name, *rows[kind]) for kind, name in names.items() for key in (kind, f"${name}")}
 
 
 # Types that the caller names. Each gives the data that stands for a value: a dict of its fields, or a member's name.
 
 
-def _enum_kind(name: str, kind: Any) -> _Kind:
+def _enum_form(name: str, kind: Any) -> _Form:
+    flag = issubclass(kind, enum.Flag)
+
     def take(member: Any) -> Any:
         if kind.__members__.get(member.name) is member:
             return member.name
-        if issubclass(kind, enum.Flag):
+        if flag:
             return member.value
         raise _Unwritable(f"{member!r}, which is no member of its class")
 
     def make(data: Any) -> Any:
-        key: Any = data
-        if type(data) is int and issubclass(kind, enum.Flag) and data.bit_length() <= 1_024:
-            return kind(data)
-        return kind.__members__[key]
+        by_value = flag and type(data) is int and data.bit_length() <= 1_024
+        return kind(data) if by_value else kind.__members__[data]
 
-    return _Kind(name, take, make)
+    return name, take, make
 
 
-def _missing(field: str) -> Any:
-    raise ValueError(f"the field {field!r} is missing")
-
-
-def _defaults(kind: Any) -> Dict[str, Callable[[], Any]]:
-    """Return the fields of a class, each with what makes its default; that gives MISSING where it may be unset."""
-    names, known = getattr(kind, "_fields", ()), getattr(kind, "_field_defaults", {})
+def _defaults(kind: Any) -> Dict[str, Optional[Callable[[], Any]]]:
+    """Return the fields of a class, each with what makes its default, which is MISSING where it may be unset."""
     if issubclass(kind, tuple):
-        return {name: partial(known.get if name in known else _missing, name) for name in names}
-    made: Dict[str, Callable[[], Any]] = {}
-    for field in fields_of(kind) if is_dataclass(kind) else ():
+        known = kind._field_defaults
+        return {name: partial(known.get, name) if name in known else None for name in kind._fields}
+    if not is_dataclass(kind):
+        return {
+            name: None if field.is_required() else partial(field.get_default, call_default_factory=True)
+            for name, field in kind.model_fields.items()
+        }
+    made: Dict[str, Any] = {}
+    for field in fields_of(kind):
         made[field.name] = partial(getattr, field, "default")
         if field.default_factory is not MISSING:
             made[field.name] = field.default_factory
         elif field.default is MISSING and field.init:
-            made[field.name] = partial(_missing, field.name)
-    for name, field in {} if is_dataclass(kind) else kind.model_fields.items():
-        made[name] = partial(field.get_default, call_default_factory=True)
-        if field.is_required():
-            made[name] = partial(_missing, name)
+            made[field.name] = None
     return made
 
 
-def _fields_kind(name: str, kind: Any) -> _Kind:
-    """Return how a dataclass or namedtuple is written: without running what makes or checks its objects."""
+def _filled(fields: Dict[str, Optional[Callable[[], Any]]], data: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the parts of an object, by default where *data* has none; ValueError for one that no field is for."""
+    if not data.keys() <= fields.keys():
+        raise ValueError("these are not its fields")
+    parts = {}
+    for field, default in fields.items():
+        if field in data:
+            parts[field] = data[field]
+        elif default is None:
+            raise ValueError(f"the field {field!r} is missing")
+        else:
+            parts[field] = default()
+    return {field: part for field, part in parts.items() if part is not MISSING}
+
+
+# What a pydantic model has beside its fields, of which types, and under names that no field has.
+_STATES = {"$set": set, "$extra": dict, "$private": dict}
+_SLOTS = dict(zip(_STATES, ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")))
+
+
+def _of_state(value: Any, data: Dict[str, Any]) -> Dict[str, Any]:
+    """Return what a model has beside its fields, where it is not as usual."""
+    usual: Dict[str, Any] = {"$set": set(data), "$extra": {}}
+    state = value.__getstate__()
+    more = {key: state.get(slot) for key, slot in _SLOTS.items()}
+    return {key: part for key, part in more.items() if part is not None and part != usual.get(key)}
+
+
+def _to_state(kind: Any, more: Dict[str, Any], given: Iterable[str]) -> Dict[str, Any]:
+    if any(type(part) is not _STATES[key] for key, part in more.items()):
+        raise ValueError("these are not its fields")
+    private = {key: attribute.get_default() for key, attribute in kind.__private_attributes__.items()}
+    extra: Any = {} if kind.model_config.get("extra") == "allow" else None
+    state = {"$set": set(given), "$extra": extra, "$private": private or None, **more}
+    return {slot: state[key] for key, slot in _SLOTS.items()}
+
+
+def _object_form(name: str, kind: Any, model: bool) -> _Form:
+    """Return how objects of fields are written: without running what makes or checks them."""
     fields = _defaults(kind)
 
     def take(value: Any) -> Dict[str, Any]:
-        beside = fields.keys() ^ getattr(value, "__dict__", fields).keys()
-        for key in beside.difference(fields):  # a cached_property has only kept there what it has worked out
-            if not isinstance(getattr(kind, key, None), cached_property):
+        for key in getattr(value, "__dict__", fields).keys() - fields.keys():
+            if not isinstance(getattr(kind, key, None), cached_property):  # which has only kept what it worked out
                 raise _Unwritable(f"an object with {key!r} beside its fields")
-        return {field: getattr(value, field) for field in fields if hasattr(value, field)}
+        data = {field: getattr(value, field) for field in fields if hasattr(value, field)}
+        return {**data, **_of_state(value, data)} if model else data
 
     def make(data: Any) -> Any:
+        more = {key: data.pop(key) for key in _STATES if model and key in data}
         parts = _filled(fields, data)
         if issubclass(kind, tuple):
             return tuple.__new__(kind, parts.values())
         made = object.__new__(kind)
-        for field, part in parts.items():
-            object.__setattr__(made, field, part)
+        for slot, part in {"__dict__": parts, **_to_state(kind, more, data)}.items() if model else parts.items():
+            object.__setattr__(made, slot, part)
         return made
 
-    return _Kind(name, take, make)
+    return name, take, make
 
 
-def _filled(fields: Dict[str, Callable[[], Any]], data: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the parts of an object, by default where *data* has none; ValueError for one that no field is for."""
-    if not data.keys() <= fields.keys():
-        raise ValueError("these are not its fields")
-    parts = {field: data[field] if field in data else default() for field, default in fields.items()}
-    return {field: part for field, part in parts.items() if part is not MISSING}
+def _named_form(name: str, kind: Any) -> _Form:
+    """Return how a type that a caller names is written; TypeError for what is none of the four kinds."""
+    if isinstance(kind, type):
+        if issubclass(kind, enum.Enum):
+            return _enum_form(name, kind)
+        model = issubclass(kind, getattr(sys.modules.get("pydantic"), "BaseModel", ()))
+        named_tuple = issubclass(kind, tuple) and hasattr(kind, "_field_defaults")
+        # Nothing but attributes: no items of a dict, no arguments of an error.
+        bare = not any(isinstance(vars(base).get("__new__"), type(len)) for base in kind.__mro__[:-1])
+        if model or named_tuple or (bare and is_dataclass(kind)):
+            return _object_form(name, kind, model)
+    raise TypeError(f"types= takes enums, dataclasses, named tuples and pydantic models, not {kind!r}")
 
 
-_STATES: Dict[str, Tuple[str, Any]] = {  # what a pydantic model has beside its fields, under names that no field has
-    "$set": ("__pydantic_fields_set__", set),
-    "$extra": ("__pydantic_extra__", dict),
-    "$private": ("__pydantic_private__", dict),
-}
-
-
-def _model_kind(name: str, kind: Any) -> _Kind:
-    """Return how a pydantic model is written: by its state, without running what checks it."""
-    fields, plain = _defaults(kind), _fields_kind(name, kind)
-
-    def take(value: Any) -> Dict[str, Any]:
-        state, data = value.__getstate__(), plain.take(value)
-        usual: Dict[str, Any] = {"$set": set(data), "$extra": {}, "$private": None}
-        more = {key: state.get(own) for key, (own, _) in _STATES.items()}
-        return {**data, **{key: part for key, part in more.items() if part is not None and part != usual[key]}}
-
-    def make(data: Any) -> Any:
-        own = {key: part for key, part in data.items() if key not in _STATES}
-        if any(type(data.get(key, of())) is not of for key, (_, of) in _STATES.items()):
-            raise ValueError("these are not its fields")
-        private = {key: attribute.get_default() for key, attribute in kind.__private_attributes__.items()}
-        extra: Any = {} if kind.model_config.get("extra") == "allow" else None
-        usual = {"$set": set(own), "$extra": extra, "$private": private or None}
-        made, beside = kind.__new__(kind), {into: data.get(key, usual[key]) for key, (into, _) in _STATES.items()}
-        made.__setstate__({"__dict__": _filled(fields, own), **beside})
-        return made
-
-    return _Kind(name, take, make)
-
-
-def _named_kinds(types: _Types) -> Dict[str, Tuple[type, _Kind]]:
+def _named_kinds(types: _Types) -> Dict[str, Tuple[type, _Form]]:
     """Return the types that a caller names, each under its name; TypeError or ValueError where that can't be."""
     if isinstance(types, Mapping):
         pairs = list(types.items())
     else:
         pairs = [(getattr(kind, "__qualname__", "").rpartition("<locals>.")[2], kind) for kind in types]
-    named: Dict[str, Tuple[type, _Kind]] = {}
+    named: Dict[str, Tuple[type, _Form]] = {}
     for name, kind in pairs:
         if not isinstance(name, str) or named.get(name, (kind,))[0] is not kind:
             raise ValueError(f"two types are named {name!r}; types={{'one': A, 'other': B}} tells them apart")
-        named[name] = kind, _named_kind(name, kind)
+        named[name] = kind, _named_form(name, kind)
     return named
-
-
-def _named_kind(name: str, kind: Any) -> _Kind:
-    """Return how a type that a caller names is written; TypeError for what is none of the four kinds."""
-    if isinstance(kind, type):
-        pydantic = sys.modules.get("pydantic")
-        if issubclass(kind, enum.Enum):
-            return _enum_kind(name, kind)
-        if pydantic is not None and issubclass(kind, pydantic.BaseModel):
-            return _model_kind(name, kind)
-        as_tuple = issubclass(kind, tuple) and kind is not tuple and hasattr(kind, "_field_defaults")
-        if as_tuple or (is_dataclass(kind) and _is_bare(kind)):
-            return _fields_kind(name, kind)
-    raise TypeError(f"types= takes enums, dataclasses, named tuples and pydantic models, not {kind!r}")
-
-
-def _is_bare(kind: type) -> bool:
-    """Tell whether objects of a class hold nothing but attributes: no items of a dict, no arguments of an error."""
-    return not any(isinstance(vars(base).get("__new__"), type(len)) for base in kind.__mro__[:-1])
 
 
 class _Codec:
@@ -4641,12 +4630,12 @@ class _Codec:
             return self._raw(value, 0)
         except _Unwritable as error:
             why, steps = error.args, error.steps[::-1]
-        above: List[Any] = []
+        above: Set[int] = set()
         for holder, key, how in steps:
-            if any(holder is one for one in above):
+            if id(holder) in above:
                 why = "it holds itself", "keep it out"
                 break
-            above.append(holder)
+            above.add(id(holder))
             path += f".{key}" if how == "." else _shown_path((key,)) + how
         raise CodecError(path, *why)
 
@@ -4720,32 +4709,31 @@ class _Codec:
 
     def _raw_object(self, value: Any, level: int) -> Any:
         kind = type(value)
-        row = self._known.get(kind) or _standard_kinds().get(kind)
-        if kind is Unresolved:
-            data = self._raw(value.data, level)
-            if value.name == "pickle" and type(value.data) is bytes:
-                return {"$pickle": data["$bytes"]}
-            return {"$object": [value.name, data]}
-        if row is None:
-            return {"$pickle": self._raw(self._pickled(value), level)["$bytes"]}
+        form = self._known.get(kind) or _standard().get(kind)
+        if form is None:
+            return self._raw_opaque(value, level)
+        name, take, _ = form
         try:
-            data = self._raw(row.take(value), level)
+            data = self._raw(take(value), level)
         except _Unwritable as error:  # of what was taken from it, fields alone are known to the reader
             if kind not in self._known:
                 error.steps.clear()
             elif error.steps:
                 error.steps[-1] = value, error.steps[-1][1], "."
             raise
-        return {"$object": [row.name, data]} if kind in self._known else {f"${row.name}": data}
+        return {"$object": [name, data]} if kind in self._known else {f"${name}": data}
 
-    def _pickled(self, value: Any) -> bytes:
+    def _raw_opaque(self, value: Any, level: int) -> Any:
         kind = type(value)
-        if not self._pickles:
+        if kind is Unresolved and (value.name != "pickle" or type(value.data) is not bytes):
+            return {"$object": [value.name, self._raw(value.data, level)]}
+        if kind is not Unresolved and not self._pickles:
             raise _Unwritable(f"a {kind.__qualname__}")
         try:
-            return pickle.dumps(value, 4)
+            packed = value.data if kind is Unresolved else pickle.dumps(value, 4)
         except Exception as error:
             raise _Unwritable(f"a {kind.__name__} ({type(error).__name__}: {error})") from None
+        return {"$pickle": self._raw(packed, level)["$bytes"]}
 
     # Reading.
 
@@ -4777,7 +4765,7 @@ class _Codec:
                     read = _READERS.get(tag)
                     if read is not None:
                         return read(self, data, level)
-                    return _made(_standard_tags()[tag], self._value(data, level))
+                    return _made(_standard()[tag], self._value(data, level))
             values = {}
             for key, part in raw.items():
                 values[key] = part if type(part) in _LEAVES else self._value(part, level + 1)
@@ -4815,24 +4803,11 @@ class _Codec:
             raise ValueError("it is not as Alma writes it")
         if name not in self._named:
             return Unresolved(name, inner)
-        return self._named[name][1].make(inner)
+        return self._named[name][1][2](inner)
 
     def _pickle(self, data: Any, level: int) -> Any:
-        packed = _made(_standard_tags()["$bytes"], data)
+        packed = _made(_standard()["$bytes"], data)
         return pickle.loads(packed) if self._trust else Unresolved("pickle", packed)
-
-
-def _made(row: _Kind, data: Any) -> Any:
-    """Return what *data* makes, if it is what would be written of it."""
-    value = row.make(data)
-    if not _same(row.take(value), data):
-        raise ValueError("it is not as Alma writes it")
-    return value
-
-
-@lru_cache(maxsize=None)
-def _standard_tags() -> Dict[str, _Kind]:
-    return {f"${row.name}": row for row in _standard_kinds().values()}
 
 
 def _distinct(made: Any, keys: List[Any]) -> Any:
@@ -4913,10 +4888,9 @@ _DATA = {
     "SHORT_BINBYTES", "BINBYTES", "BINBYTES8",
 }  # fmt: skip
 _NAMES = {  # how what an opcode names is shown
-    **dict.fromkeys(("GLOBAL", "INST", "STACK_GLOBAL"), "{1}.{2}"),
-    **dict.fromkeys(("EXT1", "EXT2", "EXT4"), "extension {0}"),
-    **dict.fromkeys(("PERSID", "BINPERSID"), "persistent id {0}"),
-}
+    "GLOBAL": "{1}.{2}", "INST": "{1}.{2}", "STACK_GLOBAL": "{1}.{2}", "EXT1": "extension {0}", "EXT2": "extension {0}",
+    "EXT4": "extension {0}", "PERSID": "persistent id {0}", "BINPERSID": "persistent id {0}",
+}  # fmt: skip
 
 
 class _DataUnpickler(pickle.Unpickler):
