@@ -5423,7 +5423,7 @@ def _log_of(header: Dict[str, Any], past: List[List[Any]], opener: Optional[_Ope
     """Return the log of a line; ValueError where its records are not those that it should have."""
     first = header["first"]
     begin = bisect_left(past[0], first)
-    indices, times, labels, facts, stored = past if begin < 2 else (column[:1] + column[begin:] for column in past)
+    indices, times, labels, facts, stored = (column[:1] + column[begin:] for column in past)
     if indices != [0, *range(first, indices[-1] + 1)] or sorted(times) != times:
         raise ValueError(f"records of {header['name']!r} are missing, or out of order")
     packed = _Pickled in set(map(type, stored))
