@@ -7451,14 +7451,9 @@ class _Screen:
     def _has(self, text: str) -> bool:
         return text.encode(self.encoding, "ignore").decode(self.encoding) == text
 
-    def clean(self, text: str, most: int = _LONGEST_TEXT) -> str:
-        """Return text, cut, in which whatever is no printable character stands as JSON would escape it."""
-        text = text if len(text) <= most else text[:most] + "..."
-        if text.isprintable() and self._has(text):
-            return text
-        import json
-
-        return "".join(c if c.isprintable() and self._has(c) else json.dumps(c)[1:-1] for c in text)
+    def clean(self, text: str) -> str:
+        """Return text, cut, in which whatever is no printable character stands as Python would escape it."""
+        return _escaped(text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "...", self.encoding)
 
     def paint(self, text: str, style: str) -> str:
         """Return clean text in a style, which may be none."""
@@ -7515,6 +7510,19 @@ class _Screen:
             return ""
         low, high = min(values), max(values)
         return "".join(self.bars[int((value - low) / ((high - low) or 1) * 7)] for value in values)
+
+
+def _escaped(text: str, encoding: str = "utf-8", escape: Callable[[str], str] = ascii) -> str:
+    """Return text in which each character that is not printable, or not of the encoding, is escaped.
+
+    >>> _escaped("né\\n", "ascii"), _escaped("né\\x1b")
+    ('n\\\\xe9\\\\n', 'né\\\\x1b')
+    """
+
+    def shown(text: str) -> bool:
+        return text.isprintable() and text.encode(encoding, "ignore").decode(encoding) == text
+
+    return text if shown(text) else "".join(c if shown(c) else escape(c)[1:-1] for c in text)
 
 
 def _is_colored(asked: str) -> bool:
@@ -7733,8 +7741,9 @@ def _entry(screen: _Screen, name: str, record: ChangeRecord[Any]) -> Dict[str, A
 
 
 def _json_text(screen: _Screen, args: Any, facts: Any) -> str:
-    text = to_json(facts, args.types)
-    return screen.clean(text, len(text))
+    from json import dumps
+
+    return _escaped(to_json(facts, args.types), screen.encoding, dumps)
 
 
 def _array(screen: _Screen, args: Any, entries: Iterable[Dict[str, Any]]) -> str:
@@ -7870,16 +7879,30 @@ def _export(screen: _Screen, args: Any) -> Iterator[str]:
 
 
 def _csv(screen: _Screen, lines: Dict[str, AlmaVar[Any]], types: Any) -> bytes:
-    """Return the records of variables and branches as CSV, with values as JSON."""
+    """Return the records of variables and branches as CSV, with values as JSON.
+
+    No cell holds control characters, and none but a number begins as a formula would, which spreadsheets run.
+    """
     import csv
+    from json import dumps
 
     file = io.StringIO()
     writer = csv.writer(file)
     writer.writerow(("name", "index", "time", "label", "value"))
     for name, var in lines.items():
         for record in var:
-            writer.writerow((name, record.index, screen.time(record), record.label, to_json(record.value, types)))
-    return file.getvalue().encode("utf-8", "backslashreplace")
+            value = _escaped(to_json(record.value, types), escape=dumps)
+            writer.writerow((_cell(name), record.index, screen.time(record), _cell(record.label or ""), value))
+    return file.getvalue().encode()
+
+
+def _cell(text: str) -> str:
+    """Return text for a cell of a spreadsheet: with an apostrophe before what it would take for a formula.
+
+    >>> _cell("=1+1"), _cell("a=1")
+    ("'=1+1", 'a=1')
+    """
+    return "'" * text.startswith(("=", "+", "-", "@")) + _escaped(text)
 
 
 def _follow(screen: _Screen, args: Any) -> Iterator[str]:

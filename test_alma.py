@@ -13284,6 +13284,42 @@ def test_export_to_csv_writes_a_line_for_each_record(shop_file, tmp_path, shell)
     assert [row["label"] or None for row in mine] == [record.label for record in config]
 
 
+def cells_of(path, shell, tmp_path):
+    """Return the rows of a file exported to CSV, without the heading, and the text they stand in."""
+    assert shell("export", path, tmp_path / "cells.csv")[::2] == (0, "")
+    text = (tmp_path / "cells.csv").read_bytes().decode("utf-8")
+    return list(csv.reader(io.StringIO(text, newline="")))[1:], text
+
+
+def test_no_cell_of_a_csv_holds_control_characters(tmp_path, shell):
+    evil = CONTROLS + "\ud800日本é"
+    var = AlmaVar(evil, evil).set([evil], label=evil)
+    var.save(tmp_path / "x.json")
+    rows, text = cells_of(tmp_path / "x.json", shell, tmp_path)
+    assert printable(text.replace("\r\n", "")) and "日本é" in text
+    assert [row[0] for row in rows] == [
+        evil.encode("unicode_escape").decode().replace("\\u65e5\\u672c\\xe9", "日本é")
+    ] * 2
+    assert rows[1][3] == rows[0][0] and [alma.from_json(row[4]) for row in rows] == [evil, [evil]]
+
+
+@pytest.mark.parametrize("sign", "=+-@")
+def test_no_cell_of_a_csv_is_a_formula(sign, tmp_path, shell):
+    AlmaVar(f"{sign}1+1", f"{sign}1").set(-1, label=f"{sign}cmd|' /C calc'!A0").save(tmp_path / "x.json")
+    rows, _ = cells_of(tmp_path / "x.json", shell, tmp_path)
+    assert [row[0] for row in rows] == [f"'{sign}1+1"] * 2 and rows[1][3] == f"'{sign}cmd|' /C calc'!A0"
+    assert [row[4] for row in rows] == [f'"{sign}1"', "-1"]
+
+
+def test_control_characters_are_shown_alike_in_names_labels_and_values(tmp_path, shell):
+    AlmaVar("x\x1b", 1).set("a\x1b", label="l\x1b").save(tmp_path / "x.json")
+    for line in (["inspect"], ["inspect", "x\x1b"], ["inspect", "x\x1b", "--at", "1"], ["blame", "x\x1b"]):
+        out = shell(line[0], tmp_path / "x.json", *line[1:])[1]
+        assert "a\\x1b" in out and "\\u001b" not in out
+    entry = json.loads(shell("inspect", tmp_path / "x.json", "x\x1b", "--json")[1])[1]
+    assert (entry["name"], entry["label"], entry["value"]) == ("x\x1b", "l\x1b", "a\x1b")
+
+
 def test_export_to_what_is_no_format_writes_nothing(shop_file, tmp_path, shell):
     code, out, err = shell("export", shop_file, tmp_path / "a.xml")
     assert (code, out) == (1, "") and "json" in err and os.listdir(str(tmp_path)) == ["shop.json"]
@@ -13374,7 +13410,7 @@ def test_no_repr_can_drive_the_terminal(shell, monkeypatch):
     monkeypatch.setattr(alma, "load", lambda *_, **__: registry)
     for line in ("inspect f", "inspect f x", "inspect f x --at 1", "diff f x 0 1", "blame f x"):
         code, out, _ = shell(*line.split())
-        assert code == 0 and printable(out) and "\\u00" in out
+        assert code == 0 and printable(out) and "\\x00" in out
 
 
 @pytest.mark.parametrize("evil", [CONTROLS, "\ud800"], ids=["controls", "surrogate"])
