@@ -7459,9 +7459,9 @@ class _Screen:
         """Return clean text in a style, which may be none."""
         return f"\033[{_STYLES[style]}m{text}\033[0m" if self.colored and style and text else text
 
-    def line(self, text: str, style: str) -> str:
+    def line(self, text: str, style: str = "") -> str:
         """Return any text as one line of the screen."""
-        return self.paint(self.fit(self.clean(text), self.width), style)
+        return next(self.table("<1" + style, [(text,)]))
 
     def prose(self, text: str) -> Iterator[str]:
         """Yield the lines of clean text, each wrapped to the screen and as far in as it begins."""
@@ -7475,9 +7475,8 @@ class _Screen:
         """Return clean text cut to so many columns of the terminal."""
         if _columns(text) <= width:
             return text
-        room = max(width - len(self.dots), 0)
-        text = text[:room]
-        while _columns(text) > room:
+        text = text[:width]
+        while text and _columns(text + self.dots) > width:
             text = text[:-1]
         return (text + self.dots)[:width]
 
@@ -7521,8 +7520,8 @@ class _Screen:
         values = [_value(record) for record in (records if last < 16 else [records[last * i // 15] for i in range(16)])]
         if last < 1 or not all(type(value) in (int, float) and abs(value) < 1e300 for value in values):
             return ""
-        low, high = min(values), max(values)
-        return "".join(self.bars[int((value - low) / ((high - low) or 1) * 7)] for value in values)
+        low, span = min(values), (max(values) - min(values)) or 1
+        return "".join(self.bars[int((value - low) / span * 7)] for value in values)
 
 
 def _escaped(text: str, encoding: str = "utf-8", escape: Callable[[str], str] = ascii) -> str:
@@ -7536,14 +7535,10 @@ def _escaped(text: str, encoding: str = "utf-8", escape: Callable[[str], str] = 
 
 def _columns(text: str) -> int:
     """Return how many columns of a terminal a clean text takes."""
-    if text.isascii():
-        return len(text)
     from unicodedata import category, east_asian_width
 
-    return sum(0 if category(c) in ("Mn", "Me") else 1 + (east_asian_width(c) in "WF") for c in text)
-
-
-# -- values, shown
+    wide = (0 if category(c) in ("Mn", "Me") else 1 + (east_asian_width(c) in "WF") for c in text)
+    return len(text) if text.isascii() else sum(wide)
 
 
 def _value(record: ChangeRecord[Any]) -> Any:
@@ -7628,16 +7623,11 @@ def _layout(value: Any, width: int, before: str = "", after: str = "") -> Iterat
     yield indent + end + after
 
 
-def _subscripts(path: Sequence[Any]) -> str:
-    """Return a path as it is written in Python."""
-    return "".join(f"[{_brief(step, 200)}]" for step in path) or "the whole"
-
-
 def _shown_change(change: Change) -> Tuple[str, ...]:
     """Return a change as cells: its sign, the path, the old value, an arrow, the new one."""
     old, new = "" if change.op == "add" else _brief(change.old), "" if change.op == "remove" else _brief(change.new)
     mark = {"add": "+", "remove": "-"}.get(change.op, "~")
-    return mark, _subscripts(change.path), old, "->" * bool(old and new), new
+    return mark, _shown_path(change.path), old, "->" * bool(old and new), new
 
 
 def _changed(before: Optional[ChangeRecord[Any]], after: ChangeRecord[Any]) -> str:
@@ -7691,7 +7681,6 @@ def _require_file(path: str) -> None:
 
 
 def _loaded(args: Any) -> AlmaRegistry:
-    _require_file(args.file)
     return load(args.file, types=args.types, trust=args.trust)
 
 
@@ -7812,22 +7801,16 @@ def _timeline(screen: _Screen, var: AlmaVar[Any], limit: int) -> Iterator[str]:
     yield from screen.table("<1bold <1 <1cyan", [(var.name, ", ".join(filter(None, notes)), screen.sparkline(records))])
     if len(pairs) < len(records):
         yield screen.line(f"... {len(records) - len(pairs):,} earlier; --limit 0 shows all", "dim")
-    cells = [
-        (
-            f"{each.index}",
-            screen.time(each)[11:26],
-            screen.age(each),
-            each.label or "",
-            _shown(each),
-            _changed(last, each),
-        )
-        for last, each in pairs
+    rows = [
+        (f"{it.index}", screen.time(it)[11:26], screen.age(it), it.label or "", _shown(it), _changed(last, it))
+        for last, it in pairs
     ]
-    lines = [(each, row) for (_, each), row in zip(pairs, screen.table(">4bold <4dim >4dim <5cyan <9 <4yellow", cells))]
-    for at, (last, each) in enumerate(pairs):
-        if last is not None and last.index + 1 < each.index:
-            gap = screen.line(f"... {last.index + 1} to {each.index - 1} are no longer kept", "dim")
-            lines[at] = each, f"{gap}\n{lines[at][1]}"
+    lines = []
+    for (last, it), line in zip(pairs, screen.table(">4bold <4dim >4dim <5cyan <9 <4yellow", rows)):
+        if last is not None and last.index + 1 < it.index:
+            gap = screen.line(f"... {last.index + 1} to {it.index - 1} are no longer kept", "dim")
+            line = f"{gap}\n{line}"
+        lines.append((it, line))
     yield from screen.by_day(lines)
 
 
@@ -7874,14 +7857,13 @@ def _blame(screen: _Screen, args: Any) -> Iterator[str]:
         return iter([_json(screen, args, facts)])
     rows = [("part", "record", "changed", "label", "value")]
     rows += [
-        (_subscripts(path), f"{by.index}", screen.age(by), by.label or "", _brief(part)) for path, by, part in blamed
+        (_shown_path(path), f"{by.index}", screen.age(by), by.label or "", _brief(part)) for path, by, part in blamed
     ]
     return screen.table("<1bold >1 >1dim <1cyan <1", rows)
 
 
 def _verify(screen: _Screen, args: Any) -> Iterator[str]:
     """Check every record against its digest."""
-    _require_file(args.file)
     verdict = verify(args.file, head=args.head)
     if args.json:
         yield _json(screen, args, {"ok": verdict.ok, "records": verdict.records, "head": verdict.head})
@@ -7898,7 +7880,7 @@ def _export(screen: _Screen, args: Any) -> Iterator[str]:
         _write_beside(args.out, [_csv(screen, lines, args.types)])
     else:
         registry.save(args.out)
-    yield screen.line(f"{args.out}: {len(lines)} variables and branches, {sum(map(len, lines.values())):,} records", "")
+    yield screen.line(f"{args.out}: {len(lines)} variables and branches, {sum(map(len, lines.values())):,} records")
 
 
 def _csv(screen: _Screen, lines: Dict[str, AlmaVar[Any]], types: Any) -> bytes:
@@ -7926,7 +7908,6 @@ def _cell(text: str) -> str:
 
 def _follow(screen: _Screen, args: Any) -> Iterator[str]:
     """Print each change of a journal as it is made."""
-    _require_file(args.file)
     news = ((name, record) for name, record in _tail(args.file, args.types) if args.name in (None, name))
     if args.json:
         return (_json(screen, args, _entry(screen, name, record)) for name, record in news)
@@ -8005,20 +7986,9 @@ def _look_back(screen: _Screen, registry: AlmaRegistry, first: int) -> Iterator[
     )
 
 
-# -- what the command line asks for
-
-
-def _limit(text: str) -> int:
-    from argparse import ArgumentTypeError
-
-    if text.isdecimal():
-        return int(text)
-    raise ArgumentTypeError(f"how many to show, from 1 up, or 0 for all; not {text!r}")
-
-
 _OPTIONS: Dict[str, Dict[str, Any]] = {
     "--at": {"metavar": "INDEX|TIME|LABEL", "help": "show one record whole; without NAME, all variables as of then"},
-    "--limit": {"metavar": "N", "type": _limit, "help": "show the newest N, 0 for all (default: 20; in JSON, all)"},
+    "--limit": {"metavar": "N", "type": int, "help": "show the newest N, 0 for all (default: 20; in JSON, all)"},
     "--head": {"metavar": "HEX", "help": "compare with the head that it had, kept elsewhere"},
     "--json": {"action": "store_true", "help": "print JSON, with values as alma.to_json writes them"},
     "--types": {"metavar": "MODULE:CLASS", "action": "append", "default": [], "help": "import a class of values"},
@@ -8055,6 +8025,8 @@ def _arguments(argv: Optional[Sequence[str]]) -> Any:
     args, strange = parser.parse_known_args(argv)
     if strange:
         parser.error(f"unrecognized arguments: {' '.join(map(repr, strange))}")
+    if (getattr(args, "limit", None) or 0) < 0:
+        parser.error(f"--limit takes how many to show, from 1 up, or 0 for all; not {args.limit}")
     return args
 
 
@@ -8067,11 +8039,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     screen = _Screen(args.color, args.utc)
     try:
         args.types = _asked_types(args.types)
+        if args.run is not _open_demo:
+            _require_file(args.file)
         for line in args.run(screen, args):
-            try:
-                print(line, flush=True)
-            except OSError as error:
-                return _no_reader(screen, error)
+            print(line, flush=True)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -8079,14 +8050,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return 0
 
 
-def _no_reader(screen: _Screen, error: OSError) -> int:
-    """Say nothing where the reader has left, but that the disk is full."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
-    return 0 if isinstance(error, BrokenPipeError) else _complain(screen, error)
-
-
 def _complain(screen: _Screen, error: Exception) -> int:
-    """Say in one line what went wrong."""
+    """Say in one line what went wrong, unless it is that the reader has left; return the exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would try it again at exit, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return 0
     text = str(error) if isinstance(error, (AlmaError, OSError, ValueError)) else f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"

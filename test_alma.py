@@ -13047,11 +13047,9 @@ def test_wrong_usage_is_explained_on_stderr_and_ends_with_2(arguments, capsys):
     assert out == "" and "usage: alma" in err and "Traceback" not in err
 
 
-@pytest.mark.parametrize("limit", ["-1", "few", "1.5"])
-def test_a_limit_that_is_no_count_is_told_what_is_possible(limit, capsys):
-    assert alma.main(["inspect", "a.json", "--limit", limit]) == 2
-    err = capsys.readouterr().err
-    assert "usage: alma inspect" in err and "0 for all" in err and repr(limit) in err
+def test_a_limit_below_0_is_told_what_is_possible(capsys):
+    assert alma.main(["inspect", "a.json", "--limit", "-1"]) == 2
+    assert "0 for all; not -1" in capsys.readouterr().err
 
 
 def test_strange_arguments_are_told_without_control_characters(capsys):
