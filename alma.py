@@ -7494,15 +7494,17 @@ class _Screen:
         blank, text = " " * (width - _columns(text)), self.paint(text, column[2:])
         return blank + text if column[0] == ">" else text + blank
 
-    def by_day(self, rows: Iterable[Tuple[ChangeRecord[Any], str]]) -> Iterator[str]:
-        """Yield the lines of records, and one that tells the day and the offset where they change."""
+    def by_day(self, rows: Iterable[Tuple[Optional[ChangeRecord[Any]], ChangeRecord[Any], str]]) -> Iterator[str]:
+        """Yield the lines of records, each with the one before it, and say where records or days lie between."""
         day = ""
-        for record, row in rows:
+        for last, record, line in rows:
+            if last is not None and last.index + 1 < record.index:
+                yield self.line(f"... {last.index + 1} to {record.index - 1} are no longer kept", "dim")
             time = self.time(record)
             if day != f"{time[:10]} {time[26:]}":
                 day = f"{time[:10]} {time[26:]}"
                 yield self.paint(day, "dim")
-            yield row
+            yield line
 
     def time(self, record: ChangeRecord[Any], separator: str = " ") -> str:
         """Return when a record was made, in the zone asked for, with its offset."""
@@ -7623,11 +7625,16 @@ def _layout(value: Any, width: int, before: str = "", after: str = "") -> Iterat
     yield indent + end + after
 
 
+def _subscripts(path: Sequence[Any]) -> str:
+    """Return a path as it is written in Python, long keys cut."""
+    return "".join(f"[{_brief(step, 200)}]" for step in path) or "the whole"
+
+
 def _shown_change(change: Change) -> Tuple[str, ...]:
     """Return a change as cells: its sign, the path, the old value, an arrow, the new one."""
     old, new = "" if change.op == "add" else _brief(change.old), "" if change.op == "remove" else _brief(change.new)
     mark = {"add": "+", "remove": "-"}.get(change.op, "~")
-    return mark, _shown_path(change.path), old, "->" * bool(old and new), new
+    return mark, _subscripts(change.path), old, "->" * bool(old and new), new
 
 
 def _changed(before: Optional[ChangeRecord[Any]], after: ChangeRecord[Any]) -> str:
@@ -7637,10 +7644,10 @@ def _changed(before: Optional[ChangeRecord[Any]], after: ChangeRecord[Any]) -> s
         return f"{new - old:+,}" if type(new - old) is int else f"{new - old:+.6g}"
     if not (_is_small(old, _FEW_PARTS) and _is_small(new, _FEW_PARTS)):
         return ""
-    changes = [_shown_change(change) for change in compare_values(old, new) if change.path]
+    changes = [change for change in compare_values(old, new) if change.path][:20]
     if len(changes) == 1:
-        return " ".join(filter(None, changes[0][changes[0][0] == "~" :]))
-    return ", ".join(sign + path for sign, path, *_ in changes[:20])
+        return " ".join(filter(None, _shown_change(changes[0])[changes[0].op == "replace" :]))
+    return ", ".join("".join(_shown_change(change)[:2]) for change in changes)
 
 
 def _is_small(value: Any, most: int) -> bool:
@@ -7775,7 +7782,7 @@ def _overview(screen: _Screen, args: Any) -> Iterator[str]:
         try:
             record = _asked(args.at, var, screen.zone)
         except RollbackError as error:  # it is younger, or has no such record
-            rows.append((name, "", "", "", "", "(no longer kept)" if isinstance(error, PrunedError) else "-"))
+            rows.append((name, "", "", "", "", "(pruned)" if isinstance(error, PrunedError) else "-"))
             facts.append({"name": name, "error": str(error)})
             continue
         past, branches = [each for each in var if each.index <= record.index], list(var.branches())
@@ -7796,28 +7803,23 @@ def _overview(screen: _Screen, args: Any) -> Iterator[str]:
 def _timeline(screen: _Screen, var: AlmaVar[Any], limit: int) -> Iterator[str]:
     """Yield a variable's past, newest last: a line for each record, and one where the day or the offset changes."""
     records, branches = var.history(), ", ".join(var.branches())
-    pairs = list(zip([None, *records], records))[-limit:]
+    shown = records[-limit:]
+    before = [None, *records][-len(shown) - 1 : -1]
     notes = [f"{len(records):,} records", "frozen" * var.is_frozen, f"branches: {branches}" * bool(branches)]
     yield from screen.table("<1bold <1 <1cyan", [(var.name, ", ".join(filter(None, notes)), screen.sparkline(records))])
-    if len(pairs) < len(records):
-        yield screen.line(f"... {len(records) - len(pairs):,} earlier; --limit 0 shows all", "dim")
+    if len(shown) < len(records):
+        yield screen.line(f"... {len(records) - len(shown):,} earlier; --limit 0 shows all", "dim")
     rows = [
         (f"{it.index}", screen.time(it)[11:26], screen.age(it), it.label or "", _shown(it), _changed(last, it))
-        for last, it in pairs
+        for last, it in zip(before, shown)
     ]
-    lines = []
-    for (last, it), line in zip(pairs, screen.table(">4bold <4dim >4dim <5cyan <9 <4yellow", rows)):
-        if last is not None and last.index + 1 < it.index:
-            gap = screen.line(f"... {last.index + 1} to {it.index - 1} are no longer kept", "dim")
-            line = f"{gap}\n{line}"
-        lines.append((it, line))
-    yield from screen.by_day(lines)
+    yield from screen.by_day(zip(before, shown, screen.table(">4bold <4dim >4dim <5cyan <9 <4yellow", rows)))
 
 
 def _whole_record(screen: _Screen, var: AlmaVar[Any], record: ChangeRecord[Any]) -> Iterator[str]:
     """Yield all that there is to say of one record."""
     yield screen.line(f"{var.name}, record {record.index}", "bold")
-    yield f"time   {screen.time(record)}, {screen.age(record)} ago"
+    yield from screen.prose(f"time   {screen.time(record)}, {screen.age(record)} ago")
     if record.label is not None:
         yield f"label  {screen.clean(record.label)}"
     lines = list(islice(_layout(_value(record), screen.width, "value  "), _MOST_LINES + 1))
@@ -7857,7 +7859,7 @@ def _blame(screen: _Screen, args: Any) -> Iterator[str]:
         return iter([_json(screen, args, facts)])
     rows = [("part", "record", "changed", "label", "value")]
     rows += [
-        (_shown_path(path), f"{by.index}", screen.age(by), by.label or "", _brief(part)) for path, by, part in blamed
+        (_subscripts(path), f"{by.index}", screen.age(by), by.label or "", _brief(part)) for path, by, part in blamed
     ]
     return screen.table("<1bold >1 >1dim <1cyan <1", rows)
 
@@ -7886,10 +7888,14 @@ def _export(screen: _Screen, args: Any) -> Iterator[str]:
 def _csv(screen: _Screen, lines: Dict[str, AlmaVar[Any]], types: Any) -> bytes:
     """Return the records of variables and branches as CSV, with values as JSON.
 
-    No cell holds control characters, and none but a number begins as a formula would, which spreadsheets run.
+    No cell holds control characters, and none but a number begins as a formula would, which spreadsheets run: a name
+    or label that does stands behind an apostrophe.
     """
     import csv
     from json import dumps
+
+    def cell(text: str) -> str:
+        return "'" * text.startswith(("=", "+", "-", "@")) + _escaped(text)
 
     file = io.StringIO()
     writer = csv.writer(file)
@@ -7897,13 +7903,8 @@ def _csv(screen: _Screen, lines: Dict[str, AlmaVar[Any]], types: Any) -> bytes:
     for name, var in lines.items():
         for record in var:
             value = _escaped(to_json(record.value, types), escape=dumps)
-            writer.writerow((_cell(name), record.index, screen.time(record), _cell(record.label or ""), value))
+            writer.writerow((cell(name), record.index, screen.time(record), cell(record.label or ""), value))
     return file.getvalue().encode()
-
-
-def _cell(text: str) -> str:
-    """Return text for a cell of a spreadsheet: with an apostrophe before what it would take for a formula."""
-    return "'" * text.startswith(("=", "+", "-", "@")) + _escaped(text)
 
 
 def _follow(screen: _Screen, args: Any) -> Iterator[str]:
@@ -7911,11 +7912,12 @@ def _follow(screen: _Screen, args: Any) -> Iterator[str]:
     news = ((name, record) for name, record in _tail(args.file, args.types) if args.name in (None, name))
     if args.json:
         return (_json(screen, args, _entry(screen, name, record)) for name, record in news)
-    rows = (
-        (record, (screen.time(record)[11:26], name, f"{record.index}", record.label or "", _shown(record)))
-        for name, record in news
-    )
-    return screen.by_day((record, next(screen.table("<1dim <1bold >1 <2cyan <2", [row]))) for record, row in rows)
+
+    def line(name: str, record: ChangeRecord[Any]) -> str:
+        row = screen.time(record)[11:26], name, f"{record.index}", record.label or "", _shown(record)
+        return next(screen.table("<1dim <1bold >1 <2cyan <2", [row]))
+
+    return screen.by_day((None, record, line(name, record)) for name, record in news)
 
 
 def _open_demo(screen: _Screen, args: Any) -> Iterator[str]:
@@ -7936,8 +7938,12 @@ def _demo(screen: _Screen, registry: AlmaRegistry, path: str) -> Iterator[str]:
         rows[:] = ([number] for number in range(record.value["rows"] if record.value["keep"] else 0))
         memory.set(sys.getallocatedblocks(), label=f"config at record {record.index}")
 
+    def not_negative(value: int) -> None:
+        if value < 0:
+            raise ValueError(f"{value} is negative")
+
     known = {name: len(var) for name, var in registry.all_vars().items()}
-    memory = registry.watch("memory", sys.getallocatedblocks(), validators=[_not_negative])
+    memory = registry.watch("memory", sys.getallocatedblocks(), validators=[not_negative])
     config = registry.watch("config", {"rows": 10_000, "keep": True}, trace=True, on_change=[build])
     goes_on = ", and go on from the " + " and ".join(f"{count} records of {name}" for name, count in known.items())
     yield from screen.prose(
@@ -7954,11 +7960,6 @@ def _demo(screen: _Screen, registry: AlmaRegistry, path: str) -> Iterator[str]:
         yield ""
         yield from _timeline(screen, var, 8)
     yield from _look_back(screen, registry, known.get("memory", 1))
-
-
-def _not_negative(value: int) -> None:
-    if value < 0:
-        raise ValueError(f"{value} is negative")
 
 
 def _look_back(screen: _Screen, registry: AlmaRegistry, first: int) -> Iterator[str]:

@@ -13090,6 +13090,13 @@ def test_inspect_says_which_part_a_record_changed(shop_file, shell):
     assert "branches: quiet" in out
 
 
+def test_a_key_that_python_will_not_write_out_is_shown_in_bounds(tmp_path, shell):
+    AlmaVar("x", {10**5_000: 1}).set({10**5_000: 2}).save(tmp_path / "x.json")
+    for line in (["inspect"], ["inspect", "x"], ["inspect", "x", "--at", "1"], ["diff", "x", "0", "1"], ["blame", "x"]):
+        code, out, err = shell(line[0], tmp_path / "x.json", *line[1:])
+        assert (code, err) == (0, "") and "0x" in out
+
+
 def test_a_branch_is_inspected_by_its_full_name(shop_file, shell):
     _, out, _ = shell("inspect", shop_file, "config@quiet")
     assert out.splitlines()[-1].split()[0] == "3" and "{}" in out.splitlines()[-1]
@@ -13190,7 +13197,7 @@ def test_without_a_name_a_record_that_one_variable_lacks_is_a_dash(tmp_path, she
     registry.save(tmp_path / "x.json")
     rows = [line.split(maxsplit=1) for line in shell("inspect", tmp_path / "x.json", "--at", "2")[1].splitlines()[1:]]
     assert [name for name, _ in rows] == ["long", "short", "pruned"] and rows[0][1].endswith("  2")
-    assert [cell for _, cell in rows[1:]] == ["-", "(no longer kept)"]
+    assert [cell for _, cell in rows[1:]] == ["-", "(pruned)"]
     assert "... 2 more" in shell("inspect", tmp_path / "x.json", "--at", "3", "--limit", "1")[1]
 
 
