@@ -6056,10 +6056,18 @@ def _load_var(
     else:
         found = [var for var in made.values() if var._name == name]
         if not found:
-            raise UnknownNameError(name, [var._name for var in made.values()], makes="save()")
+            unknown = UnknownNameError(name, [var._name for var in made.values()], makes="save()")
+            unknown.args = (f"{unknown} ({document.path} holds {_some_of(unknown.known)})",)
+            raise unknown
     monitor.time, monitor.types = _newest(made), known
     found[0]._resume(options)
     return found[0]
+
+
+def _some_of(names: Sequence[str]) -> str:
+    """Return at most ten names, and how many more there are."""
+    more = f" and {len(names) - 10:,} more" * (len(names) > 10)
+    return (", ".join(map(repr, names[:10])) or "nothing") + more
 
 
 def _load_all(registry: AlmaRegistry, path: _Path, given: Optional[str], types: _Types, trust: bool) -> None:
@@ -7255,7 +7263,9 @@ def export_test(source: _Source[Any], path: _Path, target: str) -> int:
     target, and CodecError for a value or result that has no literal: builtin and standard values have one. Then
     nothing is written.
     """
-    records, fn = _records_of(source), _imported(target)
+    records = _records_of(source)
+    fn = _imported(target, "a target is 'package.module:function' or 'module:Class.method'")
+    _functions("target", [fn])
     if not records:
         raise ValueError("there is no record to export")
     modules = {"alma", "copy", "pytest"}
@@ -7269,8 +7279,8 @@ def export_test(source: _Source[Any], path: _Path, target: str) -> int:
     return len(records)
 
 
-def _imported(target: str) -> Callable[[Any], object]:
-    """Return the function that "module:name" leads to."""
+def _imported(target: str, rule: str) -> Any:
+    """Return what "module:name" leads to; ValueError with the *rule* for a target of another form."""
     from functools import reduce
     from importlib import import_module
     from keyword import iskeyword
@@ -7278,10 +7288,8 @@ def _imported(target: str) -> Callable[[Any], object]:
     module, _, name = str(target).partition(":")
     steps = [*module.split("."), *name.split(".")]
     if module == "__main__" or any(iskeyword(step) or not step.isidentifier() for step in steps):
-        raise ValueError(f"a target is 'package.module:function' or 'module:Class.method', not {target!r}")
-    fn: Any = reduce(getattr, name.split("."), import_module(module))
-    _functions("target", [fn])
-    return fn  # type: ignore[no-any-return]
+        raise ValueError(f"{rule}, not {target!r}")
+    return reduce(getattr, name.split("."), import_module(module))
 
 
 def _case(record: ChangeRecord[_T], fn: Callable[[_T], object], modules: Set[str]) -> str:
@@ -7407,7 +7415,7 @@ def get_registry() -> AlmaRegistry:
 
 # == Command line: main(argv=None) -> int =====================================
 #
-# Uses what any program may use. Each command yields the lines to print; a _Screen makes them. What a file holds gets
+# Uses what any program may use. Each command returns the lines to print; a _Screen makes them. What a file holds gets
 # into a line through its clean() only, so that it can't drive a terminal, and is walked no further than it is shown.
 # Exit codes: 0, 1 if it could not (one line on stderr says why), 2 for wrong usage, 130 after Ctrl-C.
 
@@ -7418,43 +7426,30 @@ _FEW_PARTS = 5_000  # of values that are compared in passing
 _DEEPEST_SHOWN = 100
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
-_MARKS = {"add": "+", "remove": "-", "replace": "~"}
-# Of each column of a table: the side its cells stand on, their style, and how readily it gives way to others.
-_Columns = Tuple[Tuple[str, str, int], ...]
-_HEADING: _Columns = ("<", "bold", 1), ("<", "", 1), ("<", "cyan", 1)
-_OVERVIEW: _Columns = ("<", "bold", 1), (">", "", 1), (">", "dim", 1), ("<", "dim", 2), ("<", "cyan", 1), ("<", "", 1)
-_TIMELINE: _Columns = (
-    (">", "bold", 4), ("<", "dim", 4), (">", "dim", 4), ("<", "cyan", 5), ("<", "", 9), ("<", "yellow", 4),
-)  # fmt: skip
-_CHANGES: _Columns = ("<", "yellow", 1), ("<", "bold", 1), ("<", "red", 1), ("<", "", 1), ("<", "green", 1)
-_BLAME: _Columns = ("<", "bold", 1), (">", "", 1), (">", "dim", 1), ("<", "cyan", 1), ("<", "", 1)
-_FOLLOW: _Columns = ("<", "dim", 1), ("<", "bold", 1), (">", "", 1), ("<", "cyan", 2), ("<", "", 2)
+# A table has a word for each column: the side its cells stand on, how readily it gives way to others, its style.
+_CHANGES = "<1yellow <1bold <1red <1 <1green"
 
 
 class _Screen:
     """What is known of where the output goes: its width, encoding and colours, and the zone to tell times in."""
 
     def __init__(self, color: str, utc: bool) -> None:
-        import shutil
+        from shutil import get_terminal_size
 
-        self.width = max(shutil.get_terminal_size().columns or 80, 40)  # 3.8 says 0 on some terminals
+        self.width = max(get_terminal_size().columns or 80, 40)  # 3.8 says 0 on some terminals
         self.encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-        self.colored = _is_colored(color)
+        asked, terminal = os.environ.get("FORCE_COLOR"), sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        by_itself = not os.environ.get("NO_COLOR") and bool(asked or terminal)
+        self.colored = {"always": True, "never": False}.get(color, by_itself)
         self.zone = timezone.utc if utc else None
         self.now = _moment(time_ns())
-        self.bars, self.dots = ("▁▂▃▄▅▆▇█", "…") if self._has("▁▂▃▄▅▆▇█…") else ("_.-=+*%#", "...")
+        self.bars, self.dots = "▁▂▃▄▅▆▇█", "…"
+        if self.clean(self.bars + self.dots) != self.bars + self.dots:
+            self.bars, self.dots = "_.-=+*%#", "..."
 
-    def _has(self, text: str) -> bool:
-        return text.encode(self.encoding, "ignore").decode(self.encoding) == text
-
-    def clean(self, text: str, most: int = _LONGEST_TEXT) -> str:
-        """Return text, cut, in which whatever is no printable character stands as JSON would escape it."""
-        text = text if len(text) <= most else text[:most] + "..."
-        if text.isprintable() and self._has(text):
-            return text
-        import json
-
-        return "".join(c if c.isprintable() and self._has(c) else json.dumps(c)[1:-1] for c in text)
+    def clean(self, text: str) -> str:
+        """Return text, cut, in which whatever is no printable character stands as Python would escape it."""
+        return _escaped(text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "...", self.encoding)
 
     def paint(self, text: str, style: str) -> str:
         """Return clean text in a style, which may be none."""
@@ -7462,40 +7457,54 @@ class _Screen:
 
     def line(self, text: str, style: str = "") -> str:
         """Return any text as one line of the screen."""
-        return self.paint(self.fit(self.clean(text), self.width), style)
+        return next(self.table("<1" + style, [(text,)]))
+
+    def prose(self, text: str) -> Iterator[str]:
+        """Yield the lines of clean text, each wrapped to the screen and as far in as it begins."""
+        from textwrap import wrap
+
+        for line in text.split("\n"):
+            indent = " " * (len(line) - len(line.lstrip()))
+            yield from wrap(line, self.width, subsequent_indent=indent, break_long_words=False) or [""]
 
     def fit(self, text: str, width: int) -> str:
         """Return clean text cut to so many columns of the terminal."""
         if _columns(text) <= width:
             return text
-        room = max(width - len(self.dots), 0)
-        text = text[:room]
-        while _columns(text) > room:
+        text = text[:width]
+        while text and _columns(text + self.dots) > width:
             text = text[:-1]
         return (text + self.dots)[:width]
 
-    def table(self, columns: _Columns, rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    def table(self, layout: str, rows: Iterable[Sequence[str]]) -> Iterator[str]:
         """Yield rows as lines; the widest columns give way until all fits. What is empty throughout is left out."""
-        cells = [[self.clean(cell) for cell in row] for row in rows]
+        columns, cells = layout.split(), [[self.clean(cell) for cell in row] for row in rows]
         widths = [max(map(_columns, column)) for column in zip(*cells)]
         while sum(widths) + 2 * (len(widths) - widths.count(0) - 1) > self.width:
-            widths[max(range(len(widths)), key=lambda at: widths[at] * columns[at][2])] -= 1
+            widths[max(range(len(widths)), key=lambda at: widths[at] * int(columns[at][1]))] -= 1
         for row in cells:
             yield "  ".join(self._cell(*cell) for cell in zip(columns, row, widths) if cell[2]).rstrip()
 
-    def _cell(self, column: Tuple[str, str, int], text: str, width: int) -> str:
+    def _cell(self, column: str, text: str, width: int) -> str:
         text = self.fit(text, width)
-        blank, text = " " * (width - _columns(text)), self.paint(text, column[1])
+        blank, text = " " * (width - _columns(text)), self.paint(text, column[2:])
         return blank + text if column[0] == ">" else text + blank
+
+    def by_day(self, rows: Iterable[Tuple[Optional[ChangeRecord[Any]], ChangeRecord[Any], str]]) -> Iterator[str]:
+        """Yield the lines of records, each with the one before it, and say where records or days lie between."""
+        day = ""
+        for last, record, line in rows:
+            if last is not None and last.index + 1 < record.index:
+                yield self.line(f"... {last.index + 1} to {record.index - 1} are no longer kept", "dim")
+            time = self.time(record)
+            if day != f"{time[:10]} {time[26:]}":
+                day = f"{time[:10]} {time[26:]}"
+                yield self.paint(day, "dim")
+            yield line
 
     def time(self, record: ChangeRecord[Any], separator: str = " ") -> str:
         """Return when a record was made, in the zone asked for, with its offset."""
         return record.timestamp.astimezone(self.zone).isoformat(separator, "microseconds")
-
-    def day(self, record: ChangeRecord[Any]) -> str:
-        """Return the line that tells the day and the offset."""
-        time = self.time(record)
-        return self.paint(f"{time[:10]} {time[26:]}", "dim")
 
     def age(self, record: ChangeRecord[Any]) -> str:
         """Return how long ago a record was made, in the largest unit."""
@@ -7509,26 +7518,25 @@ class _Screen:
         values = [_value(record) for record in (records if last < 16 else [records[last * i // 15] for i in range(16)])]
         if last < 1 or not all(type(value) in (int, float) and abs(value) < 1e300 for value in values):
             return ""
-        low, high = min(values), max(values)
-        return "".join(self.bars[int((value - low) / ((high - low) or 1) * 7)] for value in values)
+        low, span = min(values), (max(values) - min(values)) or 1
+        return "".join(self.bars[int((value - low) / span * 7)] for value in values)
 
 
-def _is_colored(asked: str) -> bool:
-    """Tell whether to use colours: first as asked for, then as the environment says, then on a terminal."""
-    if asked != "auto":
-        return asked == "always"
-    if os.environ.get("NO_COLOR") or os.environ.get("FORCE_COLOR"):
-        return not os.environ.get("NO_COLOR")
-    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+def _escaped(text: str, encoding: str = "utf-8", escape: Callable[[str], str] = ascii) -> str:
+    """Return text in which each character that is not printable, or not of the encoding, is escaped."""
+
+    def shown(text: str) -> bool:
+        return text.isprintable() and text.encode(encoding, "ignore").decode(encoding) == text
+
+    return text if shown(text) else "".join(c if shown(c) else escape(c)[1:-1] for c in text)
 
 
 def _columns(text: str) -> int:
     """Return how many columns of a terminal a clean text takes."""
-    if text.isascii():
-        return len(text)
     from unicodedata import category, east_asian_width
 
-    return sum(0 if category(c) in ("Mn", "Me") else 1 + (east_asian_width(c) in "WF") for c in text)
+    wide = (0 if category(c) in ("Mn", "Me") else 1 + (east_asian_width(c) in "WF") for c in text)
+    return len(text) if text.isascii() else sum(wide)
 
 
 def _value(record: ChangeRecord[Any]) -> Any:
@@ -7545,13 +7553,12 @@ def _pieces(value: Any, depth: int = 0) -> Iterator[str]:
     if depth == _DEEPEST_SHOWN or not (fields or (value and (kind in _PARTED or kind is deque))):
         yield _short_repr(value) if depth < _DEEPEST_SHOWN else "..."
         return
-    begin, end = ("(", ")") if kind is tuple or fields else ("{", "}") if kind not in (list, deque) else ("[", "]")
+    begin, end = "()" if kind is tuple or fields else "[]" if kind in (list, deque) else "{}"
     if kind not in (dict, list, tuple, set):
         begin, end = (kind.__name__ + begin, end) if fields else (f"{kind.__name__}({begin}", f"{end})")
-    yield begin
     in_order = kind in _BY_MEMBER and {*map(type, value)} == {str}
     for number, part in enumerate(fields or (sorted(value) if in_order else value)):
-        yield ", " * bool(number)
+        yield ", " if number else begin
         if fields:
             yield f"{part}=" * (kind is not Unresolved)
             part = getattr(value, part, DELETED)
@@ -7585,11 +7592,7 @@ def _short_repr(value: Any) -> str:
 
 
 def _brief(value: Any, most: int = _LONGEST_TEXT) -> str:
-    """Return repr(value), or its beginning, a little more than *most* characters.
-
-    >>> _brief({"a": [1, (2,)]}), _brief([list(range(1_000_000))] * 1_000, 9)
-    ("{'a': [1, (2,)]}", '[[0, 1, 2, ...')
-    """
+    """Return repr(value), or its beginning, a little more than *most* characters."""
     text = ""
     for piece in _pieces(value):
         if len(text) > most:
@@ -7610,23 +7613,24 @@ def _layout(value: Any, width: int, before: str = "", after: str = "") -> Iterat
     if len(text) <= width or kind not in (dict, list) or not value or len(before) > width // 2:
         yield text
         return
-    indent = " " * (len(before) - len(before.lstrip()))
-    yield before + ("{" if kind is dict else "[")
+    indent, (begin, end) = " " * (len(before) - len(before.lstrip())), "{}" if kind is dict else "[]"
+    yield before + begin
     for part in value:
         key, item = (f"{_brief(part, 200)}: ", value[part]) if kind is dict else ("", part)
         yield from _layout(item, width, f"{indent}  {key}", ",")
-    yield indent + ("}" if kind is dict else "]") + after
+    yield indent + end + after
 
 
 def _subscripts(path: Sequence[Any]) -> str:
-    """Return a path as it is written in Python."""
+    """Return a path as it is written in Python, long keys cut."""
     return "".join(f"[{_brief(step, 200)}]" for step in path) or "the whole"
 
 
 def _shown_change(change: Change) -> Tuple[str, ...]:
     """Return a change as cells: its sign, the path, the old value, an arrow, the new one."""
-    sides = ["" if change.op == "add" else _brief(change.old), "" if change.op == "remove" else _brief(change.new)]
-    return _MARKS[change.op], _subscripts(change.path), sides[0], "->" * all(sides), sides[1]
+    old, new = "" if change.op == "add" else _brief(change.old), "" if change.op == "remove" else _brief(change.new)
+    mark = {"add": "+", "remove": "-"}.get(change.op, "~")
+    return mark, _subscripts(change.path), old, "->" * bool(old and new), new
 
 
 def _changed(before: Optional[ChangeRecord[Any]], after: ChangeRecord[Any]) -> str:
@@ -7634,23 +7638,24 @@ def _changed(before: Optional[ChangeRecord[Any]], after: ChangeRecord[Any]) -> s
     old, new = (DELETED if record is None else _value(record) for record in (before, after))
     if {type(old), type(new)} <= {int, float} and max(abs(old), abs(new)) < 1e15:
         return f"{new - old:+,}" if type(new - old) is int else f"{new - old:+.6g}"
-    if not all(_is_small(value, _FEW_PARTS) for value in (old, new)):
+    if not (_is_small(old, _FEW_PARTS) and _is_small(new, _FEW_PARTS)):
         return ""
-    changes = [change for change in compare_values(old, new) if change.path]
+    changes = [change for change in compare_values(old, new) if change.path][:20]
     if len(changes) == 1:
         return " ".join(filter(None, _shown_change(changes[0])[changes[0].op == "replace" :]))
-    return ", ".join("".join(_shown_change(change)[:2]) for change in changes[:20])
+    return ", ".join("".join(_shown_change(change)[:2]) for change in changes)
 
 
-def _is_small(value: Any, most: int = _MOST_PARTS) -> bool:
+def _is_small(value: Any, most: int) -> bool:
     """Tell whether a value has no more than so many parts, each counted wherever it stands."""
     return next(islice(_pieces(value), most, None), None) is None
 
 
-def _require_small(records: Iterable[ChangeRecord[Any]]) -> None:
-    for record in records:
-        if not _is_small(record.value):
-            raise ValueError(f"record {record.index} is too large to look into: over {_MOST_PARTS:,} parts")
+def _whole_value(record: ChangeRecord[Any]) -> Any:
+    """Return a record's value; ValueError if it is too large to be compared."""
+    if _is_small(record.value, _MOST_PARTS):
+        return record.value
+    raise ValueError(f"record {record.index} is too large to look into: over {_MOST_PARTS:,} parts")
 
 
 # -- what the commands share
@@ -7661,9 +7666,21 @@ def _asked_types(names: Sequence[str]) -> List[Any]:
     here = os.getcwd()
     sys.path.append(here)  # at the end: nothing there can stand in for a module of Python's
     try:
-        return [_imported(name) for name in names]
+        return [_imported(name, "--types takes module:Class") for name in names]
     finally:
         sys.path.remove(here)
+
+
+def _require_file(path: str) -> None:
+    """Raise OSError or ValueError where there is nothing to read: SQLite and the parsers would say it less well."""
+    try:
+        size = os.stat(path).st_size
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    if os.path.isdir(path):
+        raise ValueError(f"{path}: is a folder; name a file in it")
+    if not size and os.path.isfile(path):
+        raise ValueError(f"{path}: is empty; nothing was ever saved in it")
 
 
 def _loaded(args: Any) -> AlmaRegistry:
@@ -7674,8 +7691,7 @@ def _lines_of(registry: AlmaRegistry) -> Dict[str, AlmaVar[Any]]:
     """Return variables and branches by name."""
     lines: Dict[str, AlmaVar[Any]] = {}
     for name, var in registry.all_vars().items():
-        lines[name] = var
-        lines.update({branch.name: branch for branch in var.branches().values()})
+        lines.update({name: var, **{branch.name: branch for branch in var.branches().values()}})
     return lines
 
 
@@ -7683,12 +7699,14 @@ def _named(args: Any) -> AlmaVar[Any]:
     """Return the variable or branch that the command line names."""
     lines = _lines_of(_loaded(args))
     if args.name not in lines:
-        raise ValueError(f"{args.file} holds no {args.name!r}, but {', '.join(map(repr, lines)) or 'nothing'}")
+        raise ValueError(f"{args.file} holds no {args.name!r}, but {_some_of(list(lines))}")
     return lines[args.name]
 
 
-def _asked(text: str, var: AlmaVar[Any], zone: Optional[timezone]) -> ChangeRecord[Any]:
+def _asked(text: Optional[str], var: AlmaVar[Any], zone: Optional[timezone]) -> ChangeRecord[Any]:
     """Return the record that a text names: by index, by a label that is there, or by time, local without an offset."""
+    if text is None:
+        return var.last_change()
     if text.lstrip("-").isdecimal():
         return var.at(int(text))
     day = var.last_change().timestamp.astimezone(zone).date()
@@ -7697,7 +7715,7 @@ def _asked(text: str, var: AlmaVar[Any], zone: Optional[timezone]) -> ChangeReco
             moment = datetime.fromisoformat(written.replace("Z", "+00:00"))
         except ValueError:
             continue
-        return var.at(moment if moment.tzinfo else moment.replace(tzinfo=zone) if zone else moment.astimezone())
+        return var.at(moment if moment.tzinfo else moment.replace(tzinfo=zone).astimezone(zone))
     return var.at(text)
 
 
@@ -7728,26 +7746,27 @@ def _entry(screen: _Screen, name: str, record: ChangeRecord[Any]) -> Dict[str, A
     return {"name": name, "index": record.index, "time": time, "label": record.label, **held}
 
 
-def _json_text(screen: _Screen, args: Any, facts: Any) -> str:
-    text = to_json(facts, args.types)
-    return screen.clean(text, len(text))
+def _json(screen: _Screen, args: Any, facts: Any) -> str:
+    """Return facts as printable JSON, those of a list in a line each."""
+    from json import dumps
+
+    if isinstance(facts, list):
+        return "[" + ",\n".join(_json(screen, args, each) for each in facts) + "]"
+    return _escaped(to_json(facts, args.types), screen.encoding, dumps)
 
 
-def _array(screen: _Screen, args: Any, entries: Iterable[Dict[str, Any]]) -> str:
-    return "[" + ",\n".join(_json_text(screen, args, facts) for facts in entries) + "]"
-
-
-# -- the commands: each yields the lines to print
+# -- the commands: each returns the lines to print
 
 
 def _inspect(screen: _Screen, args: Any) -> Iterator[str]:
+    """Show the variables of a file, or the past of one, newest last."""
     if args.name is None:
         return _overview(screen, args)
     var = _named(args)
     records = var.history() if args.at is None else [_asked(args.at, var, screen.zone)]
     limit = (0 if args.json else 20) if args.limit is None else args.limit
     if args.json:
-        return iter([_array(screen, args, [_entry(screen, var.name, record) for record in records[-limit:]])])
+        return iter([_json(screen, args, [_entry(screen, var.name, record) for record in records[-limit:]])])
     return _timeline(screen, var, limit) if args.at is None else _whole_record(screen, var, records[0])
 
 
@@ -7755,59 +7774,54 @@ def _overview(screen: _Screen, args: Any) -> Iterator[str]:
     """Yield a row for each variable, as it is or as of then."""
     rows: List[Tuple[str, ...]] = [("variable", "records", "changed", "branches", "", "value")]
     facts: List[Dict[str, Any]] = []
-    variables = _loaded(args).all_vars()
-    for name, var in list(variables.items())[: args.limit or None]:
+    for name, var in _loaded(args).all_vars().items():
         try:
-            record = var.last_change() if args.at is None else _asked(args.at, var, screen.zone)
+            record = _asked(args.at, var, screen.zone)
         except RollbackError as error:  # it is younger, or has no such record
-            rows.append((name, "", "", "", "", f"<{error}>"))
+            rows.append((name, "", "", "", "", "(pruned)" if isinstance(error, PrunedError) else "-"))
             facts.append({"name": name, "error": str(error)})
             continue
         past, branches = [each for each in var if each.index <= record.index], list(var.branches())
         about = screen.age(record), ", ".join(branches), screen.sparkline(past), _shown(record)
         rows.append((name, f"{len(past):,}", *about))
         facts.append({**_entry(screen, name, record), "records": len(past), "branches": branches})
+    if args.at is not None and not any("index" in each for each in facts):
+        raise ValueError(f"{args.file}: no variable has a record at {args.at!r}; without --at, all are shown")
+    most = args.limit or len(facts)
     if args.json:
-        yield _array(screen, args, facts)
+        yield _json(screen, args, facts[:most])
         return
-    yield from screen.table(_OVERVIEW, rows)
-    if args.limit and args.limit < len(variables):
-        yield f"... {len(variables) - args.limit:,} more"
+    yield from screen.table("<1bold >1 >1dim <2dim <1cyan <1", rows[: most + 1])
+    if most < len(facts):
+        yield f"... {len(facts) - most:,} more"
 
 
 def _timeline(screen: _Screen, var: AlmaVar[Any], limit: int) -> Iterator[str]:
     """Yield a variable's past, newest last: a line for each record, and one where the day or the offset changes."""
-    records = var.history()
-    shown, branches = records[-limit:], ", ".join(var.branches())
-    hidden = len(records) - len(shown)
-    before = [records[hidden - 1] if hidden else None, *shown[:-1]]
+    records, branches = var.history(), ", ".join(var.branches())
+    shown = records[-limit:]
+    before = [None, *records][-len(shown) - 1 : -1]
     notes = [f"{len(records):,} records", "frozen" * var.is_frozen, f"branches: {branches}" * bool(branches)]
-    yield from screen.table(_HEADING, [(var.name, ", ".join(filter(None, notes)), screen.sparkline(records))])
-    yield from [screen.line(f"... {hidden:,} earlier; --limit 0 shows all", "dim")] * bool(hidden)
-    table = screen.table(_TIMELINE, [_timeline_row(screen, last, each) for last, each in zip(before, shown)])
-    day = ""
-    for last, record, row in zip(before, shown, table):
-        if last is not None and last.index + 1 < record.index:
-            yield screen.line(f"... {last.index + 1} to {record.index - 1} are no longer kept", "dim")
-        if day != screen.day(record):
-            day = screen.day(record)
-            yield day
-        yield row
-
-
-def _timeline_row(screen: _Screen, last: Optional[ChangeRecord[Any]], record: ChangeRecord[Any]) -> Tuple[str, ...]:
-    clock, age = screen.time(record)[11:26], screen.age(record)
-    return f"{record.index}", clock, age, record.label or "", _shown(record), _changed(last, record)
+    yield from screen.table("<1bold <1 <1cyan", [(var.name, ", ".join(filter(None, notes)), screen.sparkline(records))])
+    if len(shown) < len(records):
+        yield screen.line(f"... {len(records) - len(shown):,} earlier; --limit 0 shows all", "dim")
+    rows = [
+        (f"{it.index}", screen.time(it)[11:26], screen.age(it), it.label or "", _shown(it), _changed(last, it))
+        for last, it in zip(before, shown)
+    ]
+    yield from screen.by_day(zip(before, shown, screen.table(">4bold <4dim >4dim <5cyan <9 <4yellow", rows)))
 
 
 def _whole_record(screen: _Screen, var: AlmaVar[Any], record: ChangeRecord[Any]) -> Iterator[str]:
     """Yield all that there is to say of one record."""
     yield screen.line(f"{var.name}, record {record.index}", "bold")
-    yield f"time   {screen.time(record)}, {screen.age(record)} ago"
-    yield from [] if record.label is None else [f"label  {screen.clean(record.label)}"]
+    yield from screen.prose(f"time   {screen.time(record)}, {screen.age(record)} ago")
+    if record.label is not None:
+        yield f"label  {screen.clean(record.label)}"
     lines = list(islice(_layout(_value(record), screen.width, "value  "), _MOST_LINES + 1))
     yield from map(screen.clean, lines[:_MOST_LINES])
-    yield from ["... --json shows all"] * (len(lines) > _MOST_LINES)
+    if len(lines) > _MOST_LINES:
+        yield "... --json shows all"
     before = [each for each in var if each.index == record.index - 1]
     if before and _changed(before[0], record):
         yield screen.line(f"changed since record {record.index - 1}", "dim")
@@ -7815,12 +7829,12 @@ def _whole_record(screen: _Screen, var: AlmaVar[Any], record: ChangeRecord[Any])
 
 
 def _diff(screen: _Screen, args: Any) -> Iterator[str]:
+    """Show what changed from record A to record B, each an index, a time or a label."""
     var = _named(args)
     records = [_asked(text, var, screen.zone) for text in (args.a, args.b)]
-    _require_small(records)
-    changes = compare_values(*(record.value for record in records))
+    changes = compare_values(*map(_whole_value, records))
     if args.json:
-        yield _array(screen, args, [{**change._asdict(), "path": list(change.path)} for change in changes])
+        yield _json(screen, args, [{**change._asdict(), "path": list(change.path)} for change in changes])
         return
     for sign, record in zip("-+", records):
         yield screen.line(f"{sign} record {record.index}  {screen.time(record)}  {record.label or ''}".rstrip(), "dim")
@@ -7828,34 +7842,36 @@ def _diff(screen: _Screen, args: Any) -> Iterator[str]:
 
 
 def _blame(screen: _Screen, args: Any) -> Iterator[str]:
+    """Show which record last changed each part; PATH is db.port or ['db']['port']."""
     var = _named(args)
-    _require_small([var.last_change()])
+    _whole_value(var.last_change())
     value = var.get()
     path = _path_of(args.path, value)
     found = var.blame(path)
-    blamed = found if isinstance(found, dict) else {path: found}
-    parts = {path: _part_at(value, path) for path in blamed}
+    records = found if isinstance(found, dict) else {path: found}
+    blamed = [(path, by, _part_at(value, path)) for path, by in records.items()]
     if args.json:
-        entries = [(path, _entry(screen, var.name, record)) for path, record in blamed.items()]
-        yield _array(screen, args, [{**facts, "path": list(path), "value": parts[path]} for path, facts in entries])
-        return
-    rows = [
-        (_subscripts(path), f"{by.index}", screen.age(by), by.label or "", _brief(parts[path]))
-        for path, by in blamed.items()
+        facts = [{**_entry(screen, var.name, by), "path": list(path), "value": part} for path, by, part in blamed]
+        return iter([_json(screen, args, facts)])
+    rows = [("part", "record", "changed", "label", "value")]
+    rows += [
+        (_subscripts(path), f"{by.index}", screen.age(by), by.label or "", _brief(part)) for path, by, part in blamed
     ]
-    yield from screen.table(_BLAME, [("part", "record", "changed", "label", "value"), *rows])
+    return screen.table("<1bold >1 >1dim <1cyan <1", rows)
 
 
 def _verify(screen: _Screen, args: Any) -> Iterator[str]:
+    """Check every record against its digest."""
     verdict = verify(args.file, head=args.head)
     if args.json:
-        yield _json_text(screen, args, {"ok": verdict.ok, "records": verdict.records, "head": verdict.head})
+        yield _json(screen, args, {"ok": verdict.ok, "records": verdict.records, "head": verdict.head})
     if not verdict.ok:
         raise FileFormatError(args.file, verdict)
     yield from [] if args.json else [screen.clean(verdict), f"head {verdict.head}"]
 
 
 def _export(screen: _Screen, args: Any) -> Iterator[str]:
+    """Write a file anew as .json, .pickle or .db, or its records as .csv."""
     registry = _loaded(args)
     lines = _lines_of(registry)
     if args.out.lower().endswith(".csv"):
@@ -7866,97 +7882,105 @@ def _export(screen: _Screen, args: Any) -> Iterator[str]:
 
 
 def _csv(screen: _Screen, lines: Dict[str, AlmaVar[Any]], types: Any) -> bytes:
-    """Return the records of variables and branches as CSV, with values as JSON."""
+    """Return the records of variables and branches as CSV, with values as JSON.
+
+    No cell holds control characters, and none but a number begins as a formula would, which spreadsheets run: a name
+    or label that does stands behind an apostrophe.
+    """
     import csv
+    from json import dumps
+
+    def cell(text: str) -> str:
+        return "'" * text.startswith(("=", "+", "-", "@")) + _escaped(text)
 
     file = io.StringIO()
     writer = csv.writer(file)
     writer.writerow(("name", "index", "time", "label", "value"))
     for name, var in lines.items():
         for record in var:
-            writer.writerow((name, record.index, screen.time(record), record.label, to_json(record.value, types)))
-    return file.getvalue().encode("utf-8", "backslashreplace")
+            value = _escaped(to_json(record.value, types), escape=dumps)
+            writer.writerow((cell(name), record.index, screen.time(record), cell(record.label or ""), value))
+    return file.getvalue().encode()
 
 
 def _follow(screen: _Screen, args: Any) -> Iterator[str]:
-    day = ""
-    os.stat(args.file)  # says what is wrong better than SQLite does
-    for name, record in _tail(args.file, args.types):
-        if args.name not in (None, name):
-            continue
-        if args.json:
-            yield _json_text(screen, args, _entry(screen, name, record))
-            continue
-        if day != screen.day(record):
-            day = screen.day(record)
-            yield day
+    """Print each change of a journal as it is made."""
+    news = ((name, record) for name, record in _tail(args.file, args.types) if args.name in (None, name))
+    if args.json:
+        return (_json(screen, args, _entry(screen, name, record)) for name, record in news)
+
+    def line(name: str, record: ChangeRecord[Any]) -> str:
         row = screen.time(record)[11:26], name, f"{record.index}", record.label or "", _shown(record)
-        yield from screen.table(_FOLLOW, [row])
+        return next(screen.table("<1dim <1bold >1 <2cyan <2", [row]))
+
+    return screen.by_day((None, record, line(name, record)) for name, record in news)
 
 
 def _open_demo(screen: _Screen, args: Any) -> Iterator[str]:
+    """Watch real variables of this process change, and look back; kept in FILE, alma-demo.db by default."""
     path = args.file or "alma-demo.db"
     with AlmaRegistry(journal=path) as registry:
         if set(registry) - {"memory", "config"}:
             raise ValueError(f"{path} holds other variables than the demo's: give it a file of its own, alma demo FILE")
         yield from _demo(screen, registry, screen.clean(path))
+        yield f"  alma inspect {screen.clean(path)} memory"  # never wrapped: it is to be copied
 
 
 def _demo(screen: _Screen, registry: AlmaRegistry, path: str) -> Iterator[str]:
     """Watch this process's memory and a config it edits, have a change refused, look back; go on if there is a past."""
-    known = {name: len(var) for name, var in registry.all_vars().items()}
-    memory = registry.watch("memory", sys.getallocatedblocks(), validators=[_not_negative])
-    config = registry.watch("config", {"rows": 10_000, "keep": True}, trace=True, on_change=[_row_builder(memory)])
+    rows: List[List[int]] = []
 
-    yield "Two variables of this process: how many blocks of memory it uses, and a config."
-    yield "A listener builds as many rows as the config says, and measures again."
+    def build(_: AlmaVar[Dict[str, Any]], record: ChangeRecord[Dict[str, Any]]) -> None:
+        rows[:] = ([number] for number in range(record.value["rows"] if record.value["keep"] else 0))
+        memory.set(sys.getallocatedblocks(), label=f"config at record {record.index}")
+
+    def not_negative(value: int) -> None:
+        if value < 0:
+            raise ValueError(f"{value} is negative")
+
+    known = {name: len(var) for name, var in registry.all_vars().items()}
+    memory = registry.watch("memory", sys.getallocatedblocks(), validators=[not_negative])
+    config = registry.watch("config", {"rows": 10_000, "keep": True}, trace=True, on_change=[build])
     goes_on = ", and go on from the " + " and ".join(f"{count} records of {name}" for name, count in known.items())
-    yield f"They are kept in the file {path}{goes_on * bool(known)}."
-    for rows in (20_000, 40_000):
+    yield from screen.prose(
+        "Two variables of this process: how many blocks of memory it uses, and a config.\n"
+        "A listener builds as many rows as the config says, and measures again.\n"
+        f"They are kept in the file {path}{goes_on * bool(known)}."
+    )
+    for count in (20_000, 40_000):
         with config.edit() as draft:
-            draft.update(rows=rows, keep=True)
+            draft.update(rows=count, keep=True)
     config.update(lambda current: {**current, "keep": False})
     registry.flush()
     for var in (memory, config):
         yield ""
         yield from _timeline(screen, var, 8)
+    yield from _look_back(screen, registry, known.get("memory", 1))
 
-    yield "\nA validator refuses what can't be, and nothing changes:"
+
+def _look_back(screen: _Screen, registry: AlmaRegistry, first: int) -> Iterator[str]:
+    """Have a change refused, find the cause of the highest record from *first* on, and roll back."""
+    memory, config = map(registry.get_var, ("memory", "config"))
     try:
         with registry.transaction("a bad idea"):
             config.set({"rows": 0, "keep": True})
             memory.set(-1)
     except ValueError as error:
-        yield f"  ValueError: {error}; rows is still {config.get()['rows']:,}"
-
-    peak = max(memory.history()[known.get("memory", 1) :], key=lambda record: record.value)  # of this run
+        refused = f"ValueError: {error}; rows is still {config.get()['rows']:,}"
+    peak = max(memory.history()[first:], key=lambda record: record.value)
     cause = config.at(peak.timestamp)
-    yield f"\nMemory was highest at record {peak.index}, {peak.value:,} blocks. What did the config say then?"
-    yield f"  {cause.value}, since {cause.label}"
     config.rollback(0, label="back to the start")
-    yield "\nSo the config is rolled back. Nothing is lost by that: it is one more record."
+    yield from screen.prose(
+        f"\nA validator refuses what can't be, and nothing changes:\n  {refused}\n"
+        f"\nMemory was highest at record {peak.index}, {peak.value:,} blocks. What did the config say then?\n"
+        f"  {cause.value}, since {cause.label}\n"
+        "\nSo the config is rolled back. Nothing is lost by that: it is one more record."
+    )
     yield from _timeline(screen, config, 2)
-    yield f"\nAfter undo() it says\n  {config.undo().get()}"
-    yield f"\nRun it again, and it goes on from there. Meanwhile, look into the file:\n  alma inspect {path} memory"
-
-
-def _not_negative(value: int) -> None:
-    if value < 0:
-        raise ValueError(f"{value} is negative")
-
-
-def _row_builder(memory: AlmaVar[int]) -> Listener[Dict[str, Any]]:
-    """Return a listener that builds the rows a config asks for and measures the memory in use."""
-    rows: List[List[int]] = []
-
-    def build(config: AlmaVar[Dict[str, Any]], record: ChangeRecord[Dict[str, Any]]) -> None:
-        rows[:] = ([number] for number in range(record.value["rows"] if record.value["keep"] else 0))
-        memory.set(sys.getallocatedblocks(), label=f"config at record {record.index}")
-
-    return build
-
-
-# -- what the command line asks for
+    yield from screen.prose(
+        f"\nAfter undo() it says\n  {config.undo().get()}\n"
+        "\nRun it again, and it goes on from there. Meanwhile, look into the file:"
+    )
 
 
 _OPTIONS: Dict[str, Dict[str, Any]] = {
@@ -7969,44 +7993,37 @@ _OPTIONS: Dict[str, Dict[str, Any]] = {
     "--utc": {"action": "store_true", "help": "show and read times in UTC instead of the local zone"},
     "--color": {"choices": ["auto", "always", "never"], "default": "auto", "help": "default: auto, on a terminal"},
 }
-_COMMANDS: Tuple[Tuple[str, str, Callable[..., Iterator[str]], str], ...] = (
-    ("inspect FILE [NAME]", "--at --limit --json --types --trust", _inspect,
-     "show the variables of a file, or the past of one, newest last"),
-    ("diff FILE NAME A B", "--json --types --trust", _diff,
-     "show what changed from record A to record B, each an index, a time or a label"),
-    ("blame FILE NAME [PATH]", "--json --types --trust", _blame,
-     "show which record last changed each part; PATH is db.port or ['db']['port']"),
-    ("verify FILE", "--head --json", _verify, "check every record against its digest"),
-    ("export FILE OUT", "--types --trust", _export,
-     "write a file anew as .json, .pickle or .db, or its records as .csv"),
-    ("follow FILE [NAME]", "--json --types", _follow, "print each change of a journal as it is made"),
-    ("demo [FILE]", "", _open_demo,
-     "watch real variables of this process change, and look back; kept in FILE, alma-demo.db by default"),
-)  # fmt: skip
+_COMMANDS: Dict[str, Callable[..., Iterator[str]]] = {
+    "inspect FILE [NAME] --at --limit --json --types --trust": _inspect,
+    "diff FILE NAME A B --json --types --trust": _diff,
+    "blame FILE NAME [PATH] --json --types --trust": _blame,
+    "verify FILE --head --json": _verify,
+    "export FILE OUT --types --trust": _export,
+    "follow FILE [NAME] --json --types": _follow,
+    "demo [FILE]": _open_demo,
+}
 
 
 def _arguments(argv: Optional[Sequence[str]]) -> Any:
     """Return what the command line asks for."""
-    import argparse
+    from argparse import ArgumentParser
 
     about = "Variables that remember where they came from."
-    parser = argparse.ArgumentParser(prog="alma", description=about, allow_abbrev=False)
+    parser = ArgumentParser(prog="alma", description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"alma {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for usage, options, run, summary in _COMMANDS:
-        name, *positional = usage.split()
-        command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-        for argument in positional:
-            known = argument.strip("[]")
-            command.add_argument(known.lower(), metavar=known, nargs="?" if known != argument else None)
-        for option in (*options.split(), "--utc", "--color"):
-            command.add_argument(option, **_OPTIONS[option])
-        command.set_defaults(run=run)
+    for usage, run in _COMMANDS.items():
+        name, *words = f"{usage} --utc --color".split()
+        command = commands.add_parser(name, help=run.__doc__, description=run.__doc__, allow_abbrev=False)
+        for word in words:
+            known, optional = word.strip("[]"), "?" if word.startswith("[") else None
+            command.add_argument(known.lower(), **_OPTIONS.get(word, {"metavar": known, "nargs": optional}))
+        command.set_defaults(run=run, types=[])
     args, strange = parser.parse_known_args(argv)
     if strange:
         parser.error(f"unrecognized arguments: {' '.join(map(repr, strange))}")
-    if getattr(args, "limit", None) is not None and args.limit < 0:
-        parser.error("--limit is at least 0")
+    if (getattr(args, "limit", None) or 0) < 0:
+        parser.error(f"--limit takes how many to show, from 1 up, or 0 for all; not {args.limit}")
     return args
 
 
@@ -8018,12 +8035,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return int(stop.code or 0)
     screen = _Screen(args.color, args.utc)
     try:
-        args.types = _asked_types(getattr(args, "types", []))
+        args.types = _asked_types(args.types)
+        if args.run is not _open_demo:
+            _require_file(args.file)
         for line in args.run(screen, args):
-            try:
-                print(line, flush=True)
-            except OSError as error:
-                return _no_reader(screen, error)
+            print(line, flush=True)
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -8031,15 +8047,17 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return 0
 
 
-def _no_reader(screen: _Screen, error: OSError) -> int:
-    """Say nothing where the reader has left, but that the disk is full."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
-    return 0 if isinstance(error, BrokenPipeError) else _complain(screen, error)
-
-
 def _complain(screen: _Screen, error: Exception) -> int:
-    """Say in one line what went wrong."""
+    """Say in one line what went wrong, unless it is that the reader has left; return the exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would try it again at exit, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return 0
     text = str(error) if isinstance(error, (AlmaError, OSError, ValueError)) else f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
     print(f"alma: {screen.clean(text)}", file=sys.stderr)
     return 1
 

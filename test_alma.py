@@ -10010,6 +10010,21 @@ def test_a_file_of_several_variables_needs_a_name(tmp_path):
         AlmaVar.load(path, name="x", colour="red")
 
 
+def test_a_name_that_the_file_has_not_is_answered_with_ten_that_it_has(tmp_path):
+    registry = AlmaRegistry()
+    for number in range(12):
+        registry.watch(f"n{number:02}", number)
+    registry.save(tmp_path / "x.json")
+    with pytest.raises(UnknownNameError) as caught:
+        AlmaVar.load(tmp_path / "x.json", name="nope")
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert "'n00', 'n01'" in str(error) and "'n09' and 2 more" in str(error) and "n10" not in str(error)
+    assert (error.name, len(error.known)) == ("nope", 12)
+    AlmaVar("only", 1).save(tmp_path / "y.json")
+    with pytest.raises(UnknownNameError, match=r"y\.json holds 'only'\)"):
+        AlmaVar.load(tmp_path / "y.json", name="nope")
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_branch_saved_alone_is_a_variable_of_its_own(suffix, tmp_path):
     trunk = AlmaVar("x", 1).set(2)
@@ -13123,6 +13138,11 @@ def test_wrong_usage_is_explained_on_stderr_and_ends_with_2(arguments, capsys):
     assert out == "" and "usage: alma" in err and "Traceback" not in err
 
 
+def test_a_limit_below_0_is_told_what_is_possible(capsys):
+    assert alma.main(["inspect", "a.json", "--limit", "-1"]) == 2
+    assert "0 for all; not -1" in capsys.readouterr().err
+
+
 def test_strange_arguments_are_told_without_control_characters(capsys):
     assert alma.main(["demo", "a", "\x1b[2J"]) == 2
     assert printable(capsys.readouterr().err)
@@ -13159,6 +13179,13 @@ def test_inspect_says_which_part_a_record_changed(shop_file, shell):
     rows = out.splitlines()[2:]
     assert rows[1].endswith("['db']['port'] 1 -> 2") and rows[2].split("  ")[-1] == "-[7], +['db']['host']"
     assert "branches: quiet" in out
+
+
+def test_a_key_that_python_will_not_write_out_is_shown_in_bounds(tmp_path, shell):
+    AlmaVar("x", {10**5_000: 1}).set({10**5_000: 2}).save(tmp_path / "x.json")
+    for line in (["inspect"], ["inspect", "x"], ["inspect", "x", "--at", "1"], ["diff", "x", "0", "1"], ["blame", "x"]):
+        code, out, err = shell(line[0], tmp_path / "x.json", *line[1:])
+        assert (code, err) == (0, "") and "0x" in out
 
 
 def test_a_branch_is_inspected_by_its_full_name(shop_file, shell):
@@ -13248,9 +13275,32 @@ def test_a_value_that_is_too_long_for_a_line_gets_one_for_each_part(tmp_path, sh
 
 def test_without_a_name_all_are_shown_as_of_then(shop_file, shell):
     rows = shell("inspect", shop_file, "--at", "12:00:01")[1].splitlines()
-    assert re.search(r"^stock +2 .* 12$", rows[1]) and "was not there yet" in rows[2]
+    assert re.search(r"^stock +2 .* 12$", rows[1]) and rows[2].split() == ["config", "-"]
     facts = json.loads(shell("inspect", shop_file, "--at", "2026-03-01T12:00:01", "--json")[1])
     assert (facts[0]["value"], facts[0]["index"], facts[0]["records"]) == (12, 1, 2) and "error" in facts[1]
+
+
+def test_without_a_name_a_record_that_one_variable_lacks_is_a_dash(tmp_path, shell):
+    registry = AlmaRegistry()
+    registry.watch("long", 0).set(1).set(2).set(3)
+    registry.watch("short", 0)
+    registry.watch("pruned", 0, keep_last=1).set(1).set(2).set(3)
+    registry.save(tmp_path / "x.json")
+    rows = [line.split(maxsplit=1) for line in shell("inspect", tmp_path / "x.json", "--at", "2")[1].splitlines()[1:]]
+    assert [name for name, _ in rows] == ["long", "short", "pruned"] and rows[0][1].endswith("  2")
+    assert [cell for _, cell in rows[1:]] == ["-", "(pruned)"]
+    assert "... 2 more" in shell("inspect", tmp_path / "x.json", "--at", "3", "--limit", "1")[1]
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--limit", "1"]], ids=str)
+@pytest.mark.parametrize("at", ["99", "nothing", "1999-01-01"])
+def test_a_record_that_no_variable_has_is_an_error(at, options, shop_file, shell):
+    code, out, err = shell("inspect", shop_file, "--at", at, *options)
+    assert (code, out) == (1, "") and repr(at) in err and err.count("\n") == 1
+
+
+def test_limit_hides_no_variable_from_the_search_for_a_record(shop_file, shell):
+    assert shell("inspect", shop_file, "--at", "moved", "--limit", "1")[::2] == (0, "")
 
 
 def test_json_holds_every_record_as_it_is(shop_file, shell):
@@ -13375,6 +13425,42 @@ def test_export_to_csv_writes_a_line_for_each_record(shop_file, tmp_path, shell)
     assert [row["label"] or None for row in mine] == [record.label for record in config]
 
 
+def cells_of(path, shell, tmp_path):
+    """Return the rows of a file exported to CSV, without the heading, and the text they stand in."""
+    assert shell("export", path, tmp_path / "cells.csv")[::2] == (0, "")
+    text = (tmp_path / "cells.csv").read_bytes().decode("utf-8")
+    return list(csv.reader(io.StringIO(text, newline="")))[1:], text
+
+
+def test_no_cell_of_a_csv_holds_control_characters(tmp_path, shell):
+    evil = CONTROLS + "\ud800日本é"
+    var = AlmaVar(evil, evil).set([evil], label=evil)
+    var.save(tmp_path / "x.json")
+    rows, text = cells_of(tmp_path / "x.json", shell, tmp_path)
+    assert printable(text.replace("\r\n", "")) and "日本é" in text
+    assert [row[0] for row in rows] == [
+        evil.encode("unicode_escape").decode().replace("\\u65e5\\u672c\\xe9", "日本é")
+    ] * 2
+    assert rows[1][3] == rows[0][0] and [alma.from_json(row[4]) for row in rows] == [evil, [evil]]
+
+
+@pytest.mark.parametrize("sign", "=+-@")
+def test_no_cell_of_a_csv_is_a_formula(sign, tmp_path, shell):
+    AlmaVar(f"{sign}1+1", f"{sign}1").set(-1, label=f"{sign}cmd|' /C calc'!A0").save(tmp_path / "x.json")
+    rows, _ = cells_of(tmp_path / "x.json", shell, tmp_path)
+    assert [row[0] for row in rows] == [f"'{sign}1+1"] * 2 and rows[1][3] == f"'{sign}cmd|' /C calc'!A0"
+    assert [row[4] for row in rows] == [f'"{sign}1"', "-1"]
+
+
+def test_control_characters_are_shown_alike_in_names_labels_and_values(tmp_path, shell):
+    AlmaVar("x\x1b", 1).set("a\x1b", label="l\x1b").save(tmp_path / "x.json")
+    for line in (["inspect"], ["inspect", "x\x1b"], ["inspect", "x\x1b", "--at", "1"], ["blame", "x\x1b"]):
+        out = shell(line[0], tmp_path / "x.json", *line[1:])[1]
+        assert "a\\x1b" in out and "\\u001b" not in out
+    entry = json.loads(shell("inspect", tmp_path / "x.json", "x\x1b", "--json")[1])[1]
+    assert (entry["name"], entry["label"], entry["value"]) == ("x\x1b", "l\x1b", "a\x1b")
+
+
 def test_export_to_what_is_no_format_writes_nothing(shop_file, tmp_path, shell):
     code, out, err = shell("export", shop_file, tmp_path / "a.xml")
     assert (code, out) == (1, "") and "json" in err and os.listdir(str(tmp_path)) == ["shop.json"]
@@ -13409,6 +13495,7 @@ def test_nothing_is_imported_unless_asked_for_and_no_folder_hides_what_python_ha
 def test_types_that_are_not_there_are_an_error(types, shop_file, shell):
     code, out, err = shell("inspect", shop_file, "--types", types)
     assert (code, out) == (1, "") and err.startswith("alma: ") and err.count("\n") == 1
+    assert "function" not in err and ("module:Class" in err) == (types in ("json", "json:decoder:x"))
 
 
 def test_pickled_values_stay_closed_until_trusted(tmp_path, shell):
@@ -13455,7 +13542,7 @@ def test_nothing_in_a_file_can_drive_the_terminal(line, evil, color, tmp_path, s
     assert (code, err) == (0, "") and out and printable(shown)
 
 
-def test_no_repr_can_drive_the_terminal(shell, monkeypatch):
+def test_no_repr_can_drive_the_terminal(shell, shop_file, monkeypatch):
     class Loud:
         def __repr__(self):
             return CONTROLS
@@ -13463,9 +13550,10 @@ def test_no_repr_can_drive_the_terminal(shell, monkeypatch):
     registry = AlmaRegistry()
     registry.watch("x", {"a": 1}).set({"a": Loud(), "b": "long " * 30})
     monkeypatch.setattr(alma, "load", lambda *_, **__: registry)
-    for line in ("inspect f", "inspect f x", "inspect f x --at 1", "diff f x 0 1", "blame f x"):
-        code, out, _ = shell(*line.split())
-        assert code == 0 and printable(out) and "\\u00" in out
+    for line in ("inspect", "inspect x", "inspect x --at 1", "diff x 0 1", "blame x"):
+        name, *rest = line.split()
+        code, out, _ = shell(name, shop_file, *rest)
+        assert code == 0 and printable(out) and "\\x00" in out
 
 
 @pytest.mark.parametrize("evil", [CONTROLS, "\ud800"], ids=["controls", "surrogate"])
@@ -13562,8 +13650,9 @@ print(alma.main({arguments}))
     "arguments, code", [(["inspect", "f"], 0), (["inspect", "f", "x"], 0), (["inspect", "f", "x", "--at", "1"], 0),
     (["inspect", "f", "--at", "0"], 0), (["diff", "f", "x", "0", "1"], 1), (["blame", "f", "x"], 1)], ids=str
 )  # fmt: skip
-def test_a_value_of_more_parts_than_there_is_time_for_is_shown_in_bounds(arguments, code):
-    ended, out, _ = python("-c", HUGE.format(folder=str(SOURCE.parent), arguments=arguments))
+def test_a_value_of_more_parts_than_there_is_time_for_is_shown_in_bounds(arguments, code, tmp_path):
+    (tmp_path / "f").write_bytes(b"stands for a file")
+    ended, out, _ = python("-c", HUGE.format(folder=str(SOURCE.parent), arguments=arguments), cwd=tmp_path)
     assert ended == 0 and out.splitlines()[-1] == str(code) and len(out) < 500_000
 
 
@@ -13638,6 +13727,28 @@ def test_what_goes_wrong_is_said_in_one_line_and_ends_with_1(arguments, shop_fil
     code, out, err = shell(*arguments)
     assert (code, out) == (1, "")
     assert err.startswith("alma: ") and err.count("\n") == 1 and "Traceback" not in err and printable(err)
+
+
+@pytest.mark.parametrize(
+    "line", ["inspect FILE", "diff FILE x 0 1", "verify FILE", "export FILE out.db", "follow FILE"]
+)
+def test_what_is_no_file_or_an_empty_one_is_called_that(line, tmp_path, shell, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.db").write_bytes(b"")
+    (tmp_path / "folder.db").mkdir()
+    errors = {name: shell(*line.replace("FILE", name).split())[::2] for name in ("no.db", "empty.db", "folder.db")}
+    assert errors["no.db"] == (1, "alma: no.db: no such file\n")
+    assert all(errors[f"{what}.db"][1].startswith(f"alma: {what}.db: is ") for what in ("empty", "folder"))
+    assert "empty" in errors["empty.db"][1] and "a folder" in errors["folder.db"][1]
+    assert {code for code, _ in errors.values()} == {1} and sorted(os.listdir(str(tmp_path))) == [
+        "empty.db",
+        "folder.db",
+    ]
+
+
+def test_an_error_of_the_system_is_told_by_its_file(shop_file, shell):
+    _, _, err = shell("export", shop_file, shop_file.parent / "no" / "x.json")
+    assert "Errno" not in err and str(shop_file.parent / "no") in err
 
 
 def test_ctrl_c_ends_quietly_with_130(monkeypatch, shell, shop_file):
@@ -13715,6 +13826,23 @@ def test_the_demo_fits_any_terminal(encoding, tmp_path):
     assert len(tables) > 8 and max(map(len, tables)) <= 60
 
 
+@pytest.mark.parametrize("columns", [40, 57, 80])
+def test_the_demo_fits_its_words_to_the_terminal(columns, tmp_path, shell, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shell("demo", "d.db")
+    texts = {}
+    for width in (columns, 200):
+        monkeypatch.setenv("COLUMNS", str(width))
+        texts[width] = shell("demo", "d.db")[1]
+        assert max(map(len, texts[width].splitlines())) <= width
+    prose = "Two variables of this process: how many blocks of memory it uses, and a config.", "it is one more record."
+    assert all(part in text.replace("\n", " ") for part in prose for text in texts.values())
+    assert (
+        "\n  ValueError: -1 is negative; rows" in texts[columns] and "\n  alma inspect d.db memory\n" in texts[columns]
+    )
+    assert all(part in texts[200] for part in prose)
+
+
 def test_a_reader_that_leaves_early_ends_the_demo_quietly(tmp_path):
     arguments = [sys.executable, str(SOURCE), "demo", str(tmp_path / "demo.db")]
     demo = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -13779,9 +13907,9 @@ def test_follow_prints_each_change_as_it_is_made(name, tmp_path):
     assert all(printable(line.decode()) for line in lines)
 
 
-def test_follow_shows_a_row_for_each_change(monkeypatch, shell, tmp_path):
+def test_follow_shows_a_row_for_each_change(monkeypatch, shell, shop_file):
     record = AlmaVar("x", 1).set(1_234, label="why").last_change()
     monkeypatch.setattr(alma, "_tail", lambda path, types: iter([("x", record), ("y", record)]))
-    code, out, err = shell("follow", tmp_path, "x")
+    code, out, err = shell("follow", shop_file, "x")
     day, row = out.splitlines()
     assert (code, err) == (0, "") and day.endswith("+00:00") and row.split()[1:] == ["x", "1", "why", "1,234"]
