@@ -6220,8 +6220,7 @@ class _Journal:
                 self.execute(f"PRAGMA {pragma}")
             if self.execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):
                 raise JournalError(self.path, "its file system can't do SQLite's write-ahead log")
-            there = os.stat(self.path)
-            self.file = there.st_dev, there.st_ino
+            self.file = _identity(self.path)
             with closing(_connection(self.path, "ro")) as reader:
                 _guard(reader, self.path, _size(self.path))
                 return _checked(_rows_document(reader, self.path, self.codec))
@@ -6317,32 +6316,31 @@ class _Journal:
         if self.reason is not None:
             raise JournalError(self.path, self.reason)
         try:
-            there = os.stat(self.path)  # SQLite would go on writing to a file that has been deleted: 1.5 us
+            there = _identity(self.path)  # SQLite would go on writing to a file that has been deleted: 1.5 us
         except OSError as error:
             raise JournalError(self.path, f"it is gone: {error.strerror}") from error
-        if (there.st_dev, there.st_ino) != self.file:
+        if there != self.file:
             raise JournalError(self.path, "it is gone, and another file is in its place")
 
     def _do(self, step: Callable[..., Any], *args: Any) -> None:
-        """Run step(*args), which uses SQLite; JournalError if that fails."""
+        """Run step(*args), which uses SQLite.
+
+        If that fails, take back what had been begun and raise JournalError; after an I/O error, write nothing any more.
+        """
         try:
             with self.using:
                 step(*args)
         except self.errors as error:
-            self._fail(error)
-
-    def _fail(self, error: Exception) -> None:
-        """Take back what had been begun, and raise JournalError; after an I/O error nothing is written any more."""
-        message, passing = str(error), any(word in str(error) for word in _PASSING)
-        try:
-            self._roll_back()
-        except self.errors as another:
-            message, passing = str(another), False
-        if not passing:
-            self.reason = f"{message}; what it holds shows when it is opened anew"
-            self.connection.close()
-        self._drop()
-        raise JournalError(self.path, message) from error
+            message, passing = str(error), any(word in str(error) for word in _PASSING)
+            try:
+                self._roll_back()
+            except self.errors as another:
+                message, passing = str(another), False
+            if not passing:
+                self.reason = f"{message}; what it holds shows when it is opened anew"
+                self.connection.close()
+            self._drop()
+            raise JournalError(self.path, message) from error
 
     def _roll_back(self) -> None:
         if self.connection.in_transaction:  # a full disk has rolled back by itself
@@ -6350,7 +6348,7 @@ class _Journal:
 
     def settle(self) -> None:
         """Bring memory up to what the file has of a change that was interrupted, or take the change back."""
-        self._undisturbed(self._settle)
+        self._undisturbed(self._do, self._settle)
 
     def catch_up(self) -> None:
         """Write the names that have changed within a write."""
@@ -6368,15 +6366,10 @@ class _Journal:
             raise
 
     def _settle(self) -> None:
-        pending, done = self.pending, False
-        if pending is None:
-            return
-        try:
+        if self.pending is not None:
             self._roll_back()
-            done = self.execute(*pending.query).fetchone() == pending.answer
-        except self.errors as error:
-            self._fail(error)
-        (self._finish if done else self._drop)()
+            done = self.execute(*self.pending.query).fetchone() == self.pending.answer
+            (self._finish if done else self._drop)()
 
     def _drop(self) -> None:
         """Take back what was noted of a change that is not in the file. May be interrupted and called again."""
@@ -6643,9 +6636,9 @@ class _Journal:
             self._enter(var)
         self._write_lines()
         for space in self.registry._namespaces.current().values():
-            self._add_space(space)
-            keys = self._run("SELECT key FROM keys WHERE namespace = ? ORDER BY position", self.spaces[space._name])
-            self._add_keys(space, _moved([_from_column(key) for (key,) in keys], space._keys.current()))
+            number = self.spaces.get(space._name, -1)
+            keys = self._run("SELECT key FROM keys WHERE namespace = ? ORDER BY position", number)
+            self._write_space(space, _moved([_from_column(key) for (key,) in keys], space._keys.current()))
 
     def _add(self, table: _Table, added: Dict[str, Any]) -> None:
         """Enter what has come into a table."""
@@ -6655,11 +6648,9 @@ class _Journal:
                 self._enter(var, parent)
         elif table.kind == "namespaces":
             for space in added.values():
-                self._add_space(space)
-        elif table.kind == "keys":
-            self._add_keys(table.owner, added)
-        elif table.kind == "flags":
-            self._write_space(table.owner)
+                self._write_space(space, space._keys.current())
+        elif table.kind != "branches":
+            self._write_space(table.owner, added if table.kind == "keys" else ())
 
     def _enter(self, var: AlmaVar[Any], parent: Optional[_Entry] = None) -> None:
         """Give a line a number, and the branches of it that have none."""
@@ -6720,27 +6711,15 @@ class _Journal:
             self._set(self.entries, entry.var._log, None)
         return entries
 
-    def _add_space(self, space: AlmaNamespace) -> None:
+    def _write_space(self, space: AlmaNamespace, keys: Iterable[str] = ()) -> None:
+        """Write the header of a namespace where it has changed, and these keys behind those that there are."""
         if space._name not in self.spaces:
             self._set(self.spaces, space._name, len(self.spaces))
-            self._add_keys(space, space._keys.current())
-        self._write_space(space)
-
-    def _add_keys(self, space: AlmaNamespace, keys: Iterable[str]) -> None:
-        """Write keys behind those that there are."""
-        number = self.spaces.get(space._name)
-        if number is None:
-            return
+        number = self.spaces[space._name]
         for key in keys:
-            row = number, _column(key), self.keys, _key_seal(number, key, self.keys)
-            self._run("INSERT OR REPLACE INTO keys VALUES(?, ?, ?, ?)", *row)
+            seal = _key_seal(number, key, self.keys)
+            self._run("INSERT OR REPLACE INTO keys VALUES(?, ?, ?, ?)", number, _column(key), self.keys, seal)
             self._set(self, "keys", self.keys + 1)
-
-    def _write_space(self, space: AlmaNamespace) -> None:
-        """Write the header of a namespace where it has changed."""
-        number = self.spaces.get(space._name)
-        if number is None:
-            return
         row = _header_row(number, {**_space_header(space), "keys": []})
         if self._run("SELECT header FROM namespaces WHERE id = ?", number) != [row[2:3]]:
             self._run("INSERT OR REPLACE INTO namespaces VALUES(?, ?, ?, ?)", *row)
@@ -6804,6 +6783,12 @@ def _moved(old: List[str], new: Iterable[str]) -> List[str]:
     names, rest = list(new), iter(old)
     staying = sum(1 for _ in takewhile(lambda name: name in rest, names))  # `in` goes on where it has found the last
     return names[staying:]
+
+
+def _identity(path: str) -> Tuple[int, int]:
+    """Return what tells a file from others, whatever its name."""
+    there = os.stat(path)
+    return there.st_dev, there.st_ino
 
 
 def _size(path: str) -> int:
@@ -6882,10 +6867,11 @@ def _refuse_borrowed(path: str) -> None:
 
     SQLite in here believes for ever that it holds what was locked then, so it would look after nothing.
     """
-    there = os.stat(path) if _borrowed and os.path.exists(path) else None
-    if there is not None and (there.st_dev, there.st_ino) in _borrowed:
-        pid = _borrowed[there.st_dev, there.st_ino][0]
-        reason = f"process {pid} had it open when it forked this one; close it before, or open it in a new interpreter"
+    holder = _borrowed.get(_identity(path)) if _borrowed and os.path.exists(path) else None
+    if holder is not None:
+        reason = (
+            f"process {holder[0]} had it open when it forked this one; close it before, or open it in a new interpreter"
+        )
         raise JournalError(path, reason)
 
 
@@ -6908,8 +6894,8 @@ def _compact_now(registry: AlmaRegistry) -> None:
     registry._monitor._perform(registry._monitor.journal.compact, ())
 
 
-_NEWEST = "SELECT line, max(idx) FROM records GROUP BY line"
-_NEWER = "SELECT name, idx, time, label, value FROM records JOIN lines ON id = line WHERE line = ? AND idx > ?"
+_NEWER = """SELECT line, name, idx, time, label, value FROM lines CROSS JOIN records ON line = id AND idx > seen(id)
+  ORDER BY time, line, idx"""  # asks once for each line what has been seen of it
 
 
 def _tail(
@@ -6925,28 +6911,18 @@ def _tail(
     with closing(_connection(full, "ro")) as connection:
         _guard(connection, path, os.path.getsize(path))
         connection.set_progress_handler(None, 0)
-        seen: Dict[int, int] = {} if start else dict(connection.execute(_NEWEST))
+        newest = "SELECT line, max(idx) FROM records GROUP BY line"
+        seen: Dict[int, int] = {} if start else dict(connection.execute(newest))
+        connection.create_function("seen", 1, lambda line: seen.get(line, -1))
         while True:
             before, version = version, connection.execute("PRAGMA data_version").fetchone()
             if version == before:
                 sleep(pause)
                 continue
-            for name, index, moment, label, value in _newer(connection, seen):
+            for line, name, index, moment, label, value in connection.execute(_NEWER).fetchall():
+                seen[line], note = index, label if label is None else _from_column(label)
                 stored = _packed_value(codec.value(value), _pack)
-                note = label if label is None else _from_column(label)
                 yield _from_column(name), _make_record(index, stored, moment, note)
-
-
-def _newer(connection: Any, seen: Dict[int, int]) -> List[Any]:
-    """Return the rows that are newer than those *seen* of each line, in the order of time, and see them."""
-    rows: List[Any] = []
-    connection.execute("BEGIN")
-    for line, newest in connection.execute(_NEWEST).fetchall():
-        if newest > seen.get(line, -1):
-            rows += connection.execute(_NEWER, [line, seen.get(line, -1)]).fetchall()
-            seen[line] = newest
-    connection.execute("COMMIT")
-    return sorted(rows, key=lambda row: row[2])
 
 
 # == Replay: replay, compare, bisect, export_test =============================
