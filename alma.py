@@ -49,7 +49,7 @@ import weakref
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter, OrderedDict, defaultdict, deque
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import MISSING, dataclass, is_dataclass
 from dataclasses import fields as fields_of
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
@@ -6261,9 +6261,7 @@ class _Journal:
         try:
             if self.reason is None:
                 self._transact(self._end)
-                self._run("PRAGMA wal_checkpoint(TRUNCATE)")
-        except self.errors as error:
-            raise JournalError(self.path, str(error)) from error
+                self._do(self._run, "PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             self.reason = "it has been closed"
             self.release()
@@ -6316,10 +6314,10 @@ class _Journal:
         if self.reason is not None:
             raise JournalError(self.path, self.reason)
         try:
-            there = _identity(self.path)  # SQLite would go on writing to a file that has been deleted: 1.5 us
+            there = os.stat(self.path)  # SQLite would go on writing to a file that has been deleted: 1.5 us
         except OSError as error:
             raise JournalError(self.path, f"it is gone: {error.strerror}") from error
-        if there != self.file:
+        if (there.st_dev, there.st_ino) != self.file:
             raise JournalError(self.path, "it is gone, and another file is in its place")
 
     def _do(self, step: Callable[..., Any], *args: Any) -> None:
@@ -6401,8 +6399,7 @@ class _Journal:
 
     def _run(self, statement: str, *args: Any) -> List[Any]:
         """Run an SQL statement, and return its rows."""
-        rows: List[Any] = self.execute(statement, args).fetchall()
-        return rows
+        return self.execute(statement, args).fetchall()  # type: ignore[no-any-return]
 
     def _set(self, thing: Any, name: Any, value: Any) -> None:
         """Set an attribute, or an entry of a dict (None for none), so that _drop() takes it back."""
@@ -6442,7 +6439,7 @@ class _Journal:
             self.monitor.notices.extend(notices)
             return
         count, stored, layout, _ = head
-        first = self._first(var, head, self.monitor.time)
+        first = layout.first if var._keep is None else _first_to_keep(head, var._keep, self.monitor.time)
         if first > layout.first:
             self._transact(self._record, entry, head, first, var=var, head=head, first=first, notices=notices)
             return
@@ -6453,10 +6450,6 @@ class _Journal:
         entry.newest = count, row[6]
         self._do(self.execute, _INSERT, row)  # a transaction of its own, in one call
         self._finish()
-
-    def _first(self, var: AlmaVar[Any], head: _Head, now: int) -> int:
-        """Return the oldest record that a variable's own limits allow, besides the initial one."""
-        return head[2].first if var._keep is None else _first_to_keep(head, var._keep, now)
 
     def _record(self, entry: _Entry, head: _Head, first: int) -> None:
         self._add_rows(entry, head)
@@ -6491,7 +6484,8 @@ class _Journal:
             if index >= count:
                 rows.append(self._row(entry.number, log, index, moment, stored, digest))
                 digest = rows[-1][6]
-        self.connection.executemany(_INSERT, rows)
+        if rows:
+            self.connection.executemany(_INSERT, rows)
         if entry.anchor == []:
             entry.anchor = [(before or rows[0][6]).hex(), []]
         self._set(entry, "newest", (head[0], digest))
@@ -6553,13 +6547,13 @@ class _Journal:
             undone = holder.anchor[1][::-1]
         elif holder.shared is not None and holder.at:
             undone = self._anchor(holder.shared, holder.at)[1][::-1]
-        rows = "SELECT facts, digest FROM records WHERE line = ? AND idx BETWEEN ? AND ? ORDER BY idx"
-        digests = [b""]
-        for facts, digest in self._run(rows, holder.number, holder.start, index):
-            raw, digests[0] = {} if facts is None else _parse(facts), digest
+        query = "SELECT facts, digest FROM records WHERE line = ? AND idx BETWEEN ? AND ? ORDER BY idx"
+        rows = self._run(query, holder.number, holder.start, index)
+        for facts, _ in rows:
+            raw = {} if facts is None else _parse(facts)
             del undone[len(undone) - raw["pop"] if "stands" in raw else 0 :]
             undone += raw.get("push", ())
-        return [digests[0].hex(), undone[::-1]]
+        return [rows[-1][1].hex(), undone[::-1]]
 
     # -- headers
 
@@ -6571,13 +6565,12 @@ class _Journal:
 
     def _write_header(self, entry: _Entry, **instead: Any) -> None:
         """Write the header of a line where it has changed, or with something else *instead* of what it says."""
-        var, parent, fork, known = entry.var, entry.parent, None, self._known(entry)
+        var, known, shares = entry.var, self._known(entry), entry.shared is not None
         if known == entry.known and not instead:
             return
-        if parent is not None and not entry.has(entry.at):
-            fork = _plain(self.codec, var._forks[-1].stored, var._name, entry.at)
+        number = None if entry.parent is None else entry.parent.number
+        fork = None if entry.has(entry.at) else _plain(self.codec, var._forks[-1].stored, var._name, entry.at)
         head, bases = self._coming(var)
-        shares, number = entry.shared is not None, None if parent is None else parent.number
         header = _header(var, head, self.ids, self.codec, number, shares, entry.anchor, fork, bases=bases)
         row = _header_row(entry.number, {**header, **instead})
         self._run("INSERT OR REPLACE INTO lines VALUES(?, ?, ?, ?)", *row)
@@ -6614,8 +6607,8 @@ class _Journal:
         touched = [self.entries[var._log] for var in transaction.touched if var._log in self.entries]
         self._write_lines(touched)
         for entry in touched:
-            head = entry.var._head()
-            self._prune(entry, head, self._first(entry.var, head, transaction.time))
+            head, keep = entry.var._head(), entry.var._keep
+            self._prune(entry, head, 0 if keep is None else _first_to_keep(head, keep, transaction.time))
         for table, entries, _, removed in reversed(changes):
             self._take_out(table, removed, entries)
         for thing, *_ in transaction.resumed:  # its first watch() may have given it other options
@@ -6629,7 +6622,7 @@ class _Journal:
         self._set(self, "behind", False)
         variables = self.registry._vars.current()
         there = {line._log for var in variables.values() for line, _ in _family(var)}
-        for entry in sorted(self.entries.values(), key=_by_number):
+        for entry in sorted(self.entries.values(), key=lambda entry: entry.number):
             if entry.var._log not in there:  # a branch of one that is retired is by now no longer known
                 (self._retire if entry.parent is None else self._remove)(entry.var)
         for var in variables.values():
@@ -6649,8 +6642,10 @@ class _Journal:
         elif table.kind == "namespaces":
             for space in added.values():
                 self._write_space(space, space._keys.current())
-        elif table.kind != "branches":
-            self._write_space(table.owner, added if table.kind == "keys" else ())
+        elif table.kind == "keys":
+            self._write_space(table.owner, added, header=False)
+        elif table.kind == "flags":
+            self._write_space(table.owner)
 
     def _enter(self, var: AlmaVar[Any], parent: Optional[_Entry] = None) -> None:
         """Give a line a number, and the branches of it that have none."""
@@ -6671,7 +6666,9 @@ class _Journal:
 
     def _write_lines(self, touched: Iterable[_Entry] = ()) -> None:
         """Write the records that are new, and the headers of lines that are."""
-        for entry in sorted({*self.new, *touched}, key=_by_number):  # a branch goes on from a row before it
+        for entry in sorted(
+            {*self.new, *touched}, key=lambda entry: entry.number
+        ):  # a branch goes on from a row before it
             self._add_rows(entry, entry.var._head())
         for entry in self.new:
             self._write_header(entry)
@@ -6711,8 +6708,8 @@ class _Journal:
             self._set(self.entries, entry.var._log, None)
         return entries
 
-    def _write_space(self, space: AlmaNamespace, keys: Iterable[str] = ()) -> None:
-        """Write the header of a namespace where it has changed, and these keys behind those that there are."""
+    def _write_space(self, space: AlmaNamespace, keys: Iterable[str] = (), header: bool = True) -> None:
+        """Write these keys of a namespace behind those that there are, and its header where that has changed."""
         if space._name not in self.spaces:
             self._set(self.spaces, space._name, len(self.spaces))
         number = self.spaces[space._name]
@@ -6720,13 +6717,15 @@ class _Journal:
             seal = _key_seal(number, key, self.keys)
             self._run("INSERT OR REPLACE INTO keys VALUES(?, ?, ?, ?)", number, _column(key), self.keys, seal)
             self._set(self, "keys", self.keys + 1)
+        if not header:
+            return
         row = _header_row(number, {**_space_header(space), "keys": []})
         if self._run("SELECT header FROM namespaces WHERE id = ?", number) != [row[2:3]]:
             self._run("INSERT OR REPLACE INTO namespaces VALUES(?, ?, ?, ?)", *row)
 
 
 _forking = threading.RLock()  # one thread forks at a time
-_stopped: List[Any] = []  # locks of journals, while one does
+_stopped = ExitStack()  # locks of journals, while one does
 
 
 def _before_fork() -> None:
@@ -6734,13 +6733,11 @@ def _before_fork() -> None:
     _forking.acquire()
     for monitor in _alive():
         if monitor.journal is not None:
-            _stopped.append(monitor.journal.using)
-            _stopped[-1].__enter__()
+            _stopped.enter_context(monitor.journal.using)
 
 
 def _when_forked() -> None:
-    while _stopped:
-        _stopped.pop().__exit__(None, None, None)
+    _stopped.close()
     _forking.release()
 
 
@@ -6749,10 +6746,6 @@ if hasattr(os, "register_at_fork"):
 
 
 _KINDS = "namespaces", "variables", "branches", "keys", "flags"  # in the order in which they are written
-
-
-def _by_number(entry: _Entry) -> int:
-    return entry.number
 
 
 def _put(thing: Any, name: Any, value: Any) -> None:
