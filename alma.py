@@ -6171,6 +6171,7 @@ _INSERT = "INSERT INTO records VALUES(?, ?, ?, ?, ?, ?, ?)"
 _DIGEST = "SELECT digest FROM records WHERE line = ? AND idx = ?"
 _COMMITS = "SELECT value FROM meta WHERE key = 'commits'"
 _DURABILITY = {"full": "FULL", "normal": "NORMAL"}
+_PRAGMAS = "mmap_size=0", "trusted_schema=OFF", "cell_size_check=ON"
 _PASSING = "full", "locked", "readonly", "too big"  # what SQLite says of troubles after which it can go on
 _borrowed: Dict[Tuple[int, int], Tuple[Any, ...]] = {}  # files of the process that forked this one: pid, connections
 
@@ -6192,7 +6193,7 @@ class _Journal:
         self.entries: Dict[_Log, _Entry] = {}
         self.ids: Dict[_Line, int] = {}
         self.spaces: Dict[str, int] = {}  # the numbers of namespaces
-        self.commits = self.lines = self.keys = 0  # SQLite transactions, lines and places of keys numbered so far
+        self.commits = self.lines = self.places = 0  # SQLite transactions, lines and places of keys numbered so far
         self.undo: List[Tuple[Any, Any, Any]] = []
         self.new: List[_Entry] = []  # lines of which the file has nothing yet
         self.coming: Dict[_Log, Tuple[_Head, Any]] = {}  # heads, and bases of merges, as pruning will leave them
@@ -6207,8 +6208,8 @@ class _Journal:
         JournalError where that can't be done, FileFormatError where the file does not hold.
         """
         try:
-            self.lock = _connection(f"{self.path}-lock", "rwc", timeout=0)  # stored first: an interrupt may come before
-            self.lock.execute("BEGIN IMMEDIATE")  # the right to write; it ends with the process at the latest
+            self.lock = _connection(f"{self.path}-lock", "rwc", timeout=0)
+            self.lock.execute("BEGIN IMMEDIATE")  # not before it is stored, or an interrupt could leave it locked
             is_new = not _size(self.path)
             self.connection = _connection(self.path, "rwc" if is_new else "rw")
             self.cursor = self.connection.cursor()
@@ -6216,11 +6217,12 @@ class _Journal:
             if is_new:
                 form = f"INSERT INTO meta VALUES('format', '{_FORMAT}')"
                 self.connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}; {form}; COMMIT")
-            for pragma in (f"synchronous={_DURABILITY[durability]}", "mmap_size=0", "trusted_schema=OFF"):
+            for pragma in (f"synchronous={_DURABILITY[durability]}", *_PRAGMAS):
                 self.execute(f"PRAGMA {pragma}")
             if self.execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):
                 raise JournalError(self.path, "its file system can't do SQLite's write-ahead log")
-            self.file = _identity(self.path)
+            there = os.stat(self.path)
+            self.file = there.st_dev, there.st_ino
             with closing(_connection(self.path, "ro")) as reader:
                 _guard(reader, self.path, _size(self.path))
                 return _checked(_rows_document(reader, self.path, self.codec))
@@ -6245,7 +6247,7 @@ class _Journal:
         self.spaces = {_from_column(name): number for number, name in self._run("SELECT id, name FROM namespaces")}
         meta = dict(self._run("SELECT key, value FROM meta"))
         self.commits, self.lines = meta.get("commits", 0), max([meta.get("lines", 0), *document.lines])
-        self.keys = self._run("SELECT ifnull(max(position) + 1, 0) FROM keys")[0][0]
+        self.places = self._run("SELECT ifnull(max(position) + 1, 0) FROM keys")[0][0]
 
     def _begin(self) -> None:
         """Write that this process writes, and what the registry has that is not in the file."""
@@ -6702,7 +6704,7 @@ class _Journal:
             self._sweep(parent)
 
     def _forget(self, var: AlmaVar[Any]) -> List[_Entry]:
-        """Return what is known of a variable and its branches, and know it no longer."""
+        """Return what is known of a variable and its branches, for the last time."""
         entries = [self.entries[line._log] for line, _ in _family(var) if line._log in self.entries]
         for entry in entries:
             self._set(self.entries, entry.var._log, None)
@@ -6714,9 +6716,9 @@ class _Journal:
             self._set(self.spaces, space._name, len(self.spaces))
         number = self.spaces[space._name]
         for key in keys:
-            seal = _key_seal(number, key, self.keys)
-            self._run("INSERT OR REPLACE INTO keys VALUES(?, ?, ?, ?)", number, _column(key), self.keys, seal)
-            self._set(self, "keys", self.keys + 1)
+            seal = _key_seal(number, key, self.places)
+            self._run("INSERT OR REPLACE INTO keys VALUES(?, ?, ?, ?)", number, _column(key), self.places, seal)
+            self._set(self, "places", self.places + 1)
         if not header:
             return
         row = _header_row(number, {**_space_header(space), "keys": []})
@@ -6776,12 +6778,6 @@ def _moved(old: List[str], new: Iterable[str]) -> List[str]:
     names, rest = list(new), iter(old)
     staying = sum(1 for _ in takewhile(lambda name: name in rest, names))  # `in` goes on where it has found the last
     return names[staying:]
-
-
-def _identity(path: str) -> Tuple[int, int]:
-    """Return what tells a file from others, whatever its name."""
-    there = os.stat(path)
-    return there.st_dev, there.st_ino
 
 
 def _size(path: str) -> int:
@@ -6860,11 +6856,10 @@ def _refuse_borrowed(path: str) -> None:
 
     SQLite in here believes for ever that it holds what was locked then, so it would look after nothing.
     """
-    holder = _borrowed.get(_identity(path)) if _borrowed and os.path.exists(path) else None
-    if holder is not None:
-        reason = (
-            f"process {holder[0]} had it open when it forked this one; close it before, or open it in a new interpreter"
-        )
+    there = os.stat(path) if _borrowed and os.path.exists(path) else None
+    if there is not None and (there.st_dev, there.st_ino) in _borrowed:
+        pid = _borrowed[there.st_dev, there.st_ino][0]
+        reason = f"process {pid} had it open when it forked this one; close it before, or open it in a new interpreter"
         raise JournalError(path, reason)
 
 
