@@ -49,7 +49,7 @@ import weakref
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter, OrderedDict, defaultdict, deque
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import MISSING, dataclass, is_dataclass
 from dataclasses import fields as fields_of
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
@@ -6128,28 +6128,24 @@ def verify(path: _Path, *, format: Optional[str] = None, head: Optional[str] = N
 class _Entry:
     """What a journal knows of a line in its file.
 
-    *newest* is how many records there are, and the digest of the last; *start* the first of its own rows behind the
-    gap, *before* the digest and the undone changes that it goes on from, None for those of the record that another line
-    shares with it. *known* is what the header was made of.
+    Up to record *at*, the rows of the line that it has left are its own too if there is one *shared*. *start* is the
+    first of its own rows behind the gap, *anchor* what its header says of that. *newest* is how many records there are
+    in the file, and the digest of the last; *known* what the header was made of.
     """
 
-    __slots__ = ("at", "before", "known", "newest", "number", "parent", "seal", "shares", "start", "var")
+    __slots__ = ("anchor", "at", "known", "newest", "number", "parent", "shared", "start", "var")
 
     def __init__(self, number: int, var: AlmaVar[Any], parent: "Optional[_Entry]", shares: bool) -> None:
-        self.number, self.var, self.parent, self.shares = number, var, parent, shares
-        self.at = var._forks[-1].at if parent is not None else -1
+        self.number, self.var, self.at = number, var, var._forks[-1].at
+        self.parent, self.shared = parent, parent if shares else None
         self.start = self.at + 1 if shares else 1
-        self.before: Tuple[bytes, Optional[Tuple[Any, ...]]] = b"", ()
+        self.anchor: Optional[List[Any]] = None
         self.newest: Tuple[int, bytes] = 0, b""
         self.known: Tuple[Any, ...] = ()
-        self.seal = b""
 
     def holder(self, index: int) -> "_Entry":
         """Return the entry among whose rows that of a record is, if it is still there."""
-        entry = self
-        while entry.shares and index <= entry.at and entry.parent is not None:
-            entry = entry.parent
-        return entry
+        return self if self.shared is None or index > self.at else self.shared.holder(index)
 
     def has(self, index: int) -> bool:
         """Tell whether the row of a record is still there."""
@@ -6157,37 +6153,29 @@ class _Entry:
 
     def reaches(self, index: int) -> bool:
         """Tell whether the rows of all records from *index* on are still there."""
-        entry = self
-        while entry.shares and index <= entry.at and entry.parent is not None:
-            if entry.start > entry.at + 1:
-                return False
-            entry = entry.parent
-        return index >= entry.start
-
-
-class _Space:
-    """What a journal knows of a namespace in its file: its number, where the next key goes, the header's digest."""
-
-    __slots__ = ("number", "position", "seal")
-
-    def __init__(self, number: int, position: int, seal: bytes) -> None:
-        self.number, self.position, self.seal = number, position, seal
+        if self.shared is None or index > self.at:
+            return index >= self.start
+        return self.start == self.at + 1 and self.shared.reaches(index)
 
 
 class _Pending(NamedTuple):
     """A write that is under way, and how to bring memory up with it: kept until memory is."""
 
-    number: int  # of its SQLite transaction; 0 for a lone row
+    query: Tuple[Any, ...]  # what to ask the file for,
+    answer: Tuple[Any, ...]  # and the row that it returns if the write has been done
     undo: List[Tuple[Any, Any, Any]]  # how to take back what the journal has noted meanwhile
-    var: Optional[AlmaVar[Any]]
-    head: Optional[_Head]  # of the variable
-    first: int  # the oldest record it is to keep
-    notices: Iterable[_Notice]
-    transaction: Optional[_Transaction]
+    var: Optional[AlmaVar[Any]] = None
+    head: Optional[_Head] = None  # of the variable
+    first: int = 0  # the oldest record it is to keep
+    notices: Iterable[_Notice] = ()
+    transaction: Optional[_Transaction] = None
 
 
 _INSERT = "INSERT INTO records VALUES(?, ?, ?, ?, ?, ?, ?)"
+_DIGEST = "SELECT digest FROM records WHERE line = ? AND idx = ?"
+_COMMITS = "SELECT value FROM meta WHERE key = 'commits'"
 _DURABILITY = {"full": "FULL", "normal": "NORMAL"}
+_PRAGMAS = "mmap_size=0", "trusted_schema=OFF", "cell_size_check=ON"
 _PASSING = "full", "locked", "readonly", "too big"  # what SQLite says of troubles after which it can go on
 _borrowed: Dict[Tuple[int, int], Tuple[Any, ...]] = {}  # files of the process that forked this one: pid, connections
 
@@ -6208,84 +6196,67 @@ class _Journal:
         self.reason: Optional[str] = None  # why nothing can be written any more
         self.entries: Dict[_Log, _Entry] = {}
         self.ids: Dict[_Line, int] = {}
-        self.spaces: Dict[str, _Space] = {}
-        self.commits = self.lines = 0  # SQLite transactions, and numbers given to lines, ever
+        self.spaces: Dict[str, int] = {}  # the numbers of namespaces
+        self.commits = self.lines = self.places = 0  # SQLite transactions, lines and places of keys numbered so far
         self.undo: List[Tuple[Any, Any, Any]] = []
+        self.new: List[_Entry] = []  # lines of which the file has nothing yet
         self.coming: Dict[_Log, Tuple[_Head, Any]] = {}  # heads, and bases of merges, as pruning will leave them
         self.lock: Any = None
         self.connection: Any = None
 
     # -- opening and closing
 
-    def open(self, durability: str) -> None:
-        """Open the file, or make it; whatever comes of it, release() is to be called in the end."""
-        import sqlite3
+    def open(self, durability: str) -> _Document:
+        """Open the file, or make it, and return what it says; in the end release() is to be called, even if it fails.
 
+        JournalError where that can't be done, FileFormatError where the file does not hold.
+        """
         try:
-            self._connect(sqlite3, durability)
-        except sqlite3.Error as error:
-            raise JournalError(self.path, str(error)) from error
-
-    def _connect(self, sqlite3: Any, durability: str) -> None:
-        self.lock = _locked(sqlite3, self.path)
-        is_new = not os.path.exists(self.path) or not os.path.getsize(self.path)
-        self.connection = _connection(sqlite3, self.path, "rwc" if is_new else "rw")
-        self.cursor = self.connection.cursor()
-        self.execute = self.cursor.execute
-        if is_new:
-            form = f"INSERT INTO meta VALUES('format', '{_FORMAT}')"
-            self.connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}; {form}; COMMIT")
-        for pragma in (f"synchronous={_DURABILITY[durability]}", "mmap_size=0", "trusted_schema=OFF"):
-            self.execute(f"PRAGMA {pragma}")
-        if self.execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):
-            raise JournalError(self.path, "its file system can't do SQLite's write-ahead log")
-        there = os.stat(self.path)
-        self.file = there.st_dev, there.st_ino
-
-    def read(self) -> _Document:
-        """Return what the file says; FileFormatError where it does not hold."""
-        try:
-            _guard(self.connection, self.path, os.path.getsize(self.path))
-            document = _rows_document(self.connection, self.path, self.codec)
-        finally:
-            self.connection.set_progress_handler(None, 0)
-            self.connection.execute("PRAGMA query_only=OFF")
-        return _checked(document)
+            self.lock = _connection(f"{self.path}-lock", "rwc", timeout=0)
+            self.lock.execute("BEGIN IMMEDIATE")  # not before it is stored, or an interrupt could leave it locked
+            is_new = not _size(self.path)
+            self.connection = _connection(self.path, "rwc" if is_new else "rw")
+            self.cursor = self.connection.cursor()
+            self.execute = self.cursor.execute
+            if is_new:
+                form = f"INSERT INTO meta VALUES('format', '{_FORMAT}')"
+                self.connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}; {form}; COMMIT")
+            for pragma in (f"synchronous={_DURABILITY[durability]}", *_PRAGMAS):
+                self.execute(f"PRAGMA {pragma}")
+            if self.execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):
+                raise JournalError(self.path, "its file system can't do SQLite's write-ahead log")
+            there = os.stat(self.path)
+            self.file = there.st_dev, there.st_ino
+            with closing(_connection(self.path, "ro")) as reader:
+                _guard(reader, self.path, _size(self.path))
+                return _checked(_rows_document(reader, self.path, self.codec))
+        except self.errors as error:
+            is_locked = self.connection is None and "locked" in str(error)
+            reason = f"{_holding(self.path)} writes to it" if is_locked else str(error)
+            raise JournalError(self.path, reason) from error
 
     def note(self, document: _Document, made: Mapping[int, AlmaVar[Any]]) -> None:
         """Know the lines of the file, of which *made* are the variables."""
         for number, var in made.items():
-            header = document.lines[number].header
+            line, header = document.lines[number], document.lines[number].header
             self.ids[var._log.line] = number
-            if not header["retired"]:
-                parent = None if header["parent"] is None else self.entries[made[header["parent"]]._log]
-                self.entries[var._log] = entry = _Entry(number, var, parent, header["shares"])
-                self._note(entry, document.lines)
-        for number, name, seal in self.execute("SELECT id, name, digest FROM namespaces").fetchall():
-            position = self.execute("SELECT max(position) FROM keys WHERE namespace = ?", [number]).fetchone()[0]
-            self.spaces[_from_column(name)] = _Space(number, 0 if position is None else position + 1, seal)
-        meta = dict(self.execute("SELECT key, value FROM meta"))
+            if header["retired"]:
+                continue
+            parent = None if header["parent"] is None else self.entries[made[header["parent"]]._log]
+            self.entries[var._log] = entry = _Entry(number, var, parent, header["shares"])
+            if header["anchor"] is not None:
+                entry.start, entry.anchor = line.indices[line.ahead], header["anchor"]
+            digest = line.digests[-32:] or _digest_at(document.lines, header["parent"], entry.at)
+            entry.newest, entry.known = (var._log.head[0], digest), self._known(entry)
+        self.spaces = {_from_column(name): number for number, name in self._run("SELECT id, name FROM namespaces")}
+        meta = dict(self._run("SELECT key, value FROM meta"))
         self.commits, self.lines = meta.get("commits", 0), max([meta.get("lines", 0), *document.lines])
-
-    def _note(self, entry: _Entry, lines: Mapping[int, _Written]) -> None:
-        line, log = lines[entry.number], entry.var._log
-        header, digest = line.header, b""
-        if entry.shares and entry.parent is not None:
-            digest = _digest_at(lines, entry.parent.number, entry.at)
-            entry.before = digest, None
-        else:
-            entry.before = line.digests[:32], ()
-        if header["anchor"] is not None:
-            seal, undone = header["anchor"]
-            entry.before = bytes.fromhex(seal), _pushed((), 0, undone[::-1])
-            entry.start = line.indices[0 if entry.shares else 1]
-        entry.newest = log.head[0], line.digests[-32:] or digest
-        entry.known, entry.seal = self._known(entry, log.head), _seal(b"", _text(header))
+        self.places = self._run("SELECT ifnull(max(position) + 1, 0) FROM keys")[0][0]
 
     def _begin(self) -> None:
         """Write that this process writes, and what the registry has that is not in the file."""
         self._set(self, "begun", True)
-        self._write("DELETE FROM meta WHERE key IN ('records', 'head')")
+        self._run("DELETE FROM meta WHERE key IN ('records', 'head')")
         self._set_meta("writer", self.pid)
         self._compare_all()
 
@@ -6295,10 +6266,8 @@ class _Journal:
             return
         try:
             if self.reason is None:
-                self._transact(None, self._end)
-                self.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except self.errors as error:
-            raise JournalError(self.path, str(error)) from error
+                self._transact(self._end)
+                self._do(self._run, "PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             self.reason = "it has been closed"
             self.release()
@@ -6306,14 +6275,14 @@ class _Journal:
     def _end(self) -> None:
         lines: Dict[int, _Written] = {}
         ends = "SELECT digest FROM records WHERE line = ? ORDER BY idx {} LIMIT 1"
-        for number, text in self.execute("SELECT id, header FROM lines ORDER BY id").fetchall():
-            found = [self.execute(ends.format(way), [number]).fetchone() for way in ("ASC", "DESC")]
-            lines[number] = _Written(_parse(text), [], [], [], [], [], b"".join(row[0] for row in found if row))
-        rows = self.execute("SELECT * FROM namespaces ORDER BY id").fetchall()
+        for number, text in self._run("SELECT id, header FROM lines ORDER BY id"):
+            found = self._run(ends.format("ASC"), number) + self._run(ends.format("DESC"), number)
+            lines[number] = _Written(_parse(text), [], [], [], [], [], b"".join(digest for (digest,) in found))
+        rows = self._run("SELECT * FROM namespaces ORDER BY id")
         spaces = [_space_of(self.connection, self.path, row) for row in rows]
-        self._set_meta("records", self.execute("SELECT count(*) FROM records").fetchone()[0])
+        self._set_meta("records", self._run("SELECT count(*) FROM records")[0][0])
         self._set_meta("head", _head_of(lines, spaces))
-        self._write("DELETE FROM meta WHERE key = 'writer'")
+        self._run("DELETE FROM meta WHERE key = 'writer'")
 
     def release(self) -> None:
         """Close the connections, that which holds the lock last."""
@@ -6339,12 +6308,8 @@ class _Journal:
     def compact(self) -> None:
         """Give the space of what was pruned back to the system."""
         self._check()
-        try:
-            with self.using:
-                for statement in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
-                    self.execute(statement).fetchall()
-        except self.errors as error:
-            self._fail(error)
+        for statement in ("PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+            self._do(self._run, statement)
 
     # -- what may fail, and what struck
 
@@ -6361,59 +6326,62 @@ class _Journal:
         if (there.st_dev, there.st_ino) != self.file:
             raise JournalError(self.path, "it is gone, and another file is in its place")
 
-    def _fail(self, error: Exception) -> None:
-        """Take back what had been begun, and raise JournalError; after an I/O error nothing is written any more."""
-        message, passing = str(error), any(word in str(error) for word in _PASSING)
+    def _do(self, step: Callable[..., Any], *args: Any) -> None:
+        """Run step(*args), which uses SQLite.
+
+        If that fails, take back what had been begun and raise JournalError; after an I/O error, write nothing any more.
+        """
         try:
-            if self.connection.in_transaction:  # a full disk has rolled back by itself
-                self.connection.execute("ROLLBACK")
-        except self.errors as another:
-            message, passing = str(another), False
-        if not passing:
-            self.reason = f"{message}; what it holds shows when it is opened anew"
-            self.connection.close()
-        self._drop()
-        raise JournalError(self.path, message) from error
+            with self.using:
+                step(*args)
+        except self.errors as error:
+            message, passing = str(error), any(word in str(error) for word in _PASSING)
+            try:
+                self._roll_back()
+            except self.errors as another:
+                message, passing = str(another), False
+            if not passing:
+                self.reason = f"{message}; what it holds shows when it is opened anew"
+                self.connection.close()
+            self._drop()
+            raise JournalError(self.path, message) from error
+
+    def _roll_back(self) -> None:
+        if self.connection.in_transaction:  # a full disk has rolled back by itself
+            self.connection.execute("ROLLBACK")
 
     def settle(self) -> None:
         """Bring memory up to what the file has of a change that was interrupted, or take the change back."""
+        self._undisturbed(self._do, self._settle)
+
+    def catch_up(self) -> None:
+        """Write the names that have changed within a write."""
+        self._undisturbed(self._transact, self._compare_all)
+
+    def _undisturbed(self, step: Callable[..., None], *args: Any) -> None:
+        """Run step(*args) while a signal handler's change waits."""
         monitor, mark = self.monitor, self.monitor.mark
         try:
-            monitor.mark = _RUNNING  # a signal handler's change waits
-            if self.pending is not None:
-                self._settle(self.pending)
+            monitor.mark = _RUNNING
+            step(*args)
             monitor.mark = mark
         except BaseException:
             monitor.mark = mark
             raise
 
-    def _settle(self, pending: _Pending) -> None:
-        var, done = pending.var, False
-        try:
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
-            if pending.number or var is None or pending.head is None:
-                done = self.execute("SELECT value FROM meta WHERE key = 'commits'").fetchone() == (pending.number,)
-            else:
-                number, (count, digest) = self.entries[var._log].number, self.entries[var._log].newest
-                row = self.execute("SELECT digest FROM records WHERE line = ? AND idx = ?", (number, count - 1))
-                done = count == pending.head[0] and row.fetchone() == (digest,)  # else it had not come to writing
-        except self.errors as error:
-            self._fail(error)
-        (self._finish if done else self._drop)()
+    def _settle(self) -> None:
+        if self.pending is not None:
+            self._roll_back()
+            done = self.execute(*self.pending.query).fetchone() == self.pending.answer
+            (self._finish if done else self._drop)()
 
     def _drop(self) -> None:
         """Take back what was noted of a change that is not in the file. May be interrupted and called again."""
         if self.pending is None:
             return
+        for change in reversed(self.pending.undo):
+            _put(*change)
         transaction = self.pending.transaction
-        for thing, name, before in reversed(self.pending.undo):
-            if not isinstance(thing, dict):
-                setattr(thing, name, before)
-            elif before is None:
-                thing.pop(name, None)
-            else:
-                thing[name] = before
         if transaction is not None and not transaction.committed:
             transaction.owner = 0
         self.pending = None
@@ -6421,7 +6389,7 @@ class _Journal:
     def _finish(self) -> None:
         """Bring memory up to a change that is in the file. May be interrupted and called again."""
         assert self.pending is not None
-        _, _, var, head, first, notices, transaction = self.pending
+        var, head, first, notices, transaction = self.pending[3:]
         if transaction is not None:
             transaction.committed = True
         if var is not None:
@@ -6433,52 +6401,39 @@ class _Journal:
                 log.prune(log.head, first)
         self.pending = None
 
+    # -- writing
+
+    def _run(self, statement: str, *args: Any) -> List[Any]:
+        """Run an SQL statement, and return its rows."""
+        return self.execute(statement, args).fetchall()  # type: ignore[no-any-return]
+
     def _set(self, thing: Any, name: Any, value: Any) -> None:
         """Set an attribute, or an entry of a dict (None for none), so that _drop() takes it back."""
-        if not isinstance(thing, dict):
-            self.undo.append((thing, name, getattr(thing, name)))
-            setattr(thing, name, value)
-            return
-        self.undo.append((thing, name, thing.get(name)))
-        if value is None:
-            thing.pop(name, None)
-        else:
-            thing[name] = value
-
-    def _write(self, statement: str, row: Sequence[Any] = ()) -> None:
-        if not self.connection.in_transaction:
-            self.execute("BEGIN IMMEDIATE")
-        self.execute(statement, row)
+        before = thing.get(name) if isinstance(thing, dict) else getattr(thing, name)
+        self.undo.append((thing, name, before))
+        _put(thing, name, value)
 
     def _set_meta(self, key: str, value: Any) -> None:
-        self._write("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
+        self._run("INSERT OR REPLACE INTO meta VALUES(?, ?)", key, value)
 
-    def _transact(
-        self,
-        transaction: Optional[_Transaction],
-        step: Callable[..., None],
-        *args: Any,
-        var: Optional[AlmaVar[Any]] = None,
-        head: Optional[_Head] = None,
-        first: int = 0,
-        notices: Iterable[_Notice] = (),
-    ) -> None:
-        """Run step(*args), which writes, in one SQLite transaction, then bring memory up."""
+    def _transact(self, step: Callable[..., None], *args: Any, **memory: Any) -> None:
+        """Run step(*args), which writes, in one SQLite transaction, then bring *memory* up, as _Pending knows it."""
         self._check()
-        self.undo, self.coming = [], {}
-        self.pending = _Pending(self.commits + 1, self.undo, var, head, first, notices, transaction)
-        try:
-            with self.using:
-                self._set(self, "commits", self.commits + 1)
-                step(*args)
-                if self.connection.in_transaction:
-                    self._set_meta("commits", self.commits)
-                    self.execute("COMMIT")
-                else:  # there was nothing to write
-                    self._set(self, "commits", self.commits - 1)
-        except self.errors as error:
-            self._fail(error)
+        self.undo, self.new, self.coming = [], [], {}
+        self.pending = _Pending((_COMMITS,), (self.commits + 1,), self.undo, **memory)
+        self._do(self._write_whole, step, args)
         self._finish()
+
+    def _write_whole(self, step: Callable[..., None], args: Tuple[Any, ...]) -> None:
+        self.execute("BEGIN IMMEDIATE")
+        before = self.connection.total_changes
+        step(*args)
+        if self.connection.total_changes == before:
+            self.execute("ROLLBACK")
+            return
+        self._set(self, "commits", self.commits + 1)
+        self._set_meta("commits", self.commits)
+        self.execute("COMMIT")
 
     # -- changes of one variable
 
@@ -6490,24 +6445,17 @@ class _Journal:
             self.monitor.notices.extend(notices)
             return
         count, stored, layout, _ = head
-        first = self._first(var, head, self.monitor.time)
+        first = layout.first if var._keep is None else _first_to_keep(head, var._keep, self.monitor.time)
         if first > layout.first:
-            self._transact(None, self._record, entry, head, first, var=var, head=head, first=first, notices=notices)
+            self._transact(self._record, entry, head, first, var=var, head=head, first=first, notices=notices)
             return
         self._check()
         row = self._row(entry.number, var._log, count - 1, layout.times[-1], stored, entry.newest[1])
-        self.pending = _Pending(0, [(entry, "newest", entry.newest)], var, head, 0, notices, None)
+        undo = [(entry, "newest", entry.newest)]
+        self.pending = _Pending((_DIGEST, row[:2]), row[6:], undo, var, head, 0, notices)
         entry.newest = count, row[6]
-        try:
-            with self.using:
-                self.execute(_INSERT, row)  # a transaction of its own, in one call
-        except self.errors as error:
-            self._fail(error)
+        self._do(self.execute, _INSERT, row)  # a transaction of its own, in one call
         self._finish()
-
-    def _first(self, var: AlmaVar[Any], head: _Head, now: int) -> int:
-        """Return the oldest record that a variable's own limits allow, besides the initial one."""
-        return head[2].first if var._keep is None else _first_to_keep(head, var._keep, now)
 
     def _record(self, entry: _Entry, head: _Head, first: int) -> None:
         self._add_rows(entry, head)
@@ -6516,33 +6464,37 @@ class _Journal:
     def _row(self, number: int, log: _Log, index: int, time: int, stored: Any, before: bytes) -> Tuple[Any, ...]:
         """Return the row of a record, sealed; CodecError for a value that has no text."""
         value = self.codec.text(stored if type(stored) is int else _unpack(stored))
-        label, facts = log.labels.get(index), None
-        if index in log.facts:
-            facts = _facts_raw(log.facts[index], index, log.standing(index - 1).undone, self.ids, self.codec)
+        label, facts = log.labels.get(index), log.facts.get(index)
         if label is None and facts is None:
             text = f"{index},{time},null,null,{value}"  # as _record_text() says, and 0.4 us faster
             return number, index, time, None, None, value, self.sha256(before + text.encode()).digest()
-        label = _label_text(label)
-        digest = _seal(before, _record_text(index, time, label, facts, value))
-        note = label if label is None else _column(label)
-        return number, index, time, note, facts if facts is None else _text(facts), value, digest
+        note = _label_text(label)
+        raw = facts and _facts_raw(facts, index, log.standing(index - 1).undone, self.ids, self.codec)
+        seal = _seal(before, _record_text(index, time, note, raw, value))
+        return number, index, time, note and _column(note), raw and _text(raw), value, seal
 
     def _add_rows(self, entry: _Entry, head: _Head) -> None:
         """Write the records of a line that are not in the file yet."""
-        (count, digest), log, layout = entry.newest, entry.var._log, head[2]
-        begin, end = count - layout.shift, head[0] - layout.shift
-        rows = []
-        for index, moment, stored in zip(range(count, head[0]), layout.times[begin:end], layout.values[begin:end]):
-            rows.append(self._row(entry.number, log, index, moment, stored, digest))
-            digest = rows[-1][6]
+        (count, digest), log, layout, rows = entry.newest, entry.var._log, head[2], []
+        columns: Tuple[Iterable[Any], ...]
+        if count:
+            begin, end = count - layout.shift, head[0] - layout.shift
+            columns = range(count, head[0]), layout.times[begin:end], layout.values[begin:end]
+        else:
+            times, values = log.columns(head)
+            columns = [0, *range(layout.first, head[0])], [layout.times[0], *times], [layout.values[0], *values]
+        if not count and entry.shared is not None:
+            count, ((digest,),) = entry.at + 1, self._run(_DIGEST, entry.holder(entry.at).number, entry.at)
+        before = digest
+        for index, moment, stored in zip(*columns):
+            if index >= count:
+                rows.append(self._row(entry.number, log, index, moment, stored, digest))
+                digest = rows[-1][6]
         if rows:
-            self._insert(rows)
-            self._set(entry, "newest", (head[0], digest))
-
-    def _insert(self, rows: List[Tuple[Any, ...]]) -> None:
-        if not self.connection.in_transaction:
-            self.execute("BEGIN IMMEDIATE")
-        self.connection.executemany(_INSERT, rows)
+            self.connection.executemany(_INSERT, rows)
+        if entry.anchor == []:
+            entry.anchor = [(before or rows[0][6]).hex(), []]
+        self._set(entry, "newest", (head[0], digest))
 
     def prune(self, var: AlmaVar[Any], first: int) -> None:
         """Remove the rows of a variable before record *first*, but for those that branches need."""
@@ -6550,98 +6502,85 @@ class _Journal:
         if entry is None:
             var._log.prune(var._log.head, first)
         else:
-            self._transact(None, self._prune, entry, var._log.head, first, var=var, first=first)
+            self._transact(self._prune, entry, var._log.head, first, var=var, first=first)
 
     def _prune(self, entry: _Entry, head: _Head, first: int) -> None:
         """Remove the rows that a line no longer needs when it keeps from *first* on, and write its header."""
-        log, layout, bases = entry.var._log, head[2], None
+        log, layout = entry.var._log, head[2]
         if first > layout.first:
             bases = log._bases(head, first) if log.merges else None
             since = layout.since if layout.first > 1 else layout.times[1]
-            head = head[0], head[1], layout.but(first=first, since=since), head[3]
-        self.coming[log] = head, bases
+            self.coming[log] = (head[0], head[1], layout.but(first=first, since=since), head[3]), bases
         self._sweep(entry)
+
+    def _coming(self, var: AlmaVar[Any]) -> Tuple[_Head, Any]:
+        """Return the head of a variable as pruning will leave it, and its bases of merges if they change."""
+        return self.coming.get(var._log) or (var._head(), None)
 
     def _sweep(self, entry: _Entry) -> None:
         """Remove the rows that a line, and those it shares rows with, no longer need, and write what changed."""
-        top, removed = entry, self._remove_rows(entry, self._needed(entry))
-        while top.shares and top.parent is not None:
-            top = top.parent
-            removed = self._remove_rows(top, self._needed(top)) or removed
-        for var, _ in _family(top.var) if removed else ((entry.var, None),):  # where a branch left may have gone
+        removed = self._remove_rows(entry)
+        for var, _ in _family(entry.holder(0).var) if removed else ((entry.var, None),):  # whose fork may have gone
             if var._log in self.entries:
-                self._write_header(self.entries[var._log], force=removed)
+                self._write_header(self.entries[var._log])
 
-    def _head(self, var: AlmaVar[Any]) -> _Head:
-        """Return the head of a variable as it will be when it has been pruned."""
-        return self.coming[var._log][0] if var._log in self.coming else var._head()
+    def _remove_rows(self, entry: _Entry) -> bool:
+        """Remove the rows that a line, and those whose rows it shares, no longer need; tell whether there were any."""
+        needed = self._needed(entry)
+        removed = needed > entry.start
+        if removed:
+            self._set(entry, "anchor", self._anchor(entry, needed - 1))
+            gone = "DELETE FROM records WHERE line = ? AND idx BETWEEN ? AND ?"
+            self._run(gone, entry.number, entry.start, needed - 1)
+            self._set(entry, "start", needed)
+        return (entry.shared is not None and self._remove_rows(entry.shared)) or removed
 
     def _needed(self, entry: _Entry) -> int:
         """Return the oldest record whose row must stay for a line and for those that share it."""
-        needed = self._head(entry.var)[2].first
+        needed = self._coming(entry.var)[0][2].first
         for branch in entry.var._branches.current().values():
             below = self.entries.get(branch._log)
-            if below is not None and below.shares:
-                its = min(self._needed(below), below.at if below.start == below.at + 1 else _ANY_INDEX)
-                needed = min(needed, int(its)) if its <= below.at else needed
+            if below is not None and below.shared is not None:
+                its = self._needed(below)
+                if its <= below.at or below.anchor is None:
+                    needed = min(needed, its, below.at)
         return needed
 
-    def _remove_rows(self, entry: _Entry, needed: int) -> bool:
-        """Remove the rows before *needed*, and know what the next one goes on from; tell whether there were any."""
-        if needed <= entry.start:
-            return False
-        self._set(entry, "before", self._after(entry, needed - 1))
-        gone = entry.number, entry.start, needed - 1
-        self._write("DELETE FROM records WHERE line = ? AND idx BETWEEN ? AND ?", gone)
-        self._set(entry, "start", needed)
-        return True
-
-    def _after(self, entry: _Entry, index: int) -> Tuple[bytes, Tuple[Any, ...]]:
-        """Return the digest of a row, and which changes were undone at that record."""
-        holder = entry.holder(index)
-        digest, undone = holder.before
-        if undone is None and holder.parent is not None:
-            undone = self._after(holder.parent, holder.at)[1] if holder.at else ()
-        rows = "SELECT facts, digest FROM records WHERE line = ? AND idx BETWEEN ? AND ? ORDER BY idx"
-        for facts, seal in self.execute(rows, (holder.number, holder.start, index)).fetchall():
-            raw, digest = {} if facts is None else _parse(facts), seal
-            undone = _pushed(undone or (), raw["pop"], raw["push"]) if "stands" in raw else ()
-        return digest, undone or ()
+    def _anchor(self, entry: _Entry, index: int) -> List[Any]:
+        """Return the digest of a row in hex, and which changes were undone at that record, the top one first."""
+        holder, undone = entry.holder(index), []
+        if holder.anchor is not None:
+            undone = holder.anchor[1][::-1]
+        elif holder.shared is not None and holder.at:
+            undone = self._anchor(holder.shared, holder.at)[1][::-1]
+        query = "SELECT facts, digest FROM records WHERE line = ? AND idx BETWEEN ? AND ? ORDER BY idx"
+        rows = self._run(query, holder.number, holder.start, index)
+        for facts, _ in rows:
+            raw = {} if facts is None else _parse(facts)
+            del undone[len(undone) - raw["pop"] if "stands" in raw else 0 :]
+            undone += raw.get("push", ())
+        return [rows[-1][1].hex(), undone[::-1]]
 
     # -- headers
 
-    def _known(self, entry: _Entry, head: _Head) -> Tuple[Any, ...]:
+    def _known(self, entry: _Entry) -> Tuple[Any, ...]:
         """Return what a header is made of, as far as it can change."""
-        var, layout = entry.var, head[2]
+        var, layout = entry.var, self._coming(entry.var)[0][2]
         options = var._keep, var._pack is _pack, bool(var._traced), var._log.opener is None
-        return layout.first, layout.since, layout.frozen, entry.start, *options
+        return layout.first, layout.since, layout.frozen, entry.start, entry.has(entry.at), *options
 
-    def _write_header(self, entry: _Entry, force: bool = False, name: str = "", retired: int = False) -> None:
-        """Write the header of a line where it has changed; with a *name*, as that of a life that is over."""
-        known = self._known(entry, self._head(entry.var))
-        if known == entry.known and not force and not name:
+    def _write_header(self, entry: _Entry, **instead: Any) -> None:
+        """Write the header of a line where it has changed, or with something else *instead* of what it says."""
+        var, known, shares = entry.var, self._known(entry), entry.shared is not None
+        if known == entry.known and not instead:
             return
-        header = self._header(entry)
-        if name:
-            header.update(name=name, retired=retired)
-        text = _text(header)
-        seal = _seal(b"", text)
-        if seal != entry.seal:
-            row = entry.number, _column(header["name"]), text, seal
-            self._write("INSERT OR REPLACE INTO lines VALUES(?, ?, ?, ?)", row)
-            self._set(entry, "seal", seal)
+        number = None if entry.parent is None else entry.parent.number
+        fork = None if entry.has(entry.at) else _plain(self.codec, var._forks[-1].stored, var._name, entry.at)
+        head, bases = self._coming(var)
+        header = _header(var, head, self.ids, self.codec, number, shares, entry.anchor, fork, bases=bases)
+        row = _header_row(entry.number, {**header, **instead})
+        self._run("INSERT OR REPLACE INTO lines VALUES(?, ?, ?, ?)", *row)
         self._set(entry, "known", known)
-
-    def _header(self, entry: _Entry) -> Dict[str, Any]:
-        var, parent, (digest, undone) = entry.var, entry.parent, entry.before
-        head, bases = self.coming.get(var._log) or (var._head(), None)
-        fork = number = None
-        if parent is not None:
-            number = parent.number
-            fork = None if entry.has(entry.at) else _plain(self.codec, var._forks[-1].stored, var._name, entry.at)
-        gap = entry.start > (entry.at + 1 if entry.shares else 1)
-        anchor = [digest.hex(), list(_walk(undone or ()))] if gap else None
-        return _header(var, head, self.ids, self.codec, number, entry.shares, anchor, fork, bases=bases)
 
     # -- transactions, and what changes the names
 
@@ -6662,192 +6601,137 @@ class _Journal:
     def commit(self, transaction: _Transaction) -> None:
         """Write all that a transaction has changed; after that it is committed."""
         if self.begun:
-            self._transact(transaction, self._commit, transaction)
+            self._transact(self._commit, transaction, transaction=transaction)
         else:
-            self._transact(transaction, self._begin)
+            self._transact(self._begin, transaction=transaction)
 
     def _commit(self, transaction: _Transaction) -> None:
         tables = sorted(transaction.draft.tables.items(), key=lambda item: _KINDS.index(item[0].kind))
-        changes = [(table, *_difference(table.kind, table.entries, entries)) for table, entries in tables]
-        new: List[_Entry] = []
-        for table, added, _ in changes:
-            if added or table.kind == "flags":
-                self._add(table, added, new)
-        touched = [(self.entries[var._log], var._head()) for var in transaction.touched if var._log in self.entries]
-        for entry, head in touched:
-            if entry.newest[0]:
-                self._add_rows(entry, head)
-        for entry in new:  # a branch goes on from a row that has just been written
-            self._write_line(entry)
-        for entry, head in touched:
-            self._prune(entry, head, self._first(entry.var, head, transaction.time))
-        for table, _, removed in reversed(changes):
-            for _, var in removed if table.kind == "branches" else ():
-                self._remove(var)
-            if removed and table.kind == "variables":
-                self._retire_all(removed, table.entries, transaction.draft.tables[table])
-        for thing, *_ in transaction.resumed:
-            self._write_options(thing)
-
-    def catch_up(self) -> None:
-        """Write the names that have changed within a write."""
-        monitor, mark = self.monitor, self.monitor.mark
-        try:
-            monitor.mark = _RUNNING
-            self._transact(None, self._compare_all)
-            self.behind = False
-            monitor.mark = mark
-        except BaseException:
-            monitor.mark = mark
-            raise
+        changes = [(table, entries, *_difference(table.kind, table.entries, entries)) for table, entries in tables]
+        for table, _, added, _ in changes:
+            self._add(table, added)
+        touched = [self.entries[var._log] for var in transaction.touched if var._log in self.entries]
+        self._write_lines(touched)
+        for entry in touched:
+            head, keep = entry.var._head(), entry.var._keep
+            self._prune(entry, head, 0 if keep is None else _first_to_keep(head, keep, transaction.time))
+        for table, entries, _, removed in reversed(changes):
+            self._take_out(table, removed, entries)
+        for thing, *_ in transaction.resumed:  # its first watch() may have given it other options
+            if isinstance(thing, AlmaNamespace):
+                self._write_space(thing)
+            elif thing._log in self.entries:
+                self._write_header(self.entries[thing._log])
 
     def _compare_all(self) -> None:
         """Write what the registry has and the file has not, and remove what is over."""
+        self._set(self, "behind", False)
         variables = self.registry._vars.current()
-        for entry in list(self.entries.values()):
-            var, parent = entry.var, entry.parent
-            if parent is None and variables.get(var._name) is not var:
-                self._retire(var)
-            elif parent is not None and not any(var is there for there in parent.var._branches.current().values()):
-                self._remove(var)
-        new: List[_Entry] = []
+        there = {line._log for var in variables.values() for line, _ in _family(var)}
+        for entry in sorted(self.entries.values(), key=lambda entry: entry.number):
+            if entry.var._log not in there:  # a branch of one that is retired is by now no longer known
+                (self._retire if entry.parent is None else self._remove)(entry.var)
         for var in variables.values():
-            self._enter(var, None, new)
-        for entry in new:
-            self._write_line(entry)
+            self._enter(var)
+        self._write_lines()
         for space in self.registry._namespaces.current().values():
-            rows = self.execute(
-                "SELECT key FROM keys JOIN namespaces ON id = namespace WHERE name = ? ORDER BY position",
-                [_column(space._name)],
-            ).fetchall()
-            self._add_space(space)
-            self._add_keys(space, _moved([_from_column(key) for (key,) in rows], space._keys.current()))
+            number = self.spaces.get(space._name, -1)
+            keys = self._run("SELECT key FROM keys WHERE namespace = ? ORDER BY position", number)
+            self._write_space(space, _moved([_from_column(key) for (key,) in keys], space._keys.current()))
 
-    def _enter(self, var: AlmaVar[Any], parent: Optional[_Entry], new: List[_Entry]) -> None:
-        """Give a line a number, and the branches of it that have none; add the entries to *new*."""
+    def _add(self, table: _Table, added: Dict[str, Any]) -> None:
+        """Enter what has come into a table."""
+        parent = self.entries.get(table.owner._log) if table.kind == "branches" else None
+        if table.kind == "variables" or parent is not None:
+            for var in added.values():
+                self._enter(var, parent)
+        elif table.kind == "namespaces":
+            for space in added.values():
+                self._write_space(space, space._keys.current())
+        elif table.kind == "keys":
+            self._write_space(table.owner, added, header=False)
+        elif table.kind == "flags":
+            self._write_space(table.owner)
+
+    def _enter(self, var: AlmaVar[Any], parent: Optional[_Entry] = None) -> None:
+        """Give a line a number, and the branches of it that have none."""
         entry = self.entries.get(var._log)
         if entry is None:
             first, at = var._head()[2].first, var._forks[-1].at
             shares = parent is not None and (at == 0 or (first <= at and parent.reaches(first)))
             self._set(self, "lines", self.lines + 1)
+            self._set_meta("lines", self.lines)
             entry = _Entry(self.lines, var, parent, shares)
-            entry.start = max(entry.start, first)
+            if first > entry.start:
+                entry.start, entry.anchor = first, []  # the digest is known when the record before has been written
             self._set(self.entries, var._log, entry)
             self._set(self.ids, var._log.line, entry.number)
-            new.append(entry)
+            self.new.append(entry)
         for branch in var._branches.current().values():
-            self._enter(branch, entry, new)
+            self._enter(branch, entry)
 
-    def _write_line(self, entry: _Entry) -> None:
-        """Write all that is kept of a new line."""
-        number, log, at, head = entry.number, entry.var._log, entry.at, entry.var._head()
-        first, rows, digest = head[2].first, [], b""
-        times, stored = log.columns(head)
-        if entry.shares and entry.parent is not None:
-            where = entry.parent.holder(at).number, at
-            digest = self.execute("SELECT digest FROM records WHERE line = ? AND idx = ?", where).fetchone()[0]
-            skipped = max(0, at + 1 - first)
-            first, times, stored = first + skipped, times[skipped:], stored[skipped:]
-        else:
-            rows.append(self._row(number, log, 0, head[2].times[0], head[2].values[0], b""))
-            digest = rows[0][6]
-        entry.before = digest, None if entry.shares and entry.start == at + 1 else ()
-        for index, moment, value in zip(range(first, head[0]), times, stored):
-            rows.append(self._row(number, log, index, moment, value, digest))
-            digest = rows[-1][6]
-        self._insert(rows)
-        entry.newest = head[0], digest
-        self._write_header(entry)
-        self._set_meta("lines", self.lines)
+    def _write_lines(self, touched: Iterable[_Entry] = ()) -> None:
+        """Write the records that are new, and the headers of lines that are."""
+        for entry in sorted(
+            {*self.new, *touched}, key=lambda entry: entry.number
+        ):  # a branch goes on from a row before it
+            self._add_rows(entry, entry.var._head())
+        for entry in self.new:
+            self._write_header(entry)
+
+    def _take_out(self, table: _Table, removed: Dict[str, Any], now: Dict[str, Any]) -> None:
+        """Remove what is no longer in a table; who stands in the place of a variable has taken it."""
+        for branch in removed.values() if table.kind == "branches" else ():
+            self._remove(branch)
+        if table.kind == "variables" and removed:
+            moved = set(_moved(list(table.entries), now))
+            for name, var in removed.items():
+                self._retire(var, self.entries.get(now[name]._log) if name in now and name not in moved else None)
 
     def _retire(self, var: AlmaVar[Any], heir: Optional[_Entry] = None) -> None:
-        """Keep the life of a variable that is over, with its branches, as name~1 or the next that is free.
-
-        *heir* is the one that has taken its place.
-        """
-        old, taken = var._name, "SELECT 1 FROM lines WHERE name = ?"
-        names = (f"{old}~{number}" for number in range(1, 1 << 62))
-        name = next(name for name in names if self.execute(taken, [_column(name)]).fetchone() is None)
-        for line, _ in list(_family(var)):
-            entry = self.entries.get(line._log)
-            if entry is not None:
-                self._write_header(entry, name=name + line._name[len(old) :], retired=heir.number if heir else True)
-                self._set(self.entries, line._log, None)
-
-    def _retire_all(self, removed: List[Tuple[str, Any]], old: Dict[str, Any], new: Dict[str, Any]) -> None:
-        """Keep the lives that are over, and who has taken their place: another variable of the name, if it stayed."""
-        staying = list(takewhile(old.__contains__, new))  # what stands behind a new name has moved there
-        stayed = set(staying) - set(_moved(list(old), staying))
-        for name, var in removed:
-            heir = self.entries.get(new[name]._log) if name in stayed else None
-            self._retire(var, heir)
+        """Keep the life of a variable that is over, with its branches, as name~1 or the next that is free."""
+        names = (f"{var._name}~{number}" for number in range(1, 1 << 62))
+        name = next(name for name in names if not self._run("SELECT 1 FROM lines WHERE name = ?", _column(name)))
+        for entry in self._forget(var):
+            branch = entry.var._name[len(var._name) :]
+            self._write_header(entry, name=name + branch, retired=heir.number if heir else True)
 
     def _remove(self, var: AlmaVar[Any]) -> None:
         """Remove a branch that has been dropped, and those that left it."""
-        entry = self.entries.get(var._log)
-        parent = entry and entry.parent
-        for line, _ in list(_family(var)):
-            entry = self.entries.get(line._log)
-            if entry is not None:
-                self._write("DELETE FROM records WHERE line = ?", [entry.number])
-                self._write("DELETE FROM lines WHERE id = ?", [entry.number])
-                self._set(self.entries, line._log, None)
-                self._set(self.ids, line._log.line, None)
+        removed = self._forget(var)
+        for entry in removed:
+            self._run("DELETE FROM records WHERE line = ?", entry.number)
+            self._run("DELETE FROM lines WHERE id = ?", entry.number)
+            self._set(self.ids, entry.var._log.line, None)
+        parent = removed[0].parent if removed else None
         if parent is not None and parent.var._log in self.entries:
             self._sweep(parent)
 
-    def _add(self, table: _Table, added: List[Tuple[str, Any]], new: List[_Entry]) -> None:
-        """Enter what has come into a table."""
-        if table.kind == "variables":
-            for _, var in added:
-                self._enter(var, None, new)
-        elif table.kind == "branches":
-            parent = self.entries.get(table.owner._log)
-            for _, branch in added if parent is not None else ():
-                self._enter(branch, parent, new)
-        elif table.kind == "namespaces":
-            for _, space in added:
-                self._add_space(space)
-        elif table.kind == "keys":
-            self._add_keys(table.owner, [key for key, _ in added])
-        else:
-            self._write_space(table.owner)
+    def _forget(self, var: AlmaVar[Any]) -> List[_Entry]:
+        """Return what is known of a variable and its branches, for the last time."""
+        entries = [self.entries[line._log] for line, _ in _family(var) if line._log in self.entries]
+        for entry in entries:
+            self._set(self.entries, entry.var._log, None)
+        return entries
 
-    def _add_space(self, space: AlmaNamespace) -> None:
+    def _write_space(self, space: AlmaNamespace, keys: Iterable[str] = (), header: bool = True) -> None:
+        """Write these keys of a namespace behind those that there are, and its header where that has changed."""
         if space._name not in self.spaces:
-            self._set(self.spaces, space._name, _Space(len(self.spaces), 0, b""))
-            self._add_keys(space, list(space._keys.current()))
-        self._write_space(space)
-
-    def _add_keys(self, space: AlmaNamespace, keys: List[str]) -> None:
-        """Write keys behind those that there are."""
-        known = self.spaces.get(space._name)
-        if known is None:
-            return
+            self._set(self.spaces, space._name, len(self.spaces))
+        number = self.spaces[space._name]
         for key in keys:
-            row = known.number, _column(key), known.position, _key_seal(known.number, key, known.position)
-            self._write("INSERT OR REPLACE INTO keys VALUES(?, ?, ?, ?)", row)
-            self._set(known, "position", known.position + 1)
-
-    def _write_space(self, space: AlmaNamespace) -> None:
-        """Write the header of a namespace where it has changed."""
-        known, text = self.spaces.get(space._name), _text({**_space_header(space), "keys": []})
-        seal = _seal(b"", text)
-        if known is not None and seal != known.seal:
-            row = known.number, _column(space._name), text, seal
-            self._write("INSERT OR REPLACE INTO namespaces VALUES(?, ?, ?, ?)", row)
-            self._set(known, "seal", seal)
-
-    def _write_options(self, thing: Any) -> None:
-        """Write the options of a variable or namespace that its first watch() has given it."""
-        if isinstance(thing, AlmaNamespace):
-            self._write_space(thing)
-        elif thing._log in self.entries:
-            self._write_header(self.entries[thing._log])
+            seal = _key_seal(number, key, self.places)
+            self._run("INSERT OR REPLACE INTO keys VALUES(?, ?, ?, ?)", number, _column(key), self.places, seal)
+            self._set(self, "places", self.places + 1)
+        if not header:
+            return
+        row = _header_row(number, {**_space_header(space), "keys": []})
+        if self._run("SELECT header FROM namespaces WHERE id = ?", number) != [row[2:3]]:
+            self._run("INSERT OR REPLACE INTO namespaces VALUES(?, ?, ?, ?)", *row)
 
 
 _forking = threading.RLock()  # one thread forks at a time
-_stopped: List[Any] = []  # locks of journals, while one does
+_stopped = ExitStack()  # locks of journals, while one does
 
 
 def _before_fork() -> None:
@@ -6855,13 +6739,11 @@ def _before_fork() -> None:
     _forking.acquire()
     for monitor in _alive():
         if monitor.journal is not None:
-            _stopped.append(monitor.journal.using)
-            _stopped[-1].__enter__()
+            _stopped.enter_context(monitor.journal.using)
 
 
 def _when_forked() -> None:
-    while _stopped:
-        _stopped.pop().__exit__(None, None, None)
+    _stopped.close()
     _forking.release()
 
 
@@ -6872,99 +6754,97 @@ if hasattr(os, "register_at_fork"):
 _KINDS = "namespaces", "variables", "branches", "keys", "flags"  # in the order in which they are written
 
 
-def _walk(undone: Tuple[Any, ...]) -> Iterator[int]:
-    """Yield the indices of nested undone changes, the top one first."""
-    while undone:
-        yield undone[0]
-        undone = undone[1]
+def _put(thing: Any, name: Any, value: Any) -> None:
+    """Set an attribute, or an entry of a dict: None for none."""
+    if not isinstance(thing, dict):
+        setattr(thing, name, value)
+    elif value is None:
+        thing.pop(name, None)
+    else:
+        thing[name] = value
 
 
-def _difference(
-    kind: str, old: Dict[str, Any], new: Dict[str, Any]
-) -> Tuple[List[Tuple[str, Any]], List[Tuple[str, Any]]]:
+def _difference(kind: str, old: Dict[str, Any], new: Dict[str, Any]) -> Tuple[Dict[str, Any], Dict[str, Any]]:
     """Return what of a table is new, or has moved to its end, and what is no longer in it. O(entries), mostly in C."""
     from operator import is_
 
     names = list(new)
     if names[: len(old)] == list(old) and all(map(is_, old.values(), new.values())):
-        return [(name, new[name]) for name in names[len(old) :]], []
+        return {name: new[name] for name in names[len(old) :]}, {}
     if kind == "keys":
-        return [(key, new[key]) for key in _moved(list(old), new)], []
-    added = [(name, thing) for name, thing in new.items() if old.get(name) is not thing]
-    return added, [(name, thing) for name, thing in old.items() if new.get(name) is not thing]
+        return {key: new[key] for key in _moved(list(old), new)}, {}
+    added = {name: thing for name, thing in new.items() if old.get(name) is not thing}
+    return added, {name: thing for name, thing in old.items() if new.get(name) is not thing}
 
 
 def _moved(old: List[str], new: Iterable[str]) -> List[str]:
-    """Return the keys that are new, or have moved behind others, in their order."""
-    known, rest = set(old), iter(old)
-    return [key for key in new if key not in known or key not in rest]  # `in` goes on where it has found the last
+    """Return the names that are new, or have moved behind others, in their order: the first of them, and all after."""
+    names, rest = list(new), iter(old)
+    staying = sum(1 for _ in takewhile(lambda name: name in rest, names))  # `in` goes on where it has found the last
+    return names[staying:]
 
 
-def _locked(sqlite3: Any, path: str) -> Any:
-    """Return the connection that holds the right to write to a journal; it ends with the process at the latest."""
-    lock = sqlite3.connect(f"{path}-lock", timeout=0, isolation_level=None, check_same_thread=False)
-    try:
-        lock.execute("BEGIN IMMEDIATE")
-    except sqlite3.Error as error:
-        lock.close()
-        reason = f"{_holding(sqlite3, path)} writes to it" if "locked" in str(error) else str(error)
-        raise JournalError(path, reason) from error
-    return lock
+def _size(path: str) -> int:
+    """Return the size of a file, 0 if there is none."""
+    return os.path.getsize(path) if os.path.exists(path) else 0
 
 
-def _holding(sqlite3: Any, path: str) -> str:
+def _holding(path: str) -> str:
     """Return which process writes to a journal."""
+    import sqlite3
+
+    row = None
     try:
-        connection = _connection(sqlite3, path, "ro")
-        try:
+        with closing(_connection(path, "ro")) as connection:
             row = connection.execute("SELECT value FROM meta WHERE key = 'writer'").fetchone()
-        finally:
-            connection.close()
     except sqlite3.Error:
-        row = None
+        pass  # it is being made
     return f"process {row[0]}" if row else "another process"
 
 
-def _connection(sqlite3: Any, path: str, mode: str) -> Any:
+def _connection(path: str, mode: str, timeout: float = 5) -> Any:
     """Return a connection to a file; no other thread uses it at the same time."""
+    import sqlite3
     from pathlib import Path
 
     uri = f"{Path(path).as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=5, isolation_level=None, check_same_thread=False)
+    return sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
+
+
+def _alone(registry: AlmaRegistry, what: str, step: Callable[..., None], *args: Any) -> None:
+    """Run step(registry, *args) under the lock; RuntimeError inside a change, FrozenError after close()."""
+    monitor = registry._monitor
+    if monitor.is_nested() or (monitor.is_held() and monitor.transaction is not None):
+        raise RuntimeError(f"{what} inside a transaction, a validator or an update function")
+    with monitor.lock:
+        monitor.settle()
+        if monitor.idle is _CLOSED:
+            raise FrozenError("a journal", closed=True)
+        step(registry, *args)
 
 
 def _attach(registry: AlmaRegistry, path: Any, durability: str, types: Any) -> None:
     """Give a registry a journal: what is in the file comes into the registry, and the other way round."""
-    monitor = registry._monitor
     if durability not in _DURABILITY:
         raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
-    full = os.path.realpath(os.fsdecode(path))
+    full, known = os.path.realpath(os.fsdecode(path)), _classes(types)
     _require_database(full)
-    known = _classes(types)
-    codec = _Codec({**monitor.types, **known})
-    if monitor.is_nested() or (monitor.is_held() and monitor.transaction is not None):
-        raise RuntimeError("a journal can't be opened inside a transaction, a validator or an update function")
-    with monitor.lock:
-        _attach_now(registry, _Journal(registry, full, codec), durability, known)
+    journal = _Journal(registry, full, _Codec({**registry._monitor.types, **known}))
+    _alone(registry, "a journal can't be opened", _attach_now, journal, durability, known)
 
 
 def _attach_now(registry: AlmaRegistry, journal: _Journal, durability: str, known: Dict[str, type]) -> None:
-    monitor, full = registry._monitor, journal.path
-    monitor.settle()
-    if monitor.idle is _CLOSED:
-        raise FrozenError("a journal", closed=True)
+    monitor = registry._monitor
     if monitor.journal is not None:
         raise RuntimeError(f"this registry has a journal already: {monitor.journal.path}")
-    _refuse_borrowed(full)
-    _refuse_stranger(full)
+    _refuse_borrowed(journal.path)
+    _refuse_stranger(journal.path)
     transaction: Optional[_Transaction] = None
     try:
-        journal.open(durability)
+        document = journal.open(durability)
         with _whole_or_not(monitor, None):
             transaction = monitor.idle
-            document = journal.read()
-            made = _adopt(document, registry, retired=False)
-            journal.note(document, made)
+            journal.note(document, _adopt(document, registry, retired=False))
             for var in registry._lines():
                 var._careful = True
             monitor.journal, monitor.types = journal, {**monitor.types, **known}
@@ -6989,24 +6869,25 @@ def _refuse_borrowed(path: str) -> None:
 
 def _refuse_stranger(path: str) -> None:
     """Raise FileFormatError for a file that is no journal, before anything is written beside it."""
-    if os.path.exists(path) and os.path.getsize(path):
+    if _size(path):
         with _opened(path) as connection:
-            _guard(connection, path, os.path.getsize(path))
+            _guard(connection, path, _size(path))
             _require_format(connection, path)
 
 
 def _compact(registry: AlmaRegistry) -> None:
     """Give the space of what was pruned from a registry's journal back to the system."""
-    monitor = registry._monitor
-    if monitor.is_nested() or (monitor.is_held() and monitor.transaction is not None):
-        raise RuntimeError("compact() can't run inside a transaction, a validator or an update function")
-    with monitor.lock:
-        monitor.settle()
-        if monitor.idle is _CLOSED:
-            raise FrozenError("a journal", closed=True)
-        if monitor.journal is None:
-            raise RuntimeError("this registry has no journal: registry.journal(path) gives it one")
-        monitor._perform(monitor.journal.compact, ())
+    _alone(registry, "compact() can't run", _compact_now)
+
+
+def _compact_now(registry: AlmaRegistry) -> None:
+    if registry._monitor.journal is None:
+        raise RuntimeError("this registry has no journal: registry.journal(path) gives it one")
+    registry._monitor._perform(registry._monitor.journal.compact, ())
+
+
+_NEWER = """SELECT line, name, idx, time, label, value FROM lines CROSS JOIN records ON line = id AND idx > seen(id)
+  ORDER BY time, line, idx"""  # asks once for each line what has been seen of it
 
 
 def _tail(
@@ -7016,46 +6897,24 @@ def _tail(
 
     Reads only, while another process writes. Waits so many seconds when there is nothing new, and never ends.
     """
-    import sqlite3
-
-    codec = _Codec(types)
+    codec, version, full = _Codec(types), None, os.path.realpath(path)
     _require_database(path)
-    _refuse_borrowed(os.path.realpath(path))
-    connection = _connection(sqlite3, os.path.realpath(path), "ro")
-    try:
+    _refuse_borrowed(full)
+    with closing(_connection(full, "ro")) as connection:
         _guard(connection, path, os.path.getsize(path))
         connection.set_progress_handler(None, 0)
-        seen: Dict[int, int] = {} if start else dict(connection.execute(_NEWEST))
-        yield from _followed(connection, codec, seen, pause)
-    finally:
-        connection.close()
-
-
-_NEWEST = "SELECT line, max(idx) FROM records GROUP BY line"
-_NEWER = "SELECT name, idx, time, label, value FROM records JOIN lines ON id = line WHERE line = ? AND idx > ?"
-
-
-def _followed(
-    connection: Any, codec: _Codec, seen: Dict[int, int], pause: float
-) -> "Iterator[Tuple[str, ChangeRecord[Any]]]":
-    version = None
-    while True:
-        now = connection.execute("PRAGMA data_version").fetchone()
-        if now == version:
-            sleep(pause)
-            continue
-        version = now
-        connection.execute("BEGIN")
-        rows = []
-        for line, newest in connection.execute(_NEWEST).fetchall():
-            if newest > seen.get(line, -1):
-                rows += connection.execute(_NEWER, [line, seen.get(line, -1)]).fetchall()
-                seen[line] = newest
-        connection.execute("COMMIT")
-        for name, index, moment, label, value in sorted(rows, key=lambda row: row[2]):
-            note = label if label is None else _from_column(label)
-            stored = _packed_value(codec.value(value), _pack)
-            yield _from_column(name), _make_record(index, stored, moment, note)
+        newest = "SELECT line, max(idx) FROM records GROUP BY line"
+        seen: Dict[int, int] = {} if start else dict(connection.execute(newest))
+        connection.create_function("seen", 1, lambda line: seen.get(line, -1))
+        while True:
+            before, version = version, connection.execute("PRAGMA data_version").fetchone()
+            if version == before:
+                sleep(pause)
+                continue
+            for line, name, index, moment, label, value in connection.execute(_NEWER).fetchall():
+                seen[line], note = index, label if label is None else _from_column(label)
+                stored = _packed_value(codec.value(value), _pack)
+                yield _from_column(name), _make_record(index, stored, moment, note)
 
 
 # == Replay: replay, compare, bisect, export_test =============================

@@ -11141,6 +11141,17 @@ def test_who_overwrites_a_variable_stands_in_its_place_after_opening_too(journal
     assert list(reopened(again, path).snapshot()) == list("xywz")
 
 
+def test_a_key_that_left_and_came_back_behind_a_new_one_stands_there_after_opening_too(journalled, path):
+    space = journalled.namespace("n", {"a": 1, "b": 2})
+    with journalled.transaction():
+        del space["b"]
+        space["c"] = 3
+        space["b"] = 4
+    journalled.close()
+    with AlmaRegistry(journal=path) as again:
+        assert list(again.namespace("n")) == list(space) == ["a", "c", "b"]
+
+
 def test_a_name_that_an_overwritten_life_was_given_may_be_taken_and_both_are_loaded(journalled, path):
     journalled.watch("x", 0).branch("b").set(1)
     journalled.watch("x", 2, overwrite=True)
