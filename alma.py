@@ -7908,10 +7908,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _complain(screen: _Screen, error: Exception) -> int:
     """Say in one line what went wrong, unless it is that the reader has left; return the exit code."""
-    try:
-        sys.stdout.flush()
-    except OSError:  # Python would try it again at exit, and complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, BrokenPipeError):
         return 0
     text = str(error) if isinstance(error, (AlmaError, OSError, ValueError)) else f"{type(error).__name__}: {error}"
