@@ -6151,12 +6151,6 @@ class _Entry:
         """Tell whether the row of a record is still there."""
         return index == 0 or index >= self.holder(index).start
 
-    def reaches(self, index: int) -> bool:
-        """Tell whether the rows of all records from *index* on are still there."""
-        if self.shared is None or index > self.at:
-            return index >= self.start
-        return self.start == self.at + 1 and self.shared.reaches(index)
-
 
 class _Pending(NamedTuple):
     """A write that is under way, and how to bring memory up with it: kept until memory is."""
@@ -6658,7 +6652,7 @@ class _Journal:
         entry = self.entries.get(var._log)
         if entry is None:
             first, at = var._head()[2].first, var._forks[-1].at
-            shares = parent is not None and (at == 0 or (first <= at and parent.reaches(first)))
+            shares = parent is not None and (at == 0 or (first <= at and parent.has(first)))
             self._set(self, "lines", self.lines + 1)
             self._set_meta("lines", self.lines)
             entry = _Entry(self.lines, var, parent, shares)
@@ -6672,9 +6666,8 @@ class _Journal:
 
     def _write_lines(self, touched: Iterable[_Entry] = ()) -> None:
         """Write the records that are new, and the headers of lines that are."""
-        for entry in sorted(
-            {*self.new, *touched}, key=lambda entry: entry.number
-        ):  # a branch goes on from a row before it
+        # a branch goes on from a row of its parent's, whose number is lower
+        for entry in sorted({*self.new, *touched}, key=lambda entry: entry.number):
             self._add_rows(entry, entry.var._head())
         for entry in self.new:
             self._write_header(entry)

@@ -11391,6 +11391,17 @@ def test_what_was_undone_before_pruning_is_known_when_the_journal_is_opened_agai
     journalled.close()
 
 
+def test_what_was_undone_before_a_branch_left_is_known_when_the_branch_has_been_pruned(journalled, path):
+    x = journalled.watch("x", 0).set(1).set(2).set(3).undo().undo()
+    b = x.branch("b").undo().redo()
+    b.prune(keep_last=1)
+    journalled = reopened(journalled, path)
+    b = journalled.get_var("x").branches()["b"]
+    with pytest.raises(PrunedError):  # not that there is nothing to redo
+        b.redo()
+    journalled.close()
+
+
 def test_what_is_watched_within_a_write_is_in_the_file_after_the_next_change(journalled, path):
     x, journal = journalled.watch("x", 0), journalled._monitor.journal
     execute = journal.execute
