@@ -4502,7 +4502,7 @@ def _enum_form(name: str, kind: Any) -> _Form:
 
 def _defaults(kind: Any) -> Dict[str, Optional[Callable[[], Any]]]:
     """Return the fields of a class, each with what makes its default, which is MISSING where it may be unset."""
-    if issubclass(kind, tuple):
+    if tuple in kind.__mro__:
         known = kind._field_defaults
         return {name: partial(known.get, name) if name in known else None for name in kind._fields}
     if not is_dataclass(kind):
@@ -5699,6 +5699,21 @@ def _from_database(path: str, codec: _Codec, thorough: bool) -> _Document:
         return _rows_document(connection, path, codec)
 
 
+_borrowed: Dict[Tuple[int, int], Tuple[Any, ...]] = {}  # files of the process that forked this one: pid, connections
+
+
+def _refuse_borrowed(path: str) -> None:
+    """Raise JournalError for a file that was open in the process that forked this one when it did.
+
+    SQLite in here believes for ever that it holds what was locked then, so it would look after nothing.
+    """
+    there = os.stat(path) if _borrowed and os.path.exists(path) else None
+    if there is not None and (there.st_dev, there.st_ino) in _borrowed:
+        pid = _borrowed[there.st_dev, there.st_ino][0]
+        reason = f"process {pid} had it open when it forked this one; close it before, or open it in a new interpreter"
+        raise JournalError(path, reason)
+
+
 @contextmanager
 def _opened(path: str) -> "Generator[Any, None, None]":
     """Hand out a connection that reads a database: of a copy, so that a stranger's stays untouched, unless it is live.
@@ -5712,7 +5727,9 @@ def _opened(path: str) -> "Generator[Any, None, None]":
 
     with TemporaryDirectory(prefix="alma-") as folder, _reading(path, sqlite3.Error):
         place, mode = os.path.abspath(path), "ro"
-        if not os.path.exists(f"{path}-shm"):  # if somebody writes, a copy of both files would be of two moments
+        if os.path.exists(f"{path}-shm"):  # somebody writes, and a copy of both files would be of two moments
+            _refuse_borrowed(path)
+        else:
             place, mode = os.path.join(folder, "copy.db"), "rw"
             for name in filter(os.path.exists, (path, f"{path}-wal")):
                 shutil.copyfile(name, place + name[len(path) :])
@@ -6171,7 +6188,6 @@ _COMMITS = "SELECT value FROM meta WHERE key = 'commits'"
 _DURABILITY = {"full": "FULL", "normal": "NORMAL"}
 _PRAGMAS = "mmap_size=0", "trusted_schema=OFF", "cell_size_check=ON"
 _PASSING = "full", "locked", "readonly", "too big"  # what SQLite says of troubles after which it can go on
-_borrowed: Dict[Tuple[int, int], Tuple[Any, ...]] = {}  # files of the process that forked this one: pid, connections
 
 
 class _Journal:
@@ -6240,7 +6256,9 @@ class _Journal:
             self.entries[var._log] = entry = _Entry(number, var, parent, header["shares"])
             if header["anchor"] is not None:
                 entry.start, entry.anchor = line.indices[line.ahead], header["anchor"]
-            digest = line.digests[-32:] or _digest_at(document.lines, header["parent"], entry.at)
+            digest = line.digests[-32:]
+            if parent is not None and not digest:
+                digest = _digest_at(document.lines, parent.number, entry.at)
             entry.newest, entry.known = (var._log.head[0], digest), self._known(entry)
         self.spaces = {_from_column(name): number for number, name in self._run("SELECT id, name FROM namespaces")}
         meta = dict(self._run("SELECT key, value FROM meta"))
@@ -6848,18 +6866,6 @@ def _attach_now(registry: AlmaRegistry, journal: _Journal, durability: str, know
         raise
 
 
-def _refuse_borrowed(path: str) -> None:
-    """Raise JournalError for a file that was open in the process that forked this one when it did.
-
-    SQLite in here believes for ever that it holds what was locked then, so it would look after nothing.
-    """
-    there = os.stat(path) if _borrowed and os.path.exists(path) else None
-    if there is not None and (there.st_dev, there.st_ino) in _borrowed:
-        pid = _borrowed[there.st_dev, there.st_ino][0]
-        reason = f"process {pid} had it open when it forked this one; close it before, or open it in a new interpreter"
-        raise JournalError(path, reason)
-
-
 def _refuse_stranger(path: str) -> None:
     """Raise FileFormatError for a file that is no journal, before anything is written beside it."""
     if _size(path):
@@ -6890,24 +6896,29 @@ def _tail(
 
     Reads only, while another process writes. Waits so many seconds when there is nothing new, and never ends.
     """
-    codec, version, full = _Codec(types), None, os.path.realpath(path)
+    full = os.path.realpath(path)
     _require_database(path)
     _refuse_borrowed(full)
     with closing(_connection(full, "ro")) as connection:
         _guard(connection, path, os.path.getsize(path))
         connection.set_progress_handler(None, 0)
         newest = "SELECT line, max(idx) FROM records GROUP BY line"
-        seen: Dict[int, int] = {} if start else dict(connection.execute(newest))
-        connection.create_function("seen", 1, lambda line: seen.get(line, -1))
-        while True:
-            before, version = version, connection.execute("PRAGMA data_version").fetchone()
-            if version == before:
-                sleep(pause)
-                continue
-            for line, name, index, moment, label, value in connection.execute(_NEWER).fetchall():
-                seen[line], note = index, label if label is None else _from_column(label)
-                stored = _packed_value(codec.value(value), _pack)
-                yield _from_column(name), _make_record(index, stored, moment, note)
+        yield from _arriving(connection, {} if start else dict(connection.execute(newest)), _Codec(types), pause)
+
+
+def _arriving(connection: Any, seen: Dict[int, int], codec: _Codec, pause: float) -> Iterator[Tuple[str, Any]]:
+    """Yield (name, record) of what comes behind those *seen*, the newest index of each line; never end."""
+    version = None
+    connection.create_function("seen", 1, lambda line: seen.get(line, -1))
+    while True:
+        before, version = version, connection.execute("PRAGMA data_version").fetchone()
+        if version == before:
+            sleep(pause)
+            continue
+        for line, name, index, moment, label, value in connection.execute(_NEWER).fetchall():
+            seen[line], note = index, label if label is None else _from_column(label)
+            stored = _packed_value(codec.value(value), _pack)
+            yield _from_column(name), _make_record(index, stored, moment, note)
 
 
 # == Replay: replay, compare, bisect, export_test =============================
@@ -7813,6 +7824,7 @@ def _demo(screen: _Screen, registry: AlmaRegistry, path: str) -> Iterator[str]:
 def _look_back(screen: _Screen, registry: AlmaRegistry, first: int) -> Iterator[str]:
     """Have a change refused, find the cause of the highest record from *first* on, and roll back."""
     memory, config = map(registry.get_var, ("memory", "config"))
+    refused = ""
     try:
         with registry.transaction("a bad idea"):
             config.set({"rows": 0, "keep": True})
