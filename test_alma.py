@@ -98,15 +98,25 @@ HEAVY = """
 FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
 EXTRAS = {"crypto": "cryptography", "diff": "deepdiff", "pydantic": "pydantic"}  # the packages by extra
 HAND_OVERS = {
+    "AlmaRegistry.changes",
     "AlmaRegistry.compact",
     "AlmaRegistry.journal",
     "AlmaRegistry.load",
     "AlmaRegistry.namespace",
     "AlmaRegistry.save",
+    "AlmaRegistry.transact_async",
     "AlmaVar.bisect",
+    "AlmaVar.changes",
     "AlmaVar.load",
     "AlmaVar.replay",
+    "AlmaVar.rollback_async",
     "AlmaVar.save",
+    "AlmaVar.set_async",
+    "AlmaVar.update_async",
+    "AlmaVar.wait",
+    "AlmaVar.wait_for",
+    "_as_listener",
+    "_as_validator",
 }  # the one-line verbs that name what stands in a room below: "AlmaVar.save" and so on
 
 
@@ -12188,6 +12198,9 @@ def test_interrupted_changes_leave_memory_and_file_the_same_and_later_sets_work(
     wrong = apart(interrupted_in_journal, str(tmp_path), rounds(300, 6_000), seconds=900)
     assert wrong.pop("held", 0) <= rounds(3, 60)
     assert wrong == {}
+
+
+# == Async: set_async, changes(), wait_for() ==================================
 
 
 # == Replay: replay, compare, bisect, export_test =============================
