@@ -3364,7 +3364,7 @@ class AlmaVar(Generic[_T]):
 
     def rollback_async(self, index: int, *, label: Optional[str] = None) -> "Coroutine[Any, Any, AlmaVar[_T]]":
         """Append the value of record *index* as rollback() does; to be awaited, as set_async()."""
-        note = f"rollback to index {index}" if _checked_label(label) is None else label
+        note = _checked_label(label) or f"rollback to index {index}"
         return _rollback_async(self, _whole("an index", index), note)
 
     def changes(
@@ -7464,7 +7464,7 @@ async def _in_turn(var: AlmaVar[Any], work: Callable[[], Any], hold: bool = True
     await _heard(var)
 
 
-async def _made(var: AlmaVar[Any], step: Callable[..., Any], *args: Any) -> None:
+async def _performed(var: AlmaVar[Any], step: Callable[..., Any], *args: Any) -> None:
     """Run step(*args) as one change, where the disk is waited for on the writer's thread."""
     monitor = var._monitor
     if monitor.journal is None or monitor.is_held() or _is_writing(monitor):
@@ -7483,7 +7483,7 @@ async def _compared(
         for validator in awaited if packed is not DELETED else ():
             await validator.fn(_unpack(packed))
         try:
-            await _made(var, var._set, packed, label, head[0] - 1, again, awaited)
+            await _performed(var, var._set, packed, label, head[0] - 1, again, awaited)
             return
         except StaleWriteError:
             if expect is not None or var._head()[0] == head[0]:  # not ours, but what a guest has raised
@@ -7506,7 +7506,7 @@ async def _set_async(var: AlmaVar[_T], value: _T, label: _Label, expect: Optiona
     if _async_validators(var):
         await _in_turn(var, partial(_compared, var, make, label, expect))
     else:
-        await _in_turn(var, partial(_made, var, var._set, stored, label, expect), hold=False)
+        await _in_turn(var, partial(_performed, var, var._set, stored, label, expect), hold=False)
     return var
 
 
@@ -7519,14 +7519,14 @@ async def _update_async(var: AlmaVar[_T], fn: Callable[..., Any], args: Tuple[An
     return var
 
 
-async def _rollback_async(var: AlmaVar[_T], index: int, label: str) -> AlmaVar[_T]:
+async def _rollback_async(var: AlmaVar[_T], index: int, label: _Label) -> AlmaVar[_T]:
     async def make(head: _Head) -> Any:
         return var._packed(index, var._log.stored(head, var._log.kept(head, index)))
 
     if _async_validators(var):
         await _in_turn(var, partial(_compared, var, make, label, None, True))
     else:
-        await _in_turn(var, partial(_made, var, var._rollback, index, label), hold=False)
+        await _in_turn(var, partial(_performed, var, var._rollback, index, label), hold=False)
     return var
 
 
