@@ -7231,11 +7231,14 @@ class _AsyncListener(_AsyncGuest):
 
     async def _run(self) -> None:
         try:
-            while self.queue:
-                await self._hear(*self.queue.popleft())
+            await self._hear_all()
         finally:
             self.task = None
             self.queue.clear()  # when cancelled; that opens the gates
+
+    async def _hear_all(self) -> None:
+        while self.queue:
+            await self._hear(*self.queue.popleft())
 
     async def _hear(self, var: Any, record: Any) -> None:
         if var is None:
@@ -7383,9 +7386,9 @@ class _Writer:
         """Wait for jobs and return those to be done together; none at the end."""
         with self.news:
             self.news.wait_for(lambda: self.jobs or not self.lingers, _LINGER)
-            jobs: List[_Job] = []
-            while self.jobs and len(jobs) < _SLICE and not (jobs and (jobs[0].alone or self.jobs[0].alone)):
-                jobs.append(self.jobs.popleft())
+            jobs = list(islice(takewhile(lambda job: not job.alone, self.jobs), _SLICE)) or list(islice(self.jobs, 1))
+            for _ in jobs:
+                self.jobs.popleft()
             if not jobs:
                 self.thread = None
             return jobs
@@ -7676,6 +7679,11 @@ class _Changes(AsyncIterator[_T]):
             raise StopAsyncIteration
         return bool(self.ready)
 
+    def there(self) -> Iterator[_T]:
+        """Yield what there is, without waiting; StopAsyncIteration at the end."""
+        while self.ready or self.read():
+            yield self.ready.popleft()
+
     def _heads(self) -> List[Tuple[AlmaVar[Any], int, _Head]]:
         for var in () if self.names is None else list(_public(self.names).values()):
             if var._log not in self.places:
@@ -7757,15 +7765,11 @@ def _found(changes: _Changes[ChangeRecord[_T]], test: Callable[..., Any]) -> Opt
     """Return the first of the records there are that passes the test."""
     var: Any = changes.variable
     try:
-        while changes.ready or changes.read():
-            record = changes.ready.popleft()
-            if test(record):
-                return record  # type: ignore[no-any-return]
+        return next(filter(test, changes.there()), None)
     except StopAsyncIteration:
         if var._monitor.idle is _CLOSED:
             raise FrozenError(var._name, closed=True) from None
         raise UnknownNameError(var._name, _public(var._monitor.names)) from None
-    return None
 
 
 async def _wait_for(var: AlmaVar[_T], wanted: Any, timeout: Optional[float]) -> ChangeRecord[_T]:
@@ -7787,6 +7791,16 @@ async def _wait_for(var: AlmaVar[_T], wanted: Any, timeout: Optional[float]) -> 
     return await (follow() if timeout is None else _asyncio().wait_for(follow(), timeout))
 
 
+def _awaited(
+    changes: _Changes[ChangeRecord[_T]], test: Callable[..., Any], news: Any, deadline: Optional[float]
+) -> ChangeRecord[_T]:
+    found = _found(changes, test)
+    while found is None:
+        news.get(timeout=None if deadline is None else max(0, deadline - monotonic()))
+        found = _found(changes, test)
+    return found
+
+
 def _wait(var: AlmaVar[_T], wanted: Any, timeout: Optional[float]) -> ChangeRecord[_T]:
     from queue import Empty, SimpleQueue
 
@@ -7797,11 +7811,7 @@ def _wait(var: AlmaVar[_T], wanted: Any, timeout: Optional[float]) -> ChangeReco
     deadline = None if timeout is None else monotonic() + timeout
     monitor.followers[news] = lambda told: news.put(None) if (told is None or told is var) and news.empty() else None
     try:
-        while True:
-            found = _found(changes, test)
-            if found is not None:
-                return found
-            news.get(timeout=None if deadline is None else max(0, deadline - monotonic()))
+        return _awaited(changes, test, news, deadline)
     except Empty:
         raise TimeoutError(f"{var._name!r} was not what was waited for within {timeout} s") from None
     finally:
