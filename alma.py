@@ -7478,11 +7478,21 @@ async def _performed(var: AlmaVar[Any], step: Callable[..., Any], *args: Any) ->
         await _by_writer(monitor, partial(monitor.commit, step, *args))
 
 
+async def _turns(number: int) -> None:
+    """Let the other coroutines go on so many times."""
+    for _ in range(number):
+        await _asyncio().sleep(0)
+
+
 async def _compared(
     var: AlmaVar[Any], make: Callable[[_Head], Any], label: _Label, expect: Optional[int] = None, again: bool = False
 ) -> None:
-    """Append what make(head) returns when it is awaited, if the head is still that one; else try again."""
-    while True:
+    """Append what make(head) returns when it is awaited, if the head is still that one; else try again.
+
+    After a while that hangs on chance: two that each change what the other has read would go on for ever in step.
+    """
+    for tries in range(1 << 62):
+        await _turns(time_ns() // 100 % (1 << min(tries, 10)) if tries else 0)
         head, awaited = var._writable(expect), _async_validators(var)
         packed = await make(head)
         for validator in awaited if packed is not DELETED else ():
@@ -7553,6 +7563,7 @@ def _transacted(registry: AlmaRegistry, fn: Callable[[], _T], label: Optional[st
     with registry.transaction(label):
         result = fn()
         if hasattr(result, "__await__"):
+            getattr(result, "close", int)()  # or Python warns that nobody awaited it
             raise TypeError(f"{fn!r} returned {result!r}, which a transaction can't await")
         return result
 
@@ -7672,9 +7683,15 @@ class _Changes(AsyncIterator[_T]):
         if self.over:
             raise StopAsyncIteration
         # Whatever was committed before what is seen now is seen when one looks again: so far there is no gap.
+        there = {var._log for var in _public(self.names).values()} if self.names is not None else self.places.keys()
+        gone = self.places.keys() - there
         times = [var._log.time(head, head[0] - 1) for var, place, head in self._heads() if head[0] > place]
         if times:
             self._take(max(times))
+        for log in gone:
+            var, place = self.places[log]
+            if _committed(var)[0] <= place:
+                del self.places[log]
         if ended and not self.ready:
             raise StopAsyncIteration
         return bool(self.ready)
