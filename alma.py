@@ -14,6 +14,7 @@ newest record; a *label* is the owner's note on a record. Values are *packed* to
 an *atom* is stored as it is. A record is *kept* until retention *prunes* it, which leaves a *gap* behind the initial
 one. *Freeze* and *thaw* forbid and allow changes. A *registry* holds variables by name under one lock. *Listeners*,
 *validators* and *middleware* are functions of the owner, *guests* together; a *notice* tells listeners of a record.
+A *follower* reads records from the log as they come, on its own loop or thread; changes only wake it.
 A *branch* is a variable that shares a past with another, up to a *fork*; a *namespace* is a dict whose keys are
 variables. A *path* is the keys and indices that lead to a part of a value; *alike* is of one type and equal.
 
@@ -7232,9 +7233,12 @@ class _AsyncListener(_AsyncGuest):
     async def _run(self) -> None:
         try:
             await self._hear_all()
+        except BaseException:  # cancelled, as at the end of asyncio.run()
+            _report("listener %r was stopped; it is not told of %d more", self.fn, len(self.queue))
+            raise
         finally:
             self.task = None
-            self.queue.clear()  # when cancelled; that opens the gates
+            self.queue.clear()  # which opens the gates
 
     async def _hear_all(self) -> None:
         while self.queue:

@@ -12348,8 +12348,15 @@ async def test_control_without_comparing_an_update_is_lost(monkeypatch):
 
 
 @looped
-async def test_a_stale_write_that_the_function_itself_meets_is_raised(kept):
-    x, y = kept.watch("x", 0), kept.watch("y", 0)
+async def test_a_stale_write_that_a_guest_meets_is_raised(kept):
+    def check(value):
+        if value == 5:
+            raise StaleWriteError("z", 1, 2)
+
+    x, y = kept.watch("x", 0, validators=[check]), kept.watch("y", 0)
+    with pytest.raises(StaleWriteError) as caught:
+        await asyncio.wait_for(x.update_async(lambda value: 5), 30)
+    assert caught.value.name == "z"
     with pytest.raises(StaleWriteError) as caught:
         await x.update_async(lambda value: y.set(1, expect=7))
     assert caught.value.name == "y" and len(x) == 1
@@ -12775,6 +12782,26 @@ def test_an_async_listener_whose_loop_is_closed_is_dropped_with_a_report(caplog)
     x.set(2).set(3)
     assert heard == [1] and x._listeners == () and len(caplog.records) == 1
     elsewhere(lambda: asyncio.run(x.set_async(4)) and None)
+
+
+@looped
+async def test_an_async_listener_that_is_cancelled_is_reported_holds_nobody_up_and_goes_on_with_the_next(caplog):
+    x, heard, inside = AlmaVar("x", 0), [], asyncio.Event()
+
+    async def listen(var, record):
+        heard.append(record.value)
+        inside.set()
+        if record.value == 1:
+            await asyncio.Event().wait()
+
+    (listener,) = x.add_listener(listen)._listeners
+    changing = asyncio.ensure_future(asyncio.wait([ahead(x.set_async(1)), ahead(x.set_async(2))]))
+    await inside.wait()
+    listener.task.cancel()
+    await changing
+    assert len(caplog.records) == 1
+    await x.set_async(3)
+    assert heard == [1, 3]
 
 
 @looped
