@@ -7267,7 +7267,7 @@ class _Gate:
 
     def __init__(self) -> None:
         self.loop = _asyncio().get_running_loop()
-        self.future = self.loop.create_future()
+        self.future: Any = self.loop.create_future()
 
     def __call__(self) -> None:
         future, self.future = self.future, None

@@ -12735,7 +12735,7 @@ async def test_an_async_listener_may_set_its_own_variable_and_each_others(kept):
 
     x.add_listener(follow)
     y.add_listener(follow)
-    await x.set_async(1)
+    await x.update_async(lambda value: 1)
     await x.wait_for(5)
     assert y.get() == 4 or 4 in values(y)
 
