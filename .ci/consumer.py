@@ -102,7 +102,7 @@ async def awaiting() -> None:
     reveal_type((await n.wait_for(lambda value: value > 0, timeout=1)).value)  # int
     reveal_type(n.wait(1, timeout=1))  # ChangeRecord[int]
     reveal_type([record async for record in n.changes(0, latest_only=True)])  # list[ChangeRecord[int]]
-    reveal_type([pair async for pair in registry.changes()])  # list[tuple[AlmaVar[Any], ChangeRecord[Any]]]
+    reveal_type([var async for var, _ in registry.changes()])  # list[AlmaVar[Any]]
     reveal_type(await registry.transact_async(n.get))  # int
     n.add_listener(listen)
     await n.set_async("one")  # type: ignore[arg-type]
