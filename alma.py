@@ -14,6 +14,7 @@ newest record; a *label* is the owner's note on a record. Values are *packed* to
 an *atom* is stored as it is. A record is *kept* until retention *prunes* it, which leaves a *gap* behind the initial
 one. *Freeze* and *thaw* forbid and allow changes. A *registry* holds variables by name under one lock. *Listeners*,
 *validators* and *middleware* are functions of the owner, *guests* together; a *notice* tells listeners of a record.
+A *follower* reads records from the log as they come, on its own loop or thread; changes only wake it.
 A *branch* is a variable that shares a past with another, up to a *fork*; a *namespace* is a dict whose keys are
 variables. A *path* is the keys and indices that lead to a part of a value; *alike* is of one type and equal.
 
@@ -33,6 +34,7 @@ The rooms of this file, top to bottom; a name refers only upward:
     Codec           values to tagged JSON and back; guarded pickle
     Files           save / load
     Journal         the live SQLite journal
+    Async           set_async, changes(), wait_for()
     Replay          replay, compare, bisect, export_test
     Defaults        the default registry and the module-level functions
     Command line    main(argv=None) -> int
@@ -60,8 +62,11 @@ from types import CodeType
 from typing import (
     TYPE_CHECKING,
     Any,
+    AsyncIterator,
+    Awaitable,
     Callable,
     ContextManager,
+    Coroutine,
     Deque,
     Dict,
     Generator,
@@ -123,6 +128,7 @@ __all__ = [
     "Verdict",
     "all_vars",
     "apply_changes",
+    "changes",
     "compare_runs",
     "compare_values",
     "export_test",
@@ -143,6 +149,7 @@ __all__ = [
     "snapshot",
     "theirs",
     "to_json",
+    "transact_async",
     "transaction",
     "undo",
     "unregister",
@@ -1097,10 +1104,13 @@ class _Log:
         record = _make_record(index, stored, layout.times[position], self.labels.get(index), self.opener)
         return None if 0 < index < self.head[2].first else record  # asked last, as in records()
 
-    def columns(self, head: _Head) -> "Tuple[array[int], List[Any]]":
-        """Return times and stored values, deltas undone, of the kept records but the initial one. O(n)."""
+    def columns(self, head: _Head, start: int = 0, stop: int = 0) -> "Tuple[array[int], List[Any]]":
+        """Return times and stored values, deltas undone, of the kept records but the initial one. O(n).
+
+        Or of those from index *start* to before *stop*.
+        """
         count, _, layout, _ = head
-        begin, end = layout.first - layout.shift, count - layout.shift
+        begin, end = (start or layout.first) - layout.shift, (stop or count) - layout.shift
         times, values = layout.times[begin:end], layout.values[begin : end + _LONGEST_CHAIN + 2]  # in one slice, with
         following = values[end - begin :]  # those younger than head: deltas may lead through them
         del values[end - begin :]
@@ -1118,6 +1128,19 @@ class _Log:
             return None
         del kept[:pruned]
         return [_make_record(0, layout.values[0], layout.times[0], self.labels.get(0), self.opener), *kept]
+
+    def part(self, head: _Head, start: int, stop: int) -> "List[ChangeRecord[Any]]":
+        """Return the records from index *start* to before *stop*, rebuilt in one pass; PrunedError if one has gone."""
+        records = [self.record(head, 0)] if start == 0 else []
+        begin = max(start, 1)
+        indices = range(begin, stop)
+        if indices and begin >= head[2].first:
+            times, values = self.columns(head, begin, stop)
+            records += map(_make_record, indices, values, times, map(self.labels.get, indices), repeat(self.opener))
+        first = self.head[2].first  # asked last, as in records()
+        if indices and begin < first:
+            raise PrunedError(self.name, begin, first)
+        return records  # type: ignore[return-value]
 
     def time(self, head: _Head, index: int) -> int:
         """Return when a record was made, in nanoseconds; of one that has been pruned, the latest that it can be."""
@@ -2125,8 +2148,8 @@ class _Monitor:
     """
 
     __slots__ = (
-        "__weakref__", "cause", "clock", "condition", "idle", "journal", "lock", "mark", "nesting", "notices", "queued",
-        "time", "turn", "types", "waiters",
+        "__weakref__", "cause", "clock", "condition", "followers", "idle", "journal", "lock", "mark", "names",
+        "nesting", "notices", "queued", "time", "turn", "types", "waiters", "writer",
     )  # fmt: skip
 
     def __init__(self, clock: Callable[[], int]) -> None:
@@ -2140,6 +2163,9 @@ class _Monitor:
         self.notices: Deque[_Notice] = deque()
         self.turn: Dict[int, int] = {}  # 0: the thread that delivers notices
         self.cause = 0  # how many listeners' changes led to the one that is being delivered
+        self.names: Optional[_Table] = None  # a registry's variables
+        self.followers: Dict[Any, Callable[[Any], None]] = {}  # told at once of each change; must be quick
+        self.writer: Dict[int, Any] = {}  # 0: the thread that makes the changes for which no coroutine should wait
         self._fresh()
         _monitors.add(weakref.ref(self, _monitors.discard))
 
@@ -2155,6 +2181,7 @@ class _Monitor:
         if self.turn.get(0) != _get_ident():  # else it forked in a listener, and goes on with the notices
             self.turn.clear()
             self.notices.clear()  # the parent's threads deliver them
+        self.writer.clear()
         if self.journal is not None:
             self.journal.after_fork()
         if self.is_held():
@@ -2196,6 +2223,17 @@ class _Monitor:
         finally:
             if changed and self.notices:
                 self.deliver(mine)
+
+    def commit(self, step: Callable[..., Any], *args: Any) -> Any:
+        """As run(), but leave it to the caller to have the listeners told."""
+        if self.is_nested():
+            return self.run(step, *args)
+        with self.lock:
+            self.settle()
+            try:
+                return self._perform(step, args)
+            finally:
+                self.catch_up()
 
     def at_once(self, step: Callable[..., Any], *args: Any) -> Any:
         """As run(whole), but inside a running change do it there and then: somebody waits for the result."""
@@ -2248,8 +2286,11 @@ class _Monitor:
         journal = self.journal
         if journal is not None and journal.pending is not None:
             journal.settle()
-        if self.idle is not None and self.idle is not _CLOSED and self.idle.over:
-            self.idle.finish()
+        if self.idle is not None and self.idle is not _CLOSED:
+            if self.idle.over:
+                self.idle.finish()
+            else:
+                self.idle.require_task()
         if journal is not None and journal.behind:
             journal.catch_up()
 
@@ -2258,6 +2299,11 @@ class _Monitor:
         if _is_busy():
             raise RuntimeError("flush() and close() wait for listeners: call them outside of guests and transactions")
         self.deliver(self.time, wait=True)
+
+    def tell(self, var: "Optional[AlmaVar[Any]]" = None) -> None:
+        """Wake the followers of a variable, whose head has been stored; without one, those of all: names changed."""
+        for follower in list(self.followers.values()):
+            follower(var)
 
     def depth(self) -> int:
         """Return the causal depth of a change made now; RecursionError where it must be a loop."""
@@ -2313,6 +2359,10 @@ class _Monitor:
     def _notify(self, notice: _Notice) -> None:
         """Call the listeners that still wait for a record; after an interrupt the rest of them wait on."""
         self.cause, time, var, index, stored, label, listeners, remaining = notice
+        if var is None:  # no record, but somebody who waits until those before it have been told of
+            for listener in remaining:
+                listener()
+            return
         if listeners is not var._listeners:
             remaining = filter(var._listeners.__contains__, remaining)  # some have been removed since
         opener = var._log.opener
@@ -2434,6 +2484,13 @@ class _Table:
         return entries
 
 
+def _current_task() -> Any:
+    """Return the asyncio task that this thread is in, None without one. Does not import asyncio: who is in one has."""
+    asyncio: Any = sys.modules.get("asyncio")
+    running = getattr(asyncio, "_get_running_loop", None)
+    return None if running is None or running() is None else asyncio.current_task()
+
+
 def _functions(what: str, given: Optional[Iterable[Callable[..., object]]]) -> Tuple[Any, ...]:
     """Return guests as a tuple; TypeError for what can't be called."""
     if callable(given) or not isinstance(given, (Iterable, type(None))):
@@ -2443,6 +2500,22 @@ def _functions(what: str, given: Optional[Iterable[Callable[..., object]]]) -> T
         if not callable(guest):
             raise TypeError(f"{what} holds functions, not {guest!r}")
     return guests
+
+
+def _is_async(fn: Any) -> bool:
+    """Tell whether calling *fn* gives something to await, as far as that can be seen from outside."""
+    while isinstance(fn, partial):
+        fn = fn.func
+    code = getattr(fn, "__code__", None) or getattr(type(fn).__call__, "__code__", None)
+    return bool(getattr(code, "co_flags", 0) & 0x180)  # a coroutine function, or made one by types.coroutine
+
+
+def _as_listener(fn: Any) -> Any:
+    return _AsyncListener(fn) if _is_async(fn) else fn
+
+
+def _as_validator(fn: Any) -> Any:
+    return _AsyncValidator(fn) if _is_async(fn) else fn
 
 
 def _with(guests: Tuple[Any, ...], guest: Any) -> Tuple[Any, ...]:
@@ -2480,7 +2553,10 @@ def _options(
     trace: bool,
 ) -> _Options:
     """Return the options of a variable; TypeError or ValueError for what can't be one."""
-    guests = _functions("validators", validators), _functions("on_change", on_change), _checked_middleware(middleware)
+    checks, listeners = _functions("validators", validators), _functions("on_change", on_change)
+    for check in filter(_is_async, checks):
+        raise TypeError(f"{check!r} is async, and nothing can be awaited here: give it to add_validator() afterwards")
+    guests = checks, tuple(map(_as_listener, listeners)), _checked_middleware(middleware)
     return _Options(deep_copy, *guests, _keep(keep_last, keep_for), trace)
 
 
@@ -2584,12 +2660,16 @@ class AlmaVar(Generic[_T]):
         asked = self._validators or self._keep or self._chain or self._head()[2].frozen
         self._careful = bool(asked or self._monitor.journal is not None)
 
-    def _admitted(self, packed: Any, again: bool = False) -> Any:
-        """Return what to store for a packed value when the guests have seen it; *again* if it is one from the past."""
+    def _admitted(self, packed: Any, again: bool = False, awaited: Tuple[Any, ...] = ()) -> Any:
+        """Return what to store for a packed value when the guests have seen it; *again* if it is one from the past.
+
+        The validators that were *awaited* have seen it already.
+        """
         if packed is DELETED:
             return packed
         for validator in self._validators:
-            validator(_unpack(packed))
+            if validator not in awaited:
+                validator(_unpack(packed))
         return packed if self._chain is None else self._pack(self._chain.encode(_unpack(packed), again))
 
     def _head(self) -> _Head:
@@ -2824,12 +2904,22 @@ class AlmaVar(Generic[_T]):
                         monitor.catch_up()
         if now is None:
             monitor.run(self._set, stored, note, expect)
-        elif monitor.notices:  # its own, or those of changes that waited for it
+            return self
+        if monitor.followers:
+            monitor.tell(self)
+        if monitor.notices:  # its own, or those of changes that waited for it
             monitor.deliver(now)
         return self
 
-    def _set(self, stored: Any, label: _Label, expect: Optional[int]) -> None:
-        self._append(self._writable(expect), self._admitted(stored), label)
+    def _set(
+        self,
+        stored: Any,
+        label: _Label,
+        expect: Optional[int],
+        again: bool = False,
+        awaited: Tuple[Any, ...] = (),
+    ) -> None:
+        self._append(self._writable(expect), self._admitted(stored, again, awaited), label)
 
     def _writable(self, expect: Optional[int] = None) -> _Head:
         """Return the head to append to; raise where nothing may be appended."""
@@ -2870,6 +2960,8 @@ class AlmaVar(Generic[_T]):
             monitor.notices.extend(notices)
         else:
             monitor.journal.record(self, new, notices)  # and then stores the head
+        if monitor.followers:  # asked last: who comes later sees the head
+            monitor.tell(self)
         if type(stored) is _Pickled:
             log.compress(new, head[0] - 1)
         return now
@@ -3183,6 +3275,7 @@ class AlmaVar(Generic[_T]):
             raise UnknownNameError(name, branches, makes="branch()")
         parent, _, last = name.rpartition("@")
         del branches.get(parent, self)._branches.changeable()[last]
+        self._monitor.tell()
 
     def merge(
         self, other: "AlmaVar[_T]", *, resolve: Optional[Resolver] = None, label: Optional[str] = None
@@ -3246,6 +3339,64 @@ class AlmaVar(Generic[_T]):
     def _home(self, index: int) -> _Line:
         """Return the line in which a record was made, by which all that share it know it."""
         return [line for line, last in self._lineage().items() if index <= last][-1]
+
+    # -- awaited, followed, waited for: handed over to the room Async
+
+    def set_async(
+        self, value: _T, *, label: Optional[str] = None, expect: Optional[int] = None
+    ) -> "Coroutine[Any, Any, AlmaVar[_T]]":
+        """Append *value* as set() does; to be awaited. Returns the variable when the listeners have run.
+
+        Coroutines of one loop take turns; async validators and listeners are awaited. With a journal, a thread writes
+        what all coroutines have handed to it, and runs validators, middleware and plain listeners. When cancelled, the
+        change is whole or absent. Raises what set() raises.
+        """
+        return _set_async(self, value, _checked_label(label, self._traced), expect)
+
+    def update_async(
+        self, fn: "Callable[..., Union[_T, Awaitable[_T]]]", *args: Any, label: Optional[str] = None
+    ) -> "Coroutine[Any, Any, AlmaVar[_T]]":
+        """Append fn(current value, *args), where *fn* may be async; to be awaited. Returns the variable.
+
+        No lock of threads is held while *fn* runs: if the variable has been changed meanwhile, it is called again with
+        the newer value, and no change is lost. Otherwise as set_async().
+        """
+        return _update_async(self, fn, args, _checked_label(label, self._traced))
+
+    def rollback_async(self, index: int, *, label: Optional[str] = None) -> "Coroutine[Any, Any, AlmaVar[_T]]":
+        """Append the value of record *index* as rollback() does; to be awaited, as set_async()."""
+        note = _checked_label(label) or f"rollback to index {index}"
+        return _rollback_async(self, _whole("an index", index), note)
+
+    def changes(
+        self, since: Union[int, _When, None] = None, *, latest_only: bool = False
+    ) -> "_Changes[ChangeRecord[_T]]":
+        """Return the records from *since* on, as they come: ``async for record in var.changes()``.
+
+        *since* is an index, or a moment as for at(), after which; None means from now, that is this call. None is
+        left out or comes twice, however fast they come, for they are read from the log: PrunedError if the next one
+        has been forgotten by then. *latest_only* leaves out those that there are newer ones of. Ends when the variable
+        is unregistered, overwritten or dropped, or the registry closed. Takes no lock.
+        """
+        return _changes(self, since, latest_only)
+
+    def wait_for(
+        self, wanted: "Union[Callable[[_T], object], _T]", *, timeout: Optional[float] = None
+    ) -> "Coroutine[Any, Any, ChangeRecord[_T]]":
+        """Return the current record, or the first to come, of which *wanted* is true; to be awaited.
+
+        *wanted* is a predicate of the value, or a value that is to be equal. It need be true for one record only.
+        TimeoutError (before 3.11 asyncio's) after so many seconds; UnknownNameError if the variable is unregistered,
+        FrozenError if the registry is closed.
+        """
+        return _wait_for(self, wanted, timeout)
+
+    def wait(self, wanted: "Union[Callable[[_T], object], _T]", timeout: Optional[float] = None) -> ChangeRecord[_T]:
+        """Return the current record, or the first to come, of which *wanted* is true: wait_for() for threads.
+
+        RuntimeError inside a guest or a transaction.
+        """
+        return _wait(self, wanted, timeout)
 
     # -- the past run through a function: handed over to the room Replay
 
@@ -3318,7 +3469,7 @@ class AlmaVar(Generic[_T]):
 
     def add_validator(self, fn: Validator[_T]) -> "AlmaVar[_T]":
         """Have *fn* called with each new value before it is kept; it raises to reject it. Returns the variable."""
-        self._monitor.run(self._set_guests, "_validators", _with, *_functions("validators", [fn]))
+        self._monitor.run(self._set_guests, "_validators", _with, *map(_as_validator, _functions("validators", [fn])))
         return self
 
     def remove_validator(self, fn: Validator[_T]) -> "AlmaVar[_T]":
@@ -3328,7 +3479,7 @@ class AlmaVar(Generic[_T]):
 
     def add_listener(self, fn: Listener[_T]) -> "AlmaVar[_T]":
         """Have *fn* called with the variable and the new record after each change. Returns the variable."""
-        self._monitor.run(self._set_guests, "_listeners", _with, *_functions("listeners", [fn]))
+        self._monitor.run(self._set_guests, "_listeners", _with, *map(_as_listener, _functions("listeners", [fn])))
         return self
 
     def remove_listener(self, fn: Listener[_T]) -> "AlmaVar[_T]":
@@ -3390,6 +3541,7 @@ if sys.version_info < (3, 10) and not TYPE_CHECKING:
         return call
 
     AlmaVar.set, _Monitor.run = _letting_go(AlmaVar.set), _letting_go(_Monitor.run)
+    _Monitor.commit = _letting_go(_Monitor.commit)
 
 
 # == Registries: variables by name, transactions, consistent cuts =============
@@ -3420,11 +3572,15 @@ class _Draft:
 class _Transaction:
     """An open transaction: only its own thread sees the draft, until *committed* makes it everybody's."""
 
-    __slots__ = ("committed", "draft", "label", "monitor", "notices", "open", "owner", "resumed", "time", "touched")
+    __slots__ = (
+        "apart", "committed", "draft", "label", "monitor", "notices", "open", "owner", "resumed", "task", "time",
+        "touched",
+    )  # fmt: skip
 
-    def __init__(self, monitor: _Monitor, label: Optional[str]) -> None:
+    def __init__(self, monitor: _Monitor, label: Optional[str], apart: bool = False) -> None:
         self.monitor, self.label = monitor, label
-        self.owner = _get_ident()
+        self.owner, self.task = _get_ident(), _current_task()
+        self.apart = apart  # whether each change is one of its own, with its own time
         self.draft = _Draft({}, {}, {})
         self.resumed: List[Tuple[Any, ...]] = []  # variables taken by their first watch(), with the options before it
         self.touched: List[AlmaVar[Any]] = []  # not in the draft: a savepoint taken back must not lose them
@@ -3491,6 +3647,8 @@ class _Transaction:
             count, _, layout, _ = self.draft.heads[log]
             if index >= count:
                 continue  # an append that was interrupted
+            if self.apart:
+                time = self.monitor.now()
             position = index - layout.shift
             layout.times[position] = time
             stored, label = layout.values[position], log.labels.get(index)
@@ -3505,6 +3663,14 @@ class _Transaction:
         """Raise RuntimeError where blocks that were opened one in the other are not closed so, as by two coroutines."""
         if self.open or self.owner != _get_ident():
             raise RuntimeError("a transaction ended before one inside it, or in another thread: nothing was changed")
+
+    def require_task(self) -> None:
+        """Raise RuntimeError in another coroutine than that which opened it, if one did."""
+        if self.task is not None and self.task is not _current_task():
+            raise RuntimeError(
+                "another task of this thread is inside a transaction, which would take this change in:"
+                " await nothing there, or use transact_async()"
+            )
 
     def forget_resumed(self, kept: int) -> None:
         """Take the first watch() of variables back, but for so many of them."""
@@ -3536,6 +3702,9 @@ class _Transaction:
             self.forget_resumed(0)
         monitor.idle = None
         monitor.mark = mark
+        if self.committed and monitor.followers:
+            for told in [None] if self.draft.tables else self.touched:
+                monitor.tell(told)
 
 
 class AlmaRegistry:
@@ -3564,6 +3733,7 @@ class AlmaRegistry:
             )
         self._monitor = _Monitor(clock)
         self._vars = _Table(self._monitor, self, "variables")  # by name
+        self._monitor.names = self._vars
         self._namespaces = _Table(self._monitor, self, "namespaces")
         if journal is not None:
             self.journal(journal, durability=durability, types=types)
@@ -3632,6 +3802,7 @@ class AlmaRegistry:
             monitor.notices.append(notice)
         var._resumed, var._origin = origin is not None, origin or 0
         names[name] = var
+        monitor.tell()
         return var
 
     def _there(self, name: str, options: _Options, exist_ok: bool) -> Optional[AlmaVar[Any]]:
@@ -3705,6 +3876,7 @@ class AlmaRegistry:
         if name not in names:
             raise UnknownNameError(name, names)
         del names[name]
+        self._monitor.tell()
 
     def snapshot(self, at: Optional[_When] = None) -> Dict[str, Any]:
         """Return the values of all variables by name, as one consistent cut: now, or as of a moment.
@@ -3815,6 +3987,24 @@ class AlmaRegistry:
         if outer is None and monitor.notices:
             monitor.deliver(monitor.time)
 
+    def transact_async(self, fn: Callable[[], _T], *, label: Optional[str] = None) -> "Coroutine[Any, Any, _T]":
+        """Run fn() in one transaction on a thread of the registry's own, and return what it returns; to be awaited.
+
+        *fn* is a plain function that sets what it likes; what it raises is raised here, and nothing was changed. No
+        lock is held over an await. TypeError for an async function, RuntimeError inside a transaction.
+        """
+        return _transact_async(self, fn, label)
+
+    def changes(
+        self, since: Optional[_When] = None, *, latest_only: bool = False
+    ) -> "_Changes[Tuple[AlmaVar[Any], ChangeRecord[Any]]]":
+        """Return the records of all variables as (variable, record), in the order of time, as they come.
+
+        As changes() of a variable, but *since* is no index; new variables are followed from their first record on,
+        branches are not. Records of a transaction come one right after the other.
+        """
+        return _all_changes(self, since, latest_only)
+
     def freeze(self) -> None:
         """Freeze every variable, all at once. Raises what transaction() raises."""
         with self.transaction():
@@ -3859,9 +4049,12 @@ class AlmaRegistry:
         RuntimeError inside a guest or a transaction. Closing twice does no harm.
         """
         self.flush()
+        for writer in list(self._monitor.writer.values()):
+            writer.end()  # what has been handed to it is still done
         with self._monitor.lock:
             self._monitor.settle()
             self._monitor.idle = self._monitor.mark = _CLOSED
+            self._monitor.tell()
             if self._monitor.journal is not None:
                 self._monitor.journal.close()
 
@@ -3907,9 +4100,9 @@ def _cut(variables: "Dict[str, AlmaVar[Any]]", cutoff: Optional[int]) -> Dict[st
 
 
 @contextmanager
-def _whole_or_not(monitor: _Monitor, label: Optional[str]) -> Generator[None, None, None]:
+def _whole_or_not(monitor: _Monitor, label: Optional[str], apart: bool = False) -> Generator[None, None, None]:
     """Make what a block does everybody's if it ends well, nobody's if it raises. Assumes the lock."""
-    transaction, before = _Transaction(monitor, label), monitor.mark
+    transaction, before = _Transaction(monitor, label, apart), monitor.mark
     try:
         monitor.idle = monitor.mark = transaction
         yield
@@ -4166,7 +4359,7 @@ class AlmaNamespace(MutableMapping[str, Any]):
 
         Returns the namespace.
         """
-        self._monitor.run(self._set_listeners, _with, *_functions("listeners", [fn]))
+        self._monitor.run(self._set_listeners, _with, *map(_as_listener, _functions("listeners", [fn])))
         return self
 
     def remove_listener(self, fn: Listener[Any]) -> "AlmaNamespace":
@@ -6921,6 +7114,731 @@ def _arriving(connection: Any, seen: Dict[int, int], codec: _Codec, pause: float
             yield _from_column(name), _make_record(index, stored, moment, note)
 
 
+# == Async: set_async, changes(), wait_for() ==================================
+#
+# Knows variables, registries and asyncio, which it imports where a loop runs or will. What is right never hangs on a
+# lock of a loop: who read a value compares and sets, and who follows reads the log, so that whatever wakes it may do
+# so too often. No coroutine waits for the disk: one thread makes the changes that a journal has to write.
+
+_NEVER = -(1 << 63)  # a time before all records: with it deliver() waits for nobody
+_SLICE = 1_000  # records that a follower takes at once, and changes that the writer does
+_LINGER = 1.0  # seconds after which a writer that has nothing to do ends, so that its registry can go
+
+
+@lru_cache(maxsize=None)
+def _asyncio() -> Any:
+    import asyncio  # 60 ms; the statement again and again would take 0.2 us
+
+    return asyncio
+
+
+@lru_cache(maxsize=None)
+def _context(what: str) -> Any:
+    from contextvars import ContextVar
+
+    return ContextVar(f"alma: {what}", default=None)
+
+
+class _Within:
+    """What tells a coroutine, and those that it started, that they are inside something, until that is *over*."""
+
+    __slots__ = ("over", "what")
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __enter__(self) -> None:
+        self.over = False
+        _context(self.what).set(self)
+
+    def __exit__(self, *exception: object) -> None:
+        self.over = True
+
+
+def _is_within(what: str) -> bool:
+    within = _context(what).get()
+    return within is not None and not within.over
+
+
+# -- guests that are awaited
+
+
+class _AsyncGuest:
+    """An async function in the place of a plain one; equal to it, so that it can be removed."""
+
+    __slots__ = ("fn",)
+
+    def __init__(self, fn: Any) -> None:
+        self.fn = fn
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.fn == (other.fn if isinstance(other, _AsyncGuest) else other))
+
+    def __hash__(self) -> int:
+        return hash(self.fn)
+
+    def __repr__(self) -> str:
+        return repr(self.fn)
+
+
+class _AsyncValidator(_AsyncGuest):
+    """Is awaited by the async verbs before the change; all others find that they can't."""
+
+    __slots__ = ()
+
+    def __call__(self, value: Any) -> None:
+        raise TypeError(f"{self.fn!r} has to be awaited: use set_async, update_async or rollback_async")
+
+
+def _async_validators(var: AlmaVar[Any]) -> Tuple[Any, ...]:
+    return tuple(guest for guest in var._validators if type(guest) is _AsyncValidator)
+
+
+class _AsyncListener(_AsyncGuest):
+    """Is told from any thread, and runs on the loop that it was added on, one record after the other."""
+
+    __slots__ = ("context", "loop", "queue", "task")
+
+    def __init__(self, fn: Any) -> None:
+        from contextvars import copy_context
+
+        super().__init__(fn)
+        try:
+            self.loop = _asyncio().get_running_loop()
+        except RuntimeError:
+            raise RuntimeError(f"{fn!r} is async: add it inside a coroutine, on whose loop it is to run") from None
+        self.context = copy_context()
+        self.queue: Deque[Tuple[Any, Any]] = deque()  # variable and record, or None and a gate; of the loop's thread
+        self.task: Any = None
+
+    def __call__(self, var: AlmaVar[Any], record: ChangeRecord[Any]) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self._take, (var, record), context=self.context)
+        except RuntimeError:
+            _report("listener %r of %r is dropped: its loop is closed", self.fn, var._name)
+            var._monitor.run(var._set_guests, "_listeners", _less, self)
+
+    def pass_through(self, gate: "_Gate") -> None:
+        """Open a gate when all that came before it has been heard."""
+        try:
+            self.loop.call_soon_threadsafe(self._take, (None, gate), context=self.context)
+        except RuntimeError:
+            gate()  # nothing will be heard any more
+
+    def _take(self, notice: Tuple[Any, Any]) -> None:
+        self.queue.append(notice)
+        if self.task is None:
+            self.task = self.loop.create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            await self._hear_all()
+        except BaseException:  # cancelled, as at the end of asyncio.run()
+            _report("listener %r was stopped; it is not told of %d more", self.fn, len(self.queue))
+            raise
+        finally:
+            self.task = None
+            self.queue.clear()  # which opens the gates
+
+    async def _hear_all(self) -> None:
+        while self.queue:
+            await self._hear(*self.queue.popleft())
+
+    async def _hear(self, var: Any, record: Any) -> None:
+        if var is None:
+            record()
+            return
+        try:
+            with _Within("a listener"):
+                await self.fn(var, record)
+        except Exception:
+            _report("listener %r of %r failed at record %d", self.fn, var._name, record.index)
+
+
+def _less(guests: Tuple[Any, ...], guest: Any) -> Tuple[Any, ...]:
+    """Return the guests but for one, and not one that is equal to it."""
+    return tuple(other for other in guests if other is not guest)
+
+
+class _Gate:
+    """Opens for a coroutine that waits, from whatever thread; at the latest when nobody can open it any more."""
+
+    __slots__ = ("future", "loop")
+
+    def __init__(self) -> None:
+        self.loop = _asyncio().get_running_loop()
+        self.future: Any = self.loop.create_future()
+
+    def __call__(self) -> None:
+        future, self.future = self.future, None
+        if future is not None and not self.loop.is_closed():
+            try:
+                self.loop.call_soon_threadsafe(_settle, [(future, None)])
+            except RuntimeError:
+                pass  # it has just been closed, and nobody waits
+
+    __del__ = __call__
+
+
+def _settle(outcomes: Iterable[Tuple[Any, Any]]) -> None:
+    for future, outcome in outcomes:
+        if not future.done():
+            future.set_result(outcome)
+
+
+async def _heard(var: AlmaVar[Any]) -> None:
+    """Return when the listeners have run, of all changes so far.
+
+    Inside a listener that is awaited not those that are awaited, which may wait for it; inside a plain one, none.
+    """
+    monitor = var._monitor
+    if monitor.notices and not _is_busy():
+        if monitor.journal is None:
+            monitor.deliver(_NEVER)
+        if monitor.notices:  # another thread is at it
+            gate = _Gate()
+            future, end = gate.future, (gate,)
+            monitor.notices.append((0, monitor.time, None, -1, None, None, end, iter(end)))
+            del gate, end
+            if monitor.journal is None:
+                monitor.deliver(_NEVER)
+            else:
+                await _by_writer(monitor, lambda: None, alone=True)
+            await future
+    if not _is_within("a listener"):
+        for future in [_passing(guest) for guest in var._listeners if type(guest) is _AsyncListener]:
+            await future
+
+
+def _passing(listener: _AsyncListener) -> Any:
+    """Return a future for the moment when a listener has heard what it has been told of."""
+    gate = _Gate()
+    future = gate.future
+    listener.pass_through(gate)
+    return future
+
+
+# -- the thread that writes
+
+
+class _Job:
+    """What a coroutine has handed to the writer: it waits for the future, which gets (result, error)."""
+
+    __slots__ = ("alone", "call", "future", "loop")
+
+    def __init__(self, call: Callable[[], Any], alone: bool) -> None:
+        self.call, self.alone = call, alone  # alone: not in one transaction with others
+        self.loop = _asyncio().get_running_loop()
+        self.future = self.loop.create_future()
+
+    def outcome(self) -> Tuple[Any, Any]:
+        sleep(0)  # or a loop's thread waits for the interpreter until all are done: 15 ms of 200
+        try:
+            return self.call(), None
+        except BaseException as error:  # of any kind: it is raised where it is waited for
+            return None, error
+
+
+class _Writer:
+    """A thread that does what coroutines of any loop hand to it; there while there is something to do."""
+
+    __slots__ = ("jobs", "lingers", "monitor", "news", "thread")
+
+    def __init__(self, monitor: _Monitor) -> None:
+        self.monitor, self.news = monitor, threading.Condition()
+        self.jobs: Deque[_Job] = deque()
+        self.thread: Optional[threading.Thread] = None
+        self.lingers = True
+
+    def submit(self, job: _Job) -> None:
+        """Have a job done; it can be withdrawn by cancelling its future until it is taken."""
+        with self.news:
+            if self.thread is None:
+                thread = threading.Thread(target=self._run, name="alma writer", daemon=True)
+                thread.start()
+                self.thread = thread
+            self.jobs.append(job)
+            self.news.notify()
+
+    def end(self) -> None:
+        """Return when all that has been handed over is done, and the thread has ended."""
+        with self.news:
+            thread, self.lingers = self.thread, False
+            self.news.notify()
+        if thread is not None:
+            thread.join()
+        self.lingers = True
+
+    def _run(self) -> None:
+        for jobs in iter(self._taken, []):
+            waiting = [job for job in jobs if not job.future.cancelled()]
+            loops: Dict[Any, List[Tuple[Any, Any]]] = {}
+            for job, outcome in zip(waiting, self._outcomes(waiting)):
+                loops.setdefault(job.loop, []).append((job.future, outcome))
+            for loop, outcomes in loops.items():
+                try:
+                    loop.call_soon_threadsafe(_settle, outcomes)
+                except RuntimeError:
+                    pass  # it is closed, and nobody waits
+            del jobs, waiting, loops
+            try:
+                self.monitor.deliver(_NEVER)
+            except BaseException:  # SystemExit; the thread has to go on
+                _report("a listener tried to end the thread that writes")
+
+    def _taken(self) -> List[_Job]:
+        """Wait for jobs and return those to be done together; none at the end."""
+        with self.news:
+            self.news.wait_for(lambda: self.jobs or not self.lingers, _LINGER)
+            jobs = list(islice(takewhile(lambda job: not job.alone, self.jobs), _SLICE)) or list(islice(self.jobs, 1))
+            for _ in jobs:
+                self.jobs.popleft()
+            if not jobs:
+                self.thread = None
+            return jobs
+
+    def _outcomes(self, jobs: List[_Job]) -> List[Tuple[Any, Any]]:
+        """Do jobs, together if possible, and return what became of each."""
+        if len(jobs) < 2:
+            return [job.outcome() for job in jobs]
+        try:
+            return self._together(jobs)
+        except JournalError as error:
+            if "too big" not in error.reason:  # that is one value's fault
+                return [(None, JournalError(error.path, error.reason)) for _ in jobs]
+        except BaseException:  # what one of them has stored can't be written: find it by halves
+            pass
+        middle = len(jobs) // 2
+        return self._outcomes(jobs[:middle]) + self._outcomes(jobs[middle:])
+
+    def _together(self, jobs: List[_Job]) -> List[Tuple[Any, Any]]:
+        monitor = self.monitor
+        with monitor.lock:
+            monitor.settle()
+            if monitor.idle is _CLOSED:
+                raise FrozenError("a journal", closed=True)
+            with _whole_or_not(monitor, None, apart=True):
+                return [job.outcome() for job in jobs]  # what is refused has changed nothing
+
+
+def _is_writing(monitor: _Monitor) -> bool:
+    """Tell whether this thread is the monitor's writer, which would wait for itself."""
+    writer = monitor.writer.get(0)
+    return writer is not None and writer.thread is threading.current_thread()
+
+
+async def _by_writer(monitor: _Monitor, call: Callable[[], Any], alone: bool = False) -> Any:
+    """Return what call() returns on the writer's thread."""
+    job = _Job(call, alone)
+    (monitor.writer.get(0) or monitor.writer.setdefault(0, _Writer(monitor))).submit(job)
+    result, error = await job.future
+    try:
+        if error is not None:
+            raise error
+        return result
+    finally:
+        del error
+
+
+# -- changing
+
+_locks: "weakref.WeakValueDictionary[Any, Any]" = weakref.WeakValueDictionary()  # by loop and line, while they are used
+
+
+def _lock_of(var: AlmaVar[Any]) -> Any:
+    """Return the lock by which the coroutines of the running loop change a variable one after the other."""
+    key = _asyncio().get_running_loop(), var._log.line
+    lock = _locks.get(key)
+    if lock is None:
+        lock = _locks[key] = _asyncio().Lock()
+    return lock
+
+
+async def _in_turn(var: AlmaVar[Any], work: Callable[[], Any], hold: bool = True) -> None:
+    """Await work() when no other coroutine of this loop changes the variable; with *hold* none does meanwhile.
+
+    Who is inside such work, or was started there, never waits: with locks that cross it would wait for ever.
+    """
+    if _is_within("a turn"):
+        await work()
+    elif hold:
+        async with _lock_of(var):
+            with _Within("a turn"):
+                await work()
+    else:
+        if _locks:
+            async with _lock_of(var):
+                pass
+        await work()
+    await _heard(var)
+
+
+async def _performed(var: AlmaVar[Any], step: Callable[..., Any], *args: Any) -> None:
+    """Run step(*args) as one change, where the disk is waited for on the writer's thread."""
+    monitor = var._monitor
+    if monitor.journal is None or monitor.is_held() or _is_writing(monitor):
+        monitor.commit(step, *args)
+    else:
+        await _by_writer(monitor, partial(monitor.commit, step, *args))
+
+
+async def _turns(number: int) -> None:
+    """Let the other coroutines go on so many times."""
+    for _ in range(number):
+        await _asyncio().sleep(0)
+
+
+async def _compared(
+    var: AlmaVar[Any], make: Callable[[_Head], Any], label: _Label, expect: Optional[int] = None, again: bool = False
+) -> None:
+    """Append what make(head) returns when it is awaited, if the head is still that one; else try again.
+
+    After a while that hangs on chance: two that each change what the other has read would go on for ever in step.
+    """
+    for tries in range(1 << 62):
+        await _turns(time_ns() // 100 % (1 << min(tries, 10)) if tries else 0)
+        head, awaited = var._writable(expect), _async_validators(var)
+        packed = await make(head)
+        for validator in awaited if packed is not DELETED else ():
+            await validator.fn(_unpack(packed))
+        try:
+            await _performed(var, var._set, packed, label, head[0] - 1, again, awaited)
+            return
+        except StaleWriteError:
+            if expect is not None or var._head()[0] == head[0]:  # not ours, but what a guest has raised
+                raise
+
+
+async def _set_async(var: AlmaVar[_T], value: _T, label: _Label, expect: Optional[int]) -> AlmaVar[_T]:
+    monitor = var._monitor
+    simple = monitor.journal is None and not monitor.notices and type(label) is not tuple
+    if simple and not _locks and not (var._validators and _async_validators(var)):
+        var.set(value, label=label, expect=expect)  # type: ignore[arg-type]
+        if var._listeners:
+            await _heard(var)
+        return var
+    stored = var._pack(value)
+
+    async def make(head: _Head) -> Any:
+        return stored
+
+    if _async_validators(var):
+        await _in_turn(var, partial(_compared, var, make, label, expect))
+    else:
+        await _in_turn(var, partial(_performed, var, var._set, stored, label, expect), hold=False)
+    return var
+
+
+async def _update_async(var: AlmaVar[_T], fn: Callable[..., Any], args: Tuple[Any, ...], label: _Label) -> AlmaVar[_T]:
+    async def make(head: _Head) -> Any:
+        value = fn(var._value(head), *args)
+        return var._pack(await value if _is_async(fn) or hasattr(value, "__await__") else value)
+
+    await _in_turn(var, partial(_compared, var, make, label))
+    return var
+
+
+async def _rollback_async(var: AlmaVar[_T], index: int, label: _Label) -> AlmaVar[_T]:
+    async def make(head: _Head) -> Any:
+        return var._packed(index, var._log.stored(head, var._log.kept(head, index)))
+
+    if _async_validators(var):
+        await _in_turn(var, partial(_compared, var, make, label, None, True))
+    else:
+        await _in_turn(var, partial(_performed, var, var._rollback, index, label), hold=False)
+    return var
+
+
+async def _transact_async(registry: AlmaRegistry, fn: Callable[[], _T], label: Optional[str]) -> _T:
+    _functions("fn", [fn])
+    if _is_async(fn):
+        raise TypeError(f"{fn!r} is async, and a transaction can't be held over an await: hand in a plain function")
+    monitor = registry._monitor
+    if monitor.is_held():
+        raise RuntimeError(
+            "transact_async() inside a transaction or a change would wait for its end: use transaction()"
+        )
+    if _is_writing(monitor):
+        return _transacted(registry, fn, label)
+    return await _by_writer(monitor, partial(_transacted, registry, fn, label), alone=True)  # type: ignore[no-any-return]
+
+
+def _transacted(registry: AlmaRegistry, fn: Callable[[], _T], label: Optional[str]) -> _T:
+    with registry.transaction(label):
+        result = fn()
+        if hasattr(result, "__await__"):
+            getattr(result, "close", int)()  # or Python warns that nobody awaited it
+            raise TypeError(f"{fn!r} returned {result!r}, which a transaction can't await")
+        return result
+
+
+# -- following
+
+
+def _committed(var: AlmaVar[Any]) -> _Head:
+    """Return the head that everybody sees: not the draft, even in the thread of an open transaction."""
+    transaction, head = var._transaction, var._log.head
+    return transaction.draft.heads.get(var._log, head) if transaction is not None and transaction.committed else head
+
+
+def _public(table: _Table) -> Dict[str, Any]:
+    """Return the entries of a table that everybody sees."""
+    idle = table.monitor.idle
+    is_draft = isinstance(idle, _Transaction) and idle.committed
+    return idle.draft.tables.get(table, table.entries) if is_draft else table.entries
+
+
+def _is_there(var: AlmaVar[Any]) -> bool:
+    """Tell whether a variable, or branch, is still one of its registry; one without a registry is."""
+    if var._monitor.names is None:
+        return True
+    root, *branches = var._name.split("@")
+    there = _public(var._monitor.names).get(root)
+    for branch in branches:
+        there = None if there is None else _public(there._branches).get(branch)
+    return there is var
+
+
+class _Bell:
+    """Wakes the coroutines of one loop that wait for news; is told of them from any thread."""
+
+    __slots__ = ("loop", "monitor", "news", "rung", "sleepers")
+
+    def __init__(self, monitor: _Monitor, loop: Any) -> None:
+        self.monitor, self.loop = monitor, loop
+        self.sleepers: Dict[Optional[_Log], Dict[Any, None]] = {}  # futures by the log waited for, None for any
+        self.news: Dict[Optional[_Log], None] = {}
+        self.rung = False
+
+    def __call__(self, var: Optional[AlmaVar[Any]]) -> None:
+        log = None if var is None else var._log
+        if log is None or log in self.sleepers or None in self.sleepers:  # who lies down later looks once more
+            self.news[log] = None
+            if not self.rung:
+                self.rung = True
+                try:
+                    self.loop.call_soon_threadsafe(self._ring)
+                except RuntimeError:  # closed
+                    self.monitor.followers.pop(self.loop, None)
+
+    def _ring(self) -> None:
+        self.rung = False  # first: news that come from here on ring again
+        while self.news:
+            log, _ = self.news.popitem()
+            for key in list(self.sleepers) if log is None else (log, None):
+                _settle((future, None) for future in list(self.sleepers.get(key, ())))
+
+    @contextmanager
+    def sleeper(self, log: Optional[_Log]) -> Generator[Any, None, None]:
+        """Lie down: from here on news of the log set the future."""
+        future = self.loop.create_future()
+        self.sleepers.setdefault(log, {})[future] = None
+        self.monitor.followers[self.loop] = self
+        try:
+            yield future
+        finally:
+            del self.sleepers[log][future]
+            if not self.sleepers[log]:
+                del self.sleepers[log]
+            if not self.sleepers:
+                self.monitor.followers.pop(self.loop, None)
+
+
+class _Changes(AsyncIterator[_T]):
+    """The records of variables as they come; `async for` takes them. Holds a place in each log, and no record waits.
+
+    *variable* is the one that is followed, None for all of *names*.
+    """
+
+    def __init__(self, monitor: _Monitor, variable: Optional[AlmaVar[Any]], names: Optional[_Table], latest: bool):
+        self.monitor, self.variable, self.names, self.latest = monitor, variable, names, latest
+        self.places: Dict[_Log, Tuple[AlmaVar[Any], int]] = {}  # the index that comes next
+        self.ready: Deque[Any] = deque()
+        self.after = monitor.time  # of the records of variables that are new here
+        self.ends = variable is not None and _is_there(variable)  # with its name; who has none goes on
+        self.over = False
+
+    async def __anext__(self) -> _T:
+        if not self.ready:
+            await self._fill()
+        return self.ready.popleft()  # type: ignore[no-any-return]
+
+    async def aclose(self) -> None:
+        """End; who waits for the next record gets none."""
+        self.over = True
+        self.ready.clear()
+        self.monitor.tell()
+
+    async def _fill(self) -> None:
+        asyncio = _asyncio()
+        await asyncio.sleep(0)  # a reader that never catches up lets others have their turn
+        loop = asyncio.get_running_loop()
+        while not self.read():
+            bell: Any = self.monitor.followers.get(loop) or _Bell(self.monitor, loop)
+            with bell.sleeper(None if self.variable is None else self.variable._log) as woken:
+                if self.read():
+                    return
+                await woken
+
+    def read(self) -> bool:
+        """Take what is new, and tell whether there is something; StopAsyncIteration at the end."""
+        variable = self.variable
+        ended = self.monitor.idle is _CLOSED or (variable is not None and self.ends and not _is_there(variable))
+        if self.over:
+            raise StopAsyncIteration
+        # Whatever was committed before what is seen now is seen when one looks again: so far there is no gap.
+        there = {var._log for var in _public(self.names).values()} if self.names is not None else self.places.keys()
+        gone = self.places.keys() - there
+        times = [var._log.time(head, head[0] - 1) for var, place, head in self._heads() if head[0] > place]
+        if times:
+            self._take(max(times))
+        for log in gone:
+            var, place = self.places[log]
+            if _committed(var)[0] <= place:
+                del self.places[log]
+        if ended and not self.ready:
+            raise StopAsyncIteration
+        return bool(self.ready)
+
+    def there(self) -> Iterator[_T]:
+        """Yield what there is, without waiting; StopAsyncIteration at the end."""
+        while self.ready or self.read():
+            yield self.ready.popleft()
+
+    def _heads(self) -> List[Tuple[AlmaVar[Any], int, _Head]]:
+        for var in () if self.names is None else list(_public(self.names).values()):
+            if var._log not in self.places:
+                self.places[var._log] = var, var._log.index_at(_committed(var), self.after) + 1
+        return [(var, place, _committed(var)) for var, place in self.places.values()]
+
+    def _take(self, newest: int) -> None:
+        """Take the records up to a time, at most a slice of each variable, in the order of time."""
+        heads = [entry for entry in self._heads() if entry[2][0] > entry[1]]
+        if not self.latest:
+            many = [entry for entry in heads if entry[2][0] - entry[1] > _SLICE]
+            newest = min([newest, *(var._log.time(head, place + _SLICE - 1) for var, place, head in many)])
+        found, places = [], {}
+        for var, place, head in heads:
+            stop = _stop(head, place, newest)
+            if stop > place:
+                records = var._log.part(head, stop - 1 if self.latest else place, stop)
+                found.append((var, records))
+                places[var._log] = var, stop
+        self.places.update(places)  # all or none
+        if self.variable is not None:
+            self.ready.extend(records for _, part in found for records in part)
+            return
+        pairs = [(var, record) for var, part in found for record in part]
+        self.ready.extend(sorted(pairs, key=lambda pair: pair[1]._time))
+
+
+def _stop(head: _Head, place: int, newest: int) -> int:
+    """Return the index before which the records from *place* on are not younger than a time, and have no gap."""
+    count, _, layout, _ = head
+    if place == 0 and layout.first > 1:
+        return 1
+    begin = max(place, layout.first) if place else 0
+    return bisect_right(layout.times, newest, begin - layout.shift, count - layout.shift) + layout.shift
+
+
+def _changes(var: AlmaVar[_T], since: Union[int, _When, None], latest: bool) -> _Changes[ChangeRecord[_T]]:
+    head, log = _committed(var), var._log
+    if since is None:
+        place = head[0]
+    elif isinstance(since, (datetime, timedelta)):
+        place = log.index_at(head, _cutoff(since, var._monitor)) + 1
+    else:
+        place = _whole("since, if no moment,", since)
+        if place != head[0]:  # the next one
+            log.kept(head, place)
+    changes: _Changes[ChangeRecord[_T]] = _Changes(var._monitor, var, None, latest)
+    changes.places[log] = var, place
+    return changes
+
+
+def _all_changes(
+    registry: AlmaRegistry, since: Optional[_When], latest: bool
+) -> "_Changes[Tuple[AlmaVar[Any], ChangeRecord[Any]]]":
+    changes: _Changes[Tuple[AlmaVar[Any], ChangeRecord[Any]]]
+    changes = _Changes(registry._monitor, None, registry._vars, latest)
+    if since is not None:
+        changes.after = _cutoff(since, registry._monitor)
+        changes._heads()
+    else:
+        for var in list(_public(registry._vars).values()):
+            changes.places[var._log] = var, _committed(var)[0]
+    return changes
+
+
+# -- waiting
+
+
+def _test_of(wanted: Any) -> Callable[[ChangeRecord[Any]], Any]:
+    """Return a function that tells whether a record has what is wanted: by a predicate, or a value equal to it."""
+    if callable(wanted) and _is_async(wanted):
+        raise TypeError(f"{wanted!r} is async: a predicate is a plain function; await what it needs in `async for`")
+    if callable(wanted):
+        return lambda record: not _is_deletion(record) and wanted(_value_again(record))
+    return lambda record: record.value == wanted
+
+
+def _found(changes: _Changes[ChangeRecord[_T]], test: Callable[..., Any]) -> Optional[ChangeRecord[_T]]:
+    """Return the first of the records there are that passes the test."""
+    var: Any = changes.variable
+    try:
+        return next(filter(test, changes.there()), None)
+    except StopAsyncIteration:
+        if var._monitor.idle is _CLOSED:
+            raise FrozenError(var._name, closed=True) from None
+        raise UnknownNameError(var._name, _public(var._monitor.names)) from None
+
+
+async def _wait_for(var: AlmaVar[_T], wanted: Any, timeout: Optional[float]) -> ChangeRecord[_T]:
+    test, changes = _test_of(wanted), _changes(var, _committed(var)[0] - 1, False)
+    found = _found(changes, test)
+
+    async def follow() -> ChangeRecord[_T]:
+        record = None
+        while record is None:
+            try:
+                await changes._fill()
+            except StopAsyncIteration:
+                pass  # which _found() says as an error
+            record = _found(changes, test)
+        return record
+
+    if found is not None:
+        return found
+    return await (follow() if timeout is None else _asyncio().wait_for(follow(), timeout))
+
+
+def _awaited(
+    changes: _Changes[ChangeRecord[_T]], test: Callable[..., Any], news: Any, deadline: Optional[float]
+) -> ChangeRecord[_T]:
+    found = _found(changes, test)
+    while found is None:
+        news.get(timeout=None if deadline is None else max(0, deadline - monotonic()))
+        found = _found(changes, test)
+    return found
+
+
+def _wait(var: AlmaVar[_T], wanted: Any, timeout: Optional[float]) -> ChangeRecord[_T]:
+    from queue import Empty, SimpleQueue
+
+    if _is_busy():
+        raise RuntimeError("wait() inside a guest or a transaction would keep the others from making it true")
+    monitor, test, changes = var._monitor, _test_of(wanted), _changes(var, _committed(var)[0] - 1, False)
+    news: Any = SimpleQueue()  # unlike an Event it can be set by a signal handler while this thread is at it
+    deadline = None if timeout is None else monotonic() + timeout
+    monitor.followers[news] = lambda told: news.put(None) if (told is None or told is var) and news.empty() else None
+    try:
+        return _awaited(changes, test, news, deadline)
+    except Empty:
+        raise TimeoutError(f"{var._name!r} was not what was waited for within {timeout} s") from None
+    finally:
+        del monitor.followers[news]
+
+
 # == Replay: replay, compare, bisect, export_test =============================
 #
 # Knows records and the owner's functions, and changes no variable. Runs a past through a function, each call with a
@@ -7253,6 +8171,7 @@ def _atom_literal(value: Any, where: str, modules: Set[str]) -> str:
 _registry = AlmaRegistry()
 
 all_vars = _registry.all_vars
+changes = _registry.changes
 flush = _registry.flush
 get_var = _registry.get_var
 journal = _registry.journal
@@ -7261,6 +8180,7 @@ redo = _registry.redo
 restore = _registry.restore
 save = _registry.save
 snapshot = _registry.snapshot
+transact_async = _registry.transact_async
 transaction = _registry.transaction
 undo = _registry.undo
 unregister = _registry.unregister

@@ -1,6 +1,7 @@
 """Tests of Alma: the house rules, then one section for each room of alma.py, under the same banners."""
 
 import ast
+import asyncio
 import base64
 import collections
 import contextlib
@@ -13,6 +14,7 @@ import dis
 import doctest
 import enum
 import fractions
+import functools
 import gc
 import hashlib
 import importlib.util
@@ -98,15 +100,25 @@ HEAVY = """
 FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
 EXTRAS = {"crypto": "cryptography", "diff": "deepdiff", "pydantic": "pydantic"}  # the packages by extra
 HAND_OVERS = {
+    "AlmaRegistry.changes",
     "AlmaRegistry.compact",
     "AlmaRegistry.journal",
     "AlmaRegistry.load",
     "AlmaRegistry.namespace",
     "AlmaRegistry.save",
+    "AlmaRegistry.transact_async",
     "AlmaVar.bisect",
+    "AlmaVar.changes",
     "AlmaVar.load",
     "AlmaVar.replay",
+    "AlmaVar.rollback_async",
     "AlmaVar.save",
+    "AlmaVar.set_async",
+    "AlmaVar.update_async",
+    "AlmaVar.wait",
+    "AlmaVar.wait_for",
+    "_as_listener",
+    "_as_validator",
 }  # the one-line verbs that name what stands in a room below: "AlmaVar.save" and so on
 
 
@@ -12191,6 +12203,1228 @@ def test_interrupted_changes_leave_memory_and_file_the_same_and_later_sets_work(
     wrong = apart(interrupted_in_journal, str(tmp_path), rounds(300, 6_000), seconds=900)
     assert wrong.pop("held", 0) <= rounds(3, 60)
     assert wrong == {}
+
+
+# == Async: set_async, changes(), wait_for() ==================================
+
+
+def looped(test):
+    """Have an async test run on a loop of its own, in a thread of its own; queue.Empty if it hangs."""
+
+    @functools.wraps(test)
+    def run(*args, **kwargs):
+        answer = queue.Queue()
+
+        def act():
+            try:
+                answer.put(asyncio.run(test(*args, **kwargs)))
+            except BaseException as error:
+                answer.put(error)
+
+        threading.Thread(target=act, daemon=True).start()
+        error = answer.get(timeout=60)
+        if error is not None:
+            raise error
+
+    return run
+
+
+async def until(holds):
+    """Let the other coroutines and threads go on until holds() does."""
+    while not holds():
+        await asyncio.sleep(0)
+
+
+@contextlib.contextmanager
+def held_elsewhere(registry):
+    """Have another thread hold a registry's lock, as one that waits for the disk does."""
+    holds, let_go = threading.Event(), threading.Event()
+
+    def hold():
+        with registry._monitor.lock:
+            holds.set()
+            assert let_go.wait(60)
+
+    thread = threading.Thread(target=hold, daemon=True)
+    thread.start()
+    assert holds.wait(60)
+    try:
+        yield
+    finally:
+        let_go.set()
+        thread.join()
+
+
+@pytest.fixture(params=["memory", "journal"])
+def kept(request, tmp_path):
+    """A registry, without and with a journal."""
+    with AlmaRegistry() as registry:
+        if request.param == "journal":
+            registry.journal(tmp_path / JOURNALLED, durability="normal")
+        yield registry
+
+
+# -- changing
+
+
+@looped
+async def test_set_async_does_what_set_does(kept):
+    x = kept.watch("x", [0], validators=[lambda value: refuse() if value == [9] else None])
+    assert await x.set_async([1], label="one", expect=0) is x
+    assert (x.get(), x.last_change().label, len(x)) == ([1], "one", 2)
+    with pytest.raises(StaleWriteError):
+        await x.set_async([2], expect=0)
+    with pytest.raises(Refused):
+        await x.set_async([9])
+    with pytest.raises(SnapshotError):
+        await x.set_async(threading.Lock())
+    with pytest.raises(TypeError):
+        await x.set_async([3], label=3)
+    x.freeze()
+    with pytest.raises(FrozenError):
+        await x.set_async([4])
+    assert values(x) == [[0], [1]]
+
+
+@looped
+async def test_rollback_async_does_what_rollback_does(kept):
+    x = kept.watch("x", 0).set(1)
+    assert await x.rollback_async(0) is x
+    await x.rollback_async(1, label="back")
+    assert [(record.value, record.label) for record in x][2:] == [(0, "rollback to index 0"), (1, "back")]
+    with pytest.raises(RollbackError):
+        await x.rollback_async(9)
+    assert len(x) == 4
+
+
+@looped
+async def test_update_async_takes_plain_and_async_functions(kept):
+    async def times(value, factor):
+        await asyncio.sleep(0)
+        return value * factor
+
+    x = kept.watch("x", 3)
+    await x.update_async(lambda value, more: value + more, 1, label="plain")
+    await x.update_async(times, 10)
+    await x.update_async(partial(times, factor=2))
+    assert values(x) == [3, 4, 40, 80] and x.at("plain").index == 1
+    with pytest.raises(Refused):
+        await x.update_async(refuse)
+    assert len(x) == 4
+
+
+@looped
+async def test_a_change_of_an_async_verb_bears_the_line_that_asked_for_it(kept):
+    x = kept.watch("x", 0, trace=True)
+    await x.set_async(1)
+    await asyncio.ensure_future(x.update_async(lambda value: 2))
+    here = "test_a_change_of_an_async_verb_bears_the_line_that_asked_for_it"
+    assert [record.label.rpartition(" in ")[2] for record in x][1:] == [here, here]
+
+
+@looped
+async def test_a_thread_that_sets_meanwhile_makes_update_async_try_again(kept):
+    x, seen = kept.watch("x", 0), []
+
+    async def add_one(value):
+        seen.append(value)
+        if len(seen) < 4:
+            elsewhere(lambda: x.update(lambda value: value + 10))
+        return value + 1
+
+    await x.update_async(add_one)
+    assert seen == [0, 10, 20, 30] and x.get() == 31
+
+
+@looped
+async def test_control_without_comparing_an_update_is_lost(monkeypatch):
+    x = AlmaVar("x", 0)
+    step = AlmaVar._set
+    monkeypatch.setattr(AlmaVar, "_set", lambda self, stored, label, expect, *more: step(self, stored, label, None))
+
+    async def add_one(value):
+        elsewhere(lambda: x.set(value + 10))
+        return value + 1
+
+    await x.update_async(add_one)
+    assert x.get() == 1
+
+
+@looped
+async def test_a_stale_write_that_a_guest_meets_is_raised(kept):
+    def check(value):
+        if value == 5:
+            raise StaleWriteError("z", 1, 2)
+
+    x, y = kept.watch("x", 0, validators=[check]), kept.watch("y", 0)
+    with pytest.raises(StaleWriteError) as caught:
+        await asyncio.wait_for(x.update_async(lambda value: 5), 30)
+    assert caught.value.name == "z"
+    with pytest.raises(StaleWriteError) as caught:
+        await x.update_async(lambda value: y.set(1, expect=7))
+    assert caught.value.name == "y" and len(x) == 1
+
+
+@looped
+async def test_coroutines_take_turns_so_that_nobody_has_to_try_again(kept):
+    x, calls = kept.watch("x", 0), []
+
+    async def add_one(value):
+        calls.append(value)
+        await asyncio.sleep(0)
+        return value + 1
+
+    await asyncio.gather(*(x.update_async(add_one) for _ in range(20)), x.rollback_async(0), x.set_async(0))
+    assert len(calls) == 20 and len(x) == 23
+
+
+@looped
+async def test_set_async_waits_for_an_update_that_is_under_way(kept):
+    x, go_on = kept.watch("x", 0), asyncio.Event()
+
+    async def slow(value):
+        await go_on.wait()
+        return value + 1
+
+    update = asyncio.ensure_future(x.update_async(slow))
+    await asyncio.sleep(0)
+    change = asyncio.ensure_future(x.set_async(5))
+    await asyncio.sleep(0)
+    assert len(x) == 1
+    go_on.set()
+    await asyncio.gather(update, change)
+    assert values(x) == [0, 1, 5]
+
+
+NESTED = {
+    "at once": lambda change: change,
+    "in a task": asyncio.ensure_future,
+    "with a limit": lambda change: asyncio.wait_for(change, 30),
+}
+
+
+@pytest.mark.parametrize("how", NESTED)
+@looped
+async def test_updates_that_cross_do_not_wait_for_each_other(how, kept):
+    x, y, both = kept.watch("x", 0), kept.watch("y", 0), []
+
+    async def and_then(value, other):
+        if value == 0 and len(both) < 2:
+            both.append(other.name)
+            await until(lambda: len(both) == 2)
+        await NESTED[how](other.update_async(lambda value: value + 1))
+        return value + 1
+
+    await asyncio.gather(x.update_async(and_then, y), y.update_async(and_then, x))
+    assert x.get() >= 2 and y.get() >= 2 and sorted(both) == ["x", "y"]
+
+
+@looped
+async def test_control_with_locks_that_cross_they_wait_for_ever(monkeypatch):
+    monkeypatch.setattr(alma, "_is_within", lambda what: False)
+    x, y, both = AlmaVar("x", 0), AlmaVar("y", 0), []
+
+    async def and_then(value, other):
+        both.append(other.name)
+        await until(lambda: len(both) == 2)
+        await other.update_async(lambda value: value + 1)
+
+    crossed = asyncio.gather(x.update_async(and_then, y), y.update_async(and_then, x))
+    await until(lambda: len(both) == 2)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not crossed.done()
+    crossed.cancel()
+
+
+@looped
+async def test_an_update_inside_an_update_of_the_same_variable_is_made_first(kept):
+    x = kept.watch("x", 1)
+
+    async def nested(value):
+        if value == 1:
+            await x.update_async(lambda value: value + 1)
+        return value * 10
+
+    await x.update_async(nested)
+    assert values(x) == [1, 2, 20]
+
+
+def test_no_lock_is_kept_and_no_loop_is_kept_alive(tmp_path):
+    x = AlmaVar("x", 0)
+
+    async def use():
+        async def one(value):
+            await asyncio.sleep(0)
+            return 1
+
+        left = asyncio.ensure_future(x.update_async(one)), asyncio.ensure_future(x.changes().__anext__())
+        await asyncio.gather(*(x.update_async(one) for _ in range(3)))
+        assert len(left) == 2
+        return weakref.ref(asyncio.get_running_loop())
+
+    loop = elsewhere(lambda: asyncio.run(use()))
+    gc.collect()
+    assert len(alma._locks) == 0 and not x._monitor.followers and loop() is None
+
+
+# -- the thread that writes
+
+
+@looped
+async def test_the_loop_goes_on_while_the_disk_is_waited_for(journalled):
+    x = journalled.watch("x", 0)
+    with held_elsewhere(journalled):
+        changes = [asyncio.ensure_future(verb) for verb in (x.set_async(1), x.update_async(abs), x.rollback_async(0))]
+        waiting = asyncio.ensure_future(x.wait_for(1))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert (x.get(), len(x.history()), x.at(0).value) == (0, 1, 0)
+        assert not any(change.done() for change in changes)
+    await asyncio.gather(waiting, *changes)
+
+
+@looped
+async def test_all_that_waits_is_written_as_one(journalled):
+    x, y = journalled.watch("x", 0), journalled.watch("y", 0)
+    before = journalled._monitor.journal.commits
+    with held_elsewhere(journalled):
+        first = asyncio.ensure_future(x.set_async(-1))
+        await until(lambda: x._monitor.writer and not x._monitor.writer[0].jobs)
+        rest = [asyncio.ensure_future(var.set_async(value)) for value in range(100) for var in (x, y)]
+        await until(lambda: len(x._monitor.writer[0].jobs) == 200)
+    await asyncio.gather(first, *rest)
+    assert journalled._monitor.journal.commits == before + 1  # the first was alone, which needs no transaction
+    assert values(x) == [0, -1, *range(100)] and values(y) == [0, *range(100)]
+    times = sorted(record._time for var in (x, y) for record in var.history())
+    assert len(set(times)) == len(times)
+    journalled.undo()
+    assert (x.get(), y.get()) == (99, 98)
+
+
+async def together(registry, *changes):
+    """Return what comes of changes that the writer takes together, behind one of its own."""
+    var = registry.watch("first", 0)
+    with held_elsewhere(registry):
+        first = asyncio.ensure_future(var.set_async(1))
+        await until(lambda: registry._monitor.writer and not registry._monitor.writer[0].jobs)
+        tasks = [asyncio.ensure_future(change) for change in changes]
+        await until(lambda: len(registry._monitor.writer[0].jobs) == len(tasks))
+    await first
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@looped
+async def test_what_is_refused_fails_alone(journalled, path):
+    def short(value):
+        if value == "long":
+            raise Refused
+
+    x = journalled.watch("x", 0, validators=[short])
+    given = [1, "long", 2, Box(1), 3, 4]
+    came = await together(journalled, *(x.set_async(value) for value in given), x.set_async(5, expect=7))
+    assert [type(one) for one in came] == [AlmaVar, Refused, AlmaVar, CodecError, AlmaVar, AlmaVar, StaleWriteError]
+    assert values(x) == [0, 1, 2, 3, 4]
+    assert [row[3] for row in rows_of(path) if row[0] == "x"] == ["0", "1", "2", "3", "4"]
+
+
+@looped
+async def test_if_the_file_takes_nothing_all_fail_and_nothing_is_shown(journalled, path):
+    x, told_of = journalled.watch("x", 0), []
+    x.add_listener(told(told_of))
+    before = rows_of(path)
+    journalled.watch("first", 0)
+    journalled.unregister("first")
+    Failing(journalled._monitor.journal, "COMMIT", False, "database or disk is full")
+    monitor = journalled._monitor
+    with held_elsewhere(journalled):
+        first = asyncio.ensure_future(journalled.transact_async(int))
+        await until(lambda: monitor.writer and not monitor.writer[0].jobs)
+        tasks = [asyncio.ensure_future(x.set_async(value)) for value in range(5)]
+        await until(lambda: len(monitor.writer[0].jobs) == 5)
+    assert await first == 0
+    came = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(one) for one in came] == [JournalError] * 5 and len({id(one) for one in came}) == 5
+    assert values(x) == [0] and told_of == [] and [row for row in rows_of(path) if row[0] == "x"] == before
+    assert (await x.set_async(7)).get() == 7
+
+
+@looped
+async def test_what_the_writer_has_not_taken_can_be_withdrawn_and_what_it_has_becomes_whole(journalled):
+    x = journalled.watch("x", 0)
+    with held_elsewhere(journalled):
+        taken = asyncio.ensure_future(x.set_async(1))
+        await until(lambda: x._monitor.writer and not x._monitor.writer[0].jobs)
+        waiting = asyncio.ensure_future(x.set_async(2))
+        await until(lambda: x._monitor.writer[0].jobs)
+        taken.cancel()
+        waiting.cancel()
+        await asyncio.wait([taken, waiting])
+    await x.set_async(3)
+    assert taken.cancelled() and waiting.cancelled() and values(x) == [0, 1, 3]
+
+
+@looped
+async def test_an_update_that_is_cancelled_changes_nothing_and_gives_its_turn_up(kept):
+    x = kept.watch("x", 0)
+
+    async def endless(value):
+        await asyncio.Event().wait()
+
+    update = asyncio.ensure_future(x.update_async(endless))
+    await asyncio.sleep(0)
+    behind = asyncio.ensure_future(x.update_async(abs))
+    await asyncio.sleep(0)
+    update.cancel()
+    await behind
+    assert update.cancelled() and len(x) == 2
+
+
+@looped
+async def test_close_waits_for_what_has_been_handed_over_and_refuses_what_comes_later(tmp_path):
+    registry = AlmaRegistry(journal=tmp_path / JOURNALLED, durability="normal")
+    x = registry.watch("x", 0)
+    changes = [asyncio.ensure_future(x.set_async(value)) for value in range(1, 5)]
+    await asyncio.sleep(0)
+    registry.close()
+    await asyncio.gather(*changes)
+    assert values(x) == [0, 1, 2, 3, 4] and registry._monitor.writer[0].thread is None
+    for refused in (x.set_async(5), x.update_async(abs), x.rollback_async(0)):
+        with pytest.raises(FrozenError):
+            await refused
+    with pytest.raises(FrozenError):
+        await registry.transact_async(int)
+
+
+def test_a_writer_with_nothing_to_do_ends_and_another_follows(journalled, monkeypatch):
+    monkeypatch.setattr(alma, "_LINGER", 0)
+    x = journalled.watch("x", 0)
+    for value in range(1, 4):
+        elsewhere(lambda value=value: asyncio.run(asyncio.wait_for(x.set_async(value), 30)))
+    writer = journalled._monitor.writer[0]
+    thread = writer.thread
+    if thread is not None:
+        thread.join(30)
+    assert writer.thread is None and values(x) == [0, 1, 2, 3]
+
+
+@looped
+async def test_a_registry_has_one_writer_whatever_loop_it_is_used_on(journalled):
+    x, threads = journalled.watch("x", 0), set()
+    x.add_validator(lambda value: threads.add(threading.current_thread().name))
+    start = threading.Barrier(4)
+
+    async def change():
+        start.wait(60)
+        await asyncio.gather(*(x.set_async(value) for value in range(10)))
+
+    doing = [threading.Thread(target=lambda: asyncio.run(change()), daemon=True) for _ in range(4)]
+    for thread in doing:
+        thread.start()
+    await until(lambda: not any(thread.is_alive() for thread in doing))
+    assert len(x) == 41 and threads == {"alma writer"}
+
+
+def written_after_fork(folder):
+    """Return what a fork's child can do while the parent's writer lingers."""
+    registry, journalled = AlmaRegistry(), AlmaRegistry(journal=folder + "/a.db")
+    x, y = registry.watch("x", 0), journalled.watch("y", 0)
+    asyncio.run(registry.transact_async(lambda: x.set(1)))
+    asyncio.run(y.set_async(1))
+    child = os.fork()
+    if not child:
+        asyncio.run(registry.transact_async(lambda: x.set(2)))
+        try:
+            asyncio.run(y.set_async(2))
+        except JournalError:
+            os._exit(7 if values(x) == [0, 1, 2] else 1)
+        os._exit(2)
+    _, status = os.waitpid(child, 0)
+    asyncio.run(y.set_async(3))
+    return status >> 8, values(y)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can't fork")
+def test_a_forks_child_gets_a_writer_of_its_own(tmp_path):
+    source = f"""
+import sys; sys.path[:0] = {[str(SOURCE.parent), str(Path(__file__).parent)]!r}
+import alma, asyncio, os
+from alma import *
+values = lambda var: [record.value for record in var.history()]
+{inspect.getsource(written_after_fork)}
+print(*written_after_fork({str(tmp_path)!r}))
+"""
+    assert python("-c", source)[:2] == (0, "7 [0, 1, 3]\n")
+
+
+# -- guests
+
+
+@looped
+async def test_an_async_listener_runs_on_the_loop_it_was_added_on_in_the_order_of_the_changes(kept):
+    x, heard = kept.watch("x", 0), []
+
+    async def listen(var, record):
+        await asyncio.sleep(0)
+        heard.append((asyncio.get_running_loop(), var, record.value))
+
+    assert x.add_listener(listen) is x
+    await x.set_async(1)
+    elsewhere(lambda: [x.set(value) for value in range(2, 30)] and None)
+    await x.set_async(30)
+    here = asyncio.get_running_loop()
+    assert [(loop is here, var is x) for loop, var, _ in heard] == [(True, True)] * 30
+    assert [value for _, _, value in heard] == list(range(1, 31))
+    x.remove_listener(listen)
+    await x.set_async(31)
+    assert len(heard) == 30
+
+
+@looped
+async def test_set_async_returns_after_the_listeners_of_its_change_have_run_on_whatever_loop(kept):
+    x, heard = kept.watch("x", 0), []
+
+    async def listen(var, record):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        heard.append(record.value)
+
+    def change():
+        async def act():
+            await x.set_async(1)
+            before = list(heard)
+            await x.update_async(lambda value: 2)
+            return before, list(heard)
+
+        return asyncio.run(act())
+
+    x.add_listener(listen)
+    answer = queue.Queue()
+    threading.Thread(target=lambda: answer.put(change()), daemon=True).start()
+    await until(lambda: not answer.empty())
+    assert answer.get() == ([1], [1, 2])
+
+
+@looped
+async def test_set_async_waits_for_listeners_that_another_thread_is_at(kept):
+    x, heard, inside, go_on = kept.watch("x", 0), [], threading.Event(), threading.Event()
+
+    def listen(var, record):
+        if record.value == 1:
+            inside.set()
+            assert go_on.wait(60)
+        heard.append(record.value)
+
+    x.add_listener(listen)
+    threading.Thread(target=lambda: x.set(1), daemon=True).start()
+    assert inside.wait(60)
+    change = asyncio.ensure_future(x.set_async(2))
+    await until(lambda: x.get() == 2)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not change.done()
+    go_on.set()
+    await change
+    assert heard == [1, 2]
+
+
+@looped
+async def test_an_async_listener_may_set_its_own_variable_and_each_others(kept):
+    x, y = kept.watch("x", 0), kept.watch("y", 0)
+
+    async def follow(var, record):
+        if record.value < 5:
+            await asyncio.gather((x if var is y else y).set_async(record.value + 1), var.update_async(abs))
+
+    x.add_listener(follow)
+    y.add_listener(follow)
+    await x.update_async(lambda value: 1)
+    await x.wait_for(5)
+    assert y.get() == 4 or 4 in values(y)
+
+
+@looped
+async def test_what_an_async_listener_raises_is_reported_and_hurts_nobody(kept, caplog):
+    x, heard = kept.watch("x", 0), []
+
+    async def fail(var, record):
+        raise Refused
+
+    async def listen(var, record):
+        heard.append(record.value)
+
+    x.add_listener(fail).add_listener(listen)
+    await x.set_async(1)
+    assert heard == [1] and [record.exc_info[0] for record in caplog.records] == [Refused]
+
+
+def test_an_async_listener_needs_a_loop_to_run_on():
+    async def listen(var, record):
+        pass
+
+    x = AlmaVar("x", 0)
+    for add in (x.add_listener, AlmaRegistry().namespace("n").add_listener):
+        with pytest.raises(RuntimeError):
+            add(listen)
+    with pytest.raises(RuntimeError):
+        AlmaVar("y", 0, on_change=[listen])
+    assert x.set(1).get() == 1
+
+
+def test_an_async_listener_whose_loop_is_closed_is_dropped_with_a_report(caplog):
+    x, heard = AlmaVar("x", 0), []
+
+    async def listen(var, record):
+        heard.append(record.value)
+
+    async def add():
+        x.add_listener(listen)
+        await x.set_async(1)
+
+    elsewhere(lambda: asyncio.run(add()))
+    x.set(2).set(3)
+    assert heard == [1] and x._listeners == () and len(caplog.records) == 1
+    elsewhere(lambda: asyncio.run(x.set_async(4)) and None)
+
+
+@looped
+async def test_an_async_listener_that_is_cancelled_is_reported_holds_nobody_up_and_goes_on_with_the_next(caplog):
+    x, heard, inside = AlmaVar("x", 0), [], asyncio.Event()
+
+    async def listen(var, record):
+        heard.append(record.value)
+        inside.set()
+        if record.value == 1:
+            await asyncio.Event().wait()
+
+    (listener,) = x.add_listener(listen)._listeners
+    changing = asyncio.ensure_future(asyncio.wait([ahead(x.set_async(1)), ahead(x.set_async(2))]))
+    await inside.wait()
+    listener.task.cancel()
+    await changing
+    assert len(caplog.records) == 1
+    await x.set_async(3)
+    assert heard == [1, 3]
+
+
+@looped
+async def test_what_counts_as_async():
+    async def listen(var, record):
+        heard.append(record.value)
+
+    class Callable:
+        async def __call__(self, var, record):
+            await listen(var, record)
+
+        async def method(self, var, record):
+            await listen(var, record)
+
+    @types.coroutine
+    def old(var, record):
+        yield
+        heard.append(record.value)
+
+    for fn in (listen, partial(listen), partial(partial(listen)), Callable(), Callable().method, old):
+        x, heard = AlmaVar("x", 0), []
+        await x.add_listener(fn).set_async(1)
+        assert heard == [1]
+    assert not alma._is_async(Callable) and not alma._is_async(print) and not alma._is_async(partial(print))
+
+
+@looped
+async def test_an_async_listener_runs_in_the_context_in_which_it_was_added():
+    import contextvars
+
+    who, heard = contextvars.ContextVar("who"), []
+
+    async def listen(var, record):
+        heard.append(who.get())
+
+    x = AlmaVar("x", 0)
+    who.set("owner")
+    x.add_listener(listen)
+    who.set("setter")
+    await x.set_async(1)
+    assert heard == ["owner"]
+
+
+@looped
+async def test_an_async_validator_is_awaited_by_the_async_verbs(kept):
+    x, asked = kept.watch("x", [0]), []
+
+    async def check(value):
+        await asyncio.sleep(0)
+        asked.append(list(value))
+        value.append("spoilt")
+        if value[0] < 0:
+            raise Refused
+
+    assert x.add_validator(check) is x
+    await x.set_async([1])
+    await x.update_async(lambda value: [2])
+    await x.rollback_async(0)
+    for refused in (x.set_async([-1]), x.update_async(lambda value: [-1])):
+        with pytest.raises(Refused):
+            await refused
+    assert values(x) == [[0], [1], [2], [0]] and asked == [[1], [2], [0], [-1], [-1]]
+    x.remove_validator(check)
+    await x.set_async([-1])
+    assert len(asked) == 5
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@looped
+async def test_an_async_validator_makes_plain_verbs_raise(verb):
+    async def check(value):
+        asked.append(value)
+
+    asked, (registry, var) = [], lively()
+    var.add_validator(check)
+    before = state(var)
+    with pytest.raises(TypeError):
+        VERBS[verb][0](registry, var)
+    assert state(var) == before and asked == []
+
+
+def test_a_variable_that_would_begin_with_an_async_validator_is_refused():
+    async def check(value):
+        pass
+
+    for make in (partial(AlmaVar, "x", 0), partial(AlmaRegistry().watch, "x", 0), AlmaRegistry().namespace):
+        with pytest.raises(TypeError):
+            make(*(() if isinstance(make, partial) else ("n",)), validators=[check])
+
+
+@looped
+async def test_what_was_validated_is_what_is_stored_on_that_head(kept):
+    x, asked = kept.watch("x", 0), []
+
+    async def must_rise(value):
+        asked.append((x.get(), value))
+        if len(asked) == 1:
+            elsewhere(lambda: x._monitor.run(x._append, x._head(), 5, None))
+        if value <= asked[-1][0]:
+            raise Refused
+
+    x.add_validator(must_rise)
+    with pytest.raises(Refused):
+        await x.set_async(5)
+    assert asked == [(0, 5), (5, 5)] and values(x) == [0, 5]
+
+
+# -- following
+
+
+async def taken(changes, count):
+    """Return the next records of changes."""
+    return [await changes.__anext__() for _ in range(count)]
+
+
+def ahead(coroutine):
+    """Begin what is to be awaited later."""
+    return asyncio.ensure_future(coroutine)
+
+
+@looped
+async def test_changes_begin_where_they_are_asked_to():
+    clock = StillClock()
+    x = AlmaRegistry(clock=clock).watch("x", 0)
+    for value in (1, 2, 3):
+        clock.go(1)
+        x.set(value)
+    now, moment = x.changes(), clock.moment
+    clock.go(1)
+    x.set(4)
+    assert [record.value for record in await taken(now, 1)] == [4]
+    moments = [(moment, 4), (timedelta(seconds=1), 4), (timedelta(seconds=2), 3), (timedelta(days=1), 0)]
+    for since, first in [(0, 0), (2, 2), (4, 4), *moments]:
+        assert (await taken(x.changes(since), 1))[0].value == first
+    waiting = ahead(taken(x.changes(5), 1))
+    await asyncio.sleep(0)
+    x.set(5)
+    assert (await waiting)[0].index == 5
+    for wrong, error in ((7, RollbackError), (-1, RollbackError), ("a", TypeError), (datetime(2020, 1, 1), ValueError)):
+        with pytest.raises(error):
+            x.changes(wrong)
+
+
+@looped
+async def test_changes_have_no_gap_and_no_double_however_fast_they_come(kept):
+    x, count = kept.watch("x", 0), 3_000
+    followers = [ahead(taken(x.changes(), 4 * count)) for _ in range(3)]
+    await asyncio.sleep(0)
+
+    def write():
+        for value in range(count):
+            x.set({"value": value, "more": list(range(20))} if value % 3 else value)
+
+    writers = [threading.Thread(target=write, daemon=True) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for records in await asyncio.gather(*followers):
+        assert [record.index for record in records] == list(range(1, 4 * count + 1))
+        assert [record.value for record in records[-50:]] == [record.value for record in x.history()[-50:]]
+
+
+@looped
+async def test_changes_are_followed_on_several_loops_at_once(kept):
+    x, start = kept.watch("x", 0), threading.Barrier(4)
+
+    async def follow():
+        changes = x.changes()
+        start.wait(60)
+        return [record.index for record in await taken(changes, 300)]
+
+    answers = queue.Queue()
+    for _ in range(3):
+        threading.Thread(target=lambda: answers.put(asyncio.run(follow())), daemon=True).start()
+    start.wait(60)
+    for value in range(300):
+        await x.set_async(value)
+    await until(lambda: answers.qsize() == 3)
+    assert [answers.get() for _ in range(3)] == [list(range(1, 301))] * 3
+
+
+def unregister(registry, x):
+    registry.unregister("x")
+
+
+ENDS = {
+    "unregister": unregister,
+    "overwrite": lambda registry, x: registry.watch("x", 5, overwrite=True),
+    "close": lambda registry, x: registry.close(),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("lagging", [False, True])
+@looped
+async def test_changes_end_with_the_variable_after_its_last_record(how, lagging, kept):
+    x = kept.watch("x", 0)
+    changes, got = x.changes(), []
+
+    async def follow():
+        async for record in changes:
+            got.append(record.value)
+
+    following = ahead(follow())
+    if not lagging:
+        await until(lambda: kept._monitor.followers)
+    elsewhere(lambda: x.set(1).set(2) and None)
+    elsewhere(lambda: ENDS[how](kept, x) and None)
+    await following
+    assert got == [1, 2] and not kept._monitor.followers
+
+
+@looped
+async def test_a_branch_is_followed_until_it_is_dropped(kept):
+    x = kept.watch("x", 0)
+    bold = x.branch("bold").branch("bolder")
+    following = ahead(taken(bold.changes(), 2))
+    await asyncio.sleep(0)
+    bold.set(1)
+    await until(lambda: kept._monitor.followers)
+    x.drop_branch("bold")
+    with pytest.raises(StopAsyncIteration):
+        await following
+
+
+@looped
+async def test_taking_a_name_back_with_a_transaction_ends_nothing(kept):
+    x = kept.watch("x", 0)
+    changes = x.changes()
+    following = ahead(taken(changes, 1))
+    await until(lambda: kept._monitor.followers)
+    with pytest.raises(Refused), kept.transaction():
+        kept.unregister("x")
+        x.set(7)
+        refuse()
+    x.set(1)
+    assert [record.value for record in await following] == [1]
+
+
+@looped
+async def test_aclose_ends_who_waits_for_the_next_record():
+    x = AlmaVar("x", 0)
+    changes = x.changes()
+    following = ahead(taken(changes, 1))
+    await until(lambda: x._monitor.followers)
+    await changes.aclose()
+    with pytest.raises(StopAsyncIteration):
+        await following
+    x.set(1)
+    with pytest.raises(StopAsyncIteration):
+        await changes.__anext__()
+
+
+@looped
+async def test_a_reader_whose_next_record_has_been_forgotten_is_told_so(kept):
+    x = kept.watch("x", 0, keep_last=2)
+    changes, newest, all_of_it = x.changes(), x.changes(latest_only=True), x.changes(0)
+    for value in range(1, 9):
+        x.set(value)
+    with pytest.raises(PrunedError):
+        await changes.__anext__()
+    assert (await all_of_it.__anext__()).index == 0
+    with pytest.raises(PrunedError):
+        await all_of_it.__anext__()
+    assert (await newest.__anext__()).index == 8
+    with pytest.raises(PrunedError):
+        x.changes(3)
+
+
+@looped
+async def test_latest_only_skips_to_the_newest():
+    x = AlmaVar("x", 0)
+    newest = x.changes(latest_only=True)
+    x.set(1).set(2)
+    assert [record.value for record in await taken(newest, 1)] == [2]
+    following = ahead(newest.__anext__())
+    await asyncio.sleep(0)
+    x.set(3)
+    assert (await following).value == 3
+
+
+@looped
+async def test_the_records_of_a_transaction_come_after_its_end_and_those_of_one_that_fails_never(kept):
+    x, y = kept.watch("x", 0), kept.watch("y", 0)
+    one, all_of_them = x.changes(), kept.changes()
+    with kept.transaction():
+        x.set(1)
+        y.set(1)
+        x.set(2)
+        assert not one.read() and not all_of_them.read()
+    with pytest.raises(Refused), kept.transaction():
+        x.set(3)
+        assert [record.value for record in await taken(one, 2)] == [1, 2] and not one.read()
+        refuse()
+    assert not one.read()
+    assert [(var.name, record.value) for var, record in await taken(all_of_them, 3)] == [("x", 1), ("x", 2), ("y", 1)]
+
+
+@looped
+async def test_a_deletion_is_a_change_too(kept):
+    settings = kept.namespace("s", {"a": 1})
+    following = ahead(taken(settings.var("a").changes(), 2))
+    await until(lambda: kept._monitor.followers)
+    del settings["a"]
+    settings["a"] = 2
+    assert [record.value for record in await following] == [alma.DELETED, 2]
+
+
+@looped
+async def test_the_changes_of_a_registry_come_in_the_order_of_time_newcomers_included(kept):
+    x = kept.watch("x", 0)
+    changes = kept.changes()
+    following = ahead(taken(changes, 2_402))
+    await until(lambda: kept._monitor.followers)
+
+    def write(var):
+        for value in range(1, 601):
+            var.set(value)
+
+    new = [kept.watch(name, 0) for name in "yz"]
+    writers = [threading.Thread(target=write, args=[var], daemon=True) for var in (x, x, *new)]
+    for writer in writers:
+        writer.start()
+    got = await following
+    times = [record._time for _, record in got]
+    assert times == sorted(times)
+    for var, first in ((x, 1), (new[0], 0), (new[1], 0)):
+        assert [record.index for whose, record in got if whose is var] == list(range(first, len(var)))
+    following = ahead(taken(changes, 1))
+    kept.unregister("x")
+    last = kept.watch("w", 5)
+    assert [(var.name, record.value) for var, record in await following] == [("w", 5)]
+    x.set(7)
+    last.set(6)
+    kept.close()
+    assert [(var.name, record.value) async for var, record in changes] == [("w", 6)]
+
+
+@looped
+async def test_the_changes_of_a_registry_since_a_moment():
+    clock = StillClock()
+    registry = AlmaRegistry(clock=clock)
+    x, y = registry.watch("x", 0), registry.watch("y", 0)
+    clock.go(1)
+    x.set(1)
+    moment = clock.moment
+    clock.go(1)
+    y.set(2)
+    x.set(3)
+    for since in (moment, timedelta(seconds=1)):
+        assert [record.value for _, record in await taken(registry.changes(since), 2)] == [2, 3]
+    newest = await taken(registry.changes(timedelta(seconds=5), latest_only=True), 2)
+    assert [record.value for _, record in newest] == [2, 3]
+    with pytest.raises(TypeError):
+        registry.changes(0)
+
+
+@looped
+async def test_a_reader_that_never_catches_up_lets_others_have_their_turn():
+    x, turns = AlmaVar("x", 0), []
+    for value in range(5_000):
+        x.set(value)
+
+    async def turn():
+        while True:
+            turns.append(len(turns))
+            await asyncio.sleep(0)
+
+    turning = ahead(turn())
+    await taken(x.changes(0), 5_001)
+    turning.cancel()
+    assert len(turns) >= 4
+
+
+@looped
+async def test_who_follows_one_variable_is_not_woken_by_another(kept):
+    x, y = kept.watch("x", 0), kept.watch("y", 0)
+    following = ahead(taken(x.changes(), 1))
+    await until(lambda: kept._monitor.followers)
+    (bell,) = kept._monitor.followers.values()
+    y.set(1)
+    assert not bell.rung
+    x.set(1)
+    assert bell.rung
+    await following
+
+
+# -- waiting
+
+WAYS = {
+    "wait": lambda var, wanted, timeout=None: elsewhere(lambda: var.wait(wanted, timeout)),
+    "wait_for": lambda var, wanted, timeout=None: elsewhere(lambda: asyncio.run(var.wait_for(wanted, timeout=timeout))),
+}
+both_ways = pytest.mark.parametrize("wait", WAYS.values(), ids=WAYS)
+
+
+def meanwhile(var, *acts):
+    """Do acts when somebody has begun to wait for a variable."""
+
+    def act():
+        while not var._monitor.followers:
+            pass
+        for one in acts:
+            one()
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    return thread
+
+
+@both_ways
+def test_who_waits_looks_at_the_current_record_first(wait, kept):
+    x = kept.watch("x", 1).set([2])
+    assert wait(x, [2]).index == wait(x, lambda value: value == [2], 0).index == 1
+    assert wait(x, lambda value: value.append(3) or True).value == [2]
+
+
+@both_ways
+def test_a_record_that_was_so_for_a_moment_is_enough(wait, kept):
+    x = kept.watch("x", 0)
+    setting = meanwhile(x, lambda: x.set(1).set(2).set(3))
+    assert wait(x, 2).index == 2
+    setting.join()
+    setting = meanwhile(x, lambda: x.set(9).set(1))
+    assert wait(x, lambda value: value > 5, 60).value == 9
+    setting.join()
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01, -1])
+def test_who_has_waited_long_enough_is_told_so(timeout):
+    x = AlmaVar("x", 0)
+    with pytest.raises(TimeoutError):
+        x.wait(1, timeout)
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(x.wait_for(1, timeout=timeout))
+    assert not x._monitor.followers
+
+
+@pytest.mark.parametrize(
+    "how, error", [("unregister", UnknownNameError), ("overwrite", UnknownNameError), ("close", FrozenError)]
+)
+def test_who_waits_for_a_variable_that_ends_is_told_so(how, error, kept):
+    x = kept.watch("x", 0)
+    meanwhile(x, lambda: ENDS[how](kept, x))
+    with pytest.raises(error):
+        x.wait(1, 60)
+    y = AlmaRegistry()
+    z = y.watch("x", 0)
+    meanwhile(z, lambda: ENDS[how](y, z))
+    with pytest.raises(error):
+        asyncio.run(z.wait_for(1, timeout=60))
+    with pytest.raises(FrozenError) if how == "close" else contextlib.nullcontext():
+        x.set(1).wait(1)
+
+
+@both_ways
+def test_a_predicate_is_not_asked_about_deletions(wait, kept):
+    settings = kept.namespace("s", {"a": 1})
+    a = settings.var("a")
+    meanwhile(a, lambda: settings.pop("a"), lambda: settings.update(a=5))
+    assert wait(a, lambda value: value > 3).value == 5
+
+
+def test_a_predicate_is_a_plain_function():
+    async def predicate(value):
+        return False
+
+    x = AlmaVar("x", 0)
+    with pytest.raises(TypeError):
+        x.wait(predicate)
+    with pytest.raises(TypeError):
+        asyncio.run(x.wait_for(predicate))
+
+
+def test_wait_inside_a_guest_or_a_transaction_is_refused(caplog):
+    registry = AlmaRegistry()
+    x = registry.watch("x", 0)
+    with pytest.raises(RuntimeError), registry.transaction():
+        x.wait(1)
+    with pytest.raises(RuntimeError):
+        x.update(lambda value: x.wait(1))
+    x.add_listener(lambda var, record: x.wait(5)).set(1)
+    assert [record.exc_info[0] for record in caplog.records] == [RuntimeError]
+
+
+def test_a_signal_handler_may_set_what_its_own_thread_waits_for():
+    source = f"""
+import sys; sys.path.insert(0, {str(SOURCE.parent)!r})
+import alma, signal
+x = alma.AlmaVar("x", 0)
+signal.signal(signal.SIGALRM, lambda *_: x.update(lambda value: value + 1))
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+value = x.wait(lambda value: value >= 50, 60).value
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(value)
+"""
+    if not hasattr(signal, "setitimer"):
+        pytest.skip("this system has no timer that interrupts")
+    assert python("-c", source)[:2] == (0, "50\n")
+
+
+# -- transactions
+
+
+@looped
+async def test_transact_async_makes_all_changes_or_none_and_returns_what_the_function_does(kept):
+    x, y = kept.watch("x", 0), kept.watch("y", 0)
+
+    def move():
+        x.set(1)
+        y.set(2)
+        return threading.current_thread().name
+
+    assert await kept.transact_async(move, label="moved") == "alma writer"
+    assert [(var.get(), var.last_change().label) for var in (x, y)] == [(1, "moved"), (2, "moved")]
+    with pytest.raises(Refused):
+        await kept.transact_async(lambda: refuse(x.set(5)))
+    assert kept.snapshot() == {"x": 1, "y": 2}
+    kept.undo()
+    assert kept.snapshot() == {"x": 0, "y": 0}
+
+
+@looped
+async def test_transact_async_takes_no_async_function_and_nothing_inside_a_transaction(kept):
+    async def change():
+        x.set(1)
+
+    x = kept.watch("x", 0)
+    for wrong in (change, lambda: asyncio.sleep(0), 5):
+        with pytest.raises(TypeError):
+            await kept.transact_async(wrong)
+    with pytest.raises(RuntimeError), kept.transaction():
+        await kept.transact_async(int)
+    assert len(x) == 1
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@looped
+async def test_another_task_can_not_slip_into_an_open_transaction(verb):
+    registry, var = lively()
+    go_on, is_open = asyncio.Event(), asyncio.Event()
+
+    async def hold():
+        with registry.transaction():
+            var.set([5])
+            is_open.set()
+            await go_on.wait()
+            var.set([6])
+
+    holding = ahead(hold())
+    await is_open.wait()
+    before = values(var)
+    with pytest.raises(RuntimeError):
+        VERBS[verb][0](registry, var)
+    with pytest.raises(RuntimeError):
+        await var.set_async([7])
+    with pytest.raises(RuntimeError), registry.transaction():
+        var.set([8])
+    go_on.set()
+    await holding
+    assert values(var) == [*before[:-1], [5], [6]]
+
+
+@looped
+async def test_an_async_verb_inside_a_transaction_of_its_task_belongs_to_it(kept):
+    x = kept.watch("x", 0)
+    with pytest.raises(Refused), kept.transaction():
+        await x.set_async(1)
+        await x.update_async(lambda value: value + 1)
+        assert x.get() == 2
+        refuse()
+    assert values(x) == [0]
+
+
+def test_a_transaction_around_a_whole_loop_takes_in_what_its_tasks_do():
+    registry = AlmaRegistry()
+    x = registry.watch("x", 0)
+    with registry.transaction():
+        asyncio.run(x.set_async(1))
+    assert x.get() == 1
+
+
+# -- all at once
+
+
+@looped
+async def test_a_thousand_tasks_on_two_loops_and_four_threads_lose_nothing(kept):
+    x, trail = kept.watch("x", 0), kept.watch("trail", 0)
+    tasks, changes = 500, rounds(50, 500)
+    heard, start = [], threading.Barrier(6)
+    trail.add_listener(lambda var, record: heard.append(record.index))
+
+    async def add_one(value):
+        await asyncio.sleep(0)
+        return value + 1
+
+    async def task(number):
+        await (x.update_async(add_one) if number % 2 else x.update_async(lambda value: value + 1))
+        await trail.set_async(number)
+
+    async def loop():
+        start.wait(60)
+        await asyncio.gather(*(task(number) for number in range(tasks)))
+
+    def thread():
+        start.wait(60)
+        for number in range(changes):
+            x.update(lambda value: value + 1)
+            trail.set(number)
+
+    changes_of_trail = trail.changes()
+    doing = [threading.Thread(target=lambda: asyncio.run(loop()), daemon=True) for _ in range(2)]
+    doing += [threading.Thread(target=thread, daemon=True) for _ in range(4)]
+    for one in doing:
+        one.start()
+    total = 2 * tasks + 4 * changes
+    followed = [record.index for record in await taken(changes_of_trail, total)]
+    await until(lambda: not any(one.is_alive() for one in doing))
+    kept.flush()
+    assert x.get() == total and values(x) == list(range(total + 1))
+    assert followed == heard == list(range(1, total + 1))
 
 
 # == Replay: replay, compare, bisect, export_test =============================

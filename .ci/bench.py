@@ -20,6 +20,7 @@ each one's figures counts.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import bisect
 import copy
 import gc
@@ -874,6 +875,65 @@ def journal_set(scale: Scale, durability: str) -> Contestants:
     return {"alma": ours, "raw INSERT": raw}
 
 
+def set_awaited(scale: Scale) -> Contestants:
+    values = range(scale.calls)
+
+    async def loop() -> float:
+        change = alma.AlmaVar("x", -1).set_async
+        begin = time.perf_counter()
+        for value in values:
+            await change(value)
+        return (time.perf_counter() - begin) / len(values)
+
+    return {
+        "alma": lambda: asyncio.run(loop()),
+        "set": lambda: per_call(alma.AlmaVar("x", -1).set, values),
+    }
+
+
+def follow(scale: Scale) -> Contestants:
+    var = new_long_variable(scale.ints)
+
+    async def loop() -> float:
+        left, begin = len(var), time.perf_counter()
+        async for _ in var.changes(0):
+            left -= 1
+            if not left:
+                break
+        return (time.perf_counter() - begin) / len(var)
+
+    return {"alma": lambda: asyncio.run(loop())}
+
+
+async def late_ticks(work: Iterable[Any], looks: Sequence[Callable[[], Any]]) -> float:
+    """Return by how much a ticker of 1 ms, which looks at something each time, is late at the 99th percentile."""
+    loop, late = asyncio.get_running_loop(), []
+    done = asyncio.gather(*work)
+    while not done.done() or len(late) < 20:
+        due = loop.time() + 0.001
+        await asyncio.sleep(0.001)
+        late.append(loop.time() - due)
+        for look in looks:
+            look()
+    return sorted(late)[len(late) * 99 // 100]
+
+
+def tick(scale: Scale) -> Contestants:
+    """Have 10 coroutines make 100 journalled changes each beside the ticker."""
+
+    async def change(var: Any) -> None:
+        for number in range(scale.calls // 200):
+            await var.set_async(number)
+
+    def ours() -> float:
+        with folder() as place, alma.AlmaRegistry(journal=place / "a.db") as registry:
+            var = registry.watch("x", -1)
+            work = (change(var) for _ in range(10))
+            return asyncio.run(late_ticks(work, [var.get, var.history, partial(var.at, 0)]))
+
+    return {"alma": ours, "nothing to do": lambda: asyncio.run(late_ticks([asyncio.sleep(0.2)], []))}
+
+
 def journal_transaction(scale: Scale, durability: str) -> Contestants:
     batches = scale.calls // 4_000 or 1
 
@@ -1264,6 +1324,13 @@ ROWS = [
             [Against("raw INSERT", at_most=3)],
         )
         for mode in ("normal", "full")
+    ),
+    Row("set_async of an int", set_awaited, [Against("set", at_most=4)]),
+    Row("changes(), each of 100,000 ints", follow, [limit("5 us", lambda f: 5e-6)]),
+    Row(
+        "lateness of a 1 ms ticker beside 1,000 journalled set_async",
+        tick,
+        [limit("5 ms", lambda f: 5e-3), Against("nothing to do")],
     ),
     Row(
         "journalled change of one field of 200",

@@ -86,6 +86,28 @@ with registry.transaction(label="both"):
     x.set("b")
 
 
+async def later(value: int, by: int) -> int:
+    return value + by
+
+
+async def listen(var: AlmaVar[int], record: ChangeRecord[int]) -> None:
+    print(var.name, record.index, record.value)
+
+
+async def awaiting() -> None:
+    reveal_type(await n.set_async(1, label="one", expect=1))  # AlmaVar[int]
+    reveal_type(await n.update_async(later, 2))  # AlmaVar[int]
+    reveal_type(await n.update_async(plus_one))  # AlmaVar[int]
+    reveal_type(await n.rollback_async(0))  # AlmaVar[int]
+    reveal_type((await n.wait_for(lambda value: value > 0, timeout=1)).value)  # int
+    reveal_type(n.wait(1, timeout=1))  # ChangeRecord[int]
+    reveal_type([record async for record in n.changes(0, latest_only=True)])  # list[ChangeRecord[int]]
+    reveal_type([var async for var, _ in registry.changes()])  # list[AlmaVar[Any]]
+    reveal_type(await registry.transact_async(n.get))  # int
+    n.add_listener(listen)
+    await n.set_async("one")  # type: ignore[arg-type]
+
+
 def value_of(var: AlmaVar[Any]) -> object:
     return var.get()
 
