@@ -107,6 +107,7 @@ HAND_OVERS = {
     "AlmaVar.load",
     "AlmaVar.replay",
     "AlmaVar.save",
+    "_options",
 }  # the one-line verbs that name what stands in a room below: "AlmaVar.save" and so on
 
 
@@ -12188,6 +12189,9 @@ def test_interrupted_changes_leave_memory_and_file_the_same_and_later_sets_work(
     wrong = apart(interrupted_in_journal, str(tmp_path), rounds(300, 6_000), seconds=900)
     assert wrong.pop("held", 0) <= rounds(3, 60)
     assert wrong == {}
+
+
+# == Types: AlmaVar[T], schemas ===============================================
 
 
 # == Replay: replay, compare, bisect, export_test =============================
