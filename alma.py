@@ -2648,7 +2648,8 @@ class AlmaVar(Generic[_T]):
         self._schema, self._atoms = schema, _ATOMS if schema is None else frozenset()
         self._take_in: Callable[[Any], Any] = self._pack if schema is None else schema._before(self._pack)
         if schema is not None:
-            self._monitor.forms = {**schema._forms, **self._monitor.forms}
+            for kind, form in schema._forms.items():
+                self._monitor.forms.setdefault(kind, form)
 
     def _opener(self) -> Optional[_Opener]:
         decode = self._chain.open if self._is_encoded() and self._chain is not None else None
@@ -4763,8 +4764,8 @@ def _named_kinds(types: _Types) -> Dict[str, Tuple[type, _Form]]:
 class _Codec:
     """Turns values to raw trees and text, and back, with the types that a caller names.
 
-    pickles=True writes a nested pickle of what has no other form; trust=True runs such pickles on the way back. Of
-    a *monitor* the classes that schemas mention are written, too.
+    pickles=True writes a nested pickle of what has no other form; trust=True runs such pickles on the way back. With
+    *forms* more classes are written, but not read.
     """
 
     def __init__(
@@ -4772,9 +4773,9 @@ class _Codec:
         types: _Types = (),
         pickles: bool = False,
         trust: bool = False,
-        monitor: Optional[_Monitor] = None,
+        forms: Optional[Dict[type, _Form]] = None,
     ) -> None:
-        self._named, self._monitor = _named_kinds(types), monitor
+        self._named, self._forms = _named_kinds(types), {} if forms is None else forms  # which may become more
         self._pickles, self._trust, self._parts = pickles, trust, 0
         self._known = dict(reversed([*self._named.values()]))  # of two names for one type the first is written
 
@@ -4867,7 +4868,7 @@ class _Codec:
 
     def _raw_object(self, value: Any, level: int) -> Any:
         kind = type(value)
-        named = self._known.get(kind) or (None if self._monitor is None else self._monitor.forms.get(kind))
+        named = self._known.get(kind) or self._forms.get(kind)
         form = named or _standard().get(kind)
         if form is None:
             return self._raw_opaque(value, level)
@@ -6197,7 +6198,7 @@ def _save(
     """Write variables and namespaces, as they are at one moment, to a file. Encodes all before it opens anything."""
     name = os.fsdecode(path)
     kind = _format_of(name, given)
-    codec = _Codec({**monitor.types, **_classes(types)}, pickles=kind == "pickle", monitor=monitor)
+    codec = _Codec({**monitor.types, **_classes(types)}, pickles=kind == "pickle", forms=monitor.forms)
 
     def take() -> Tuple[List[_Taken], List[Dict[str, Any]]]:
         variables, spaces = what()
@@ -6999,7 +7000,7 @@ def _attach(registry: AlmaRegistry, path: Any, durability: str, types: Any) -> N
         raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
     full, known = os.path.realpath(os.fsdecode(path)), _classes(types)
     _require_database(full)
-    journal = _Journal(registry, full, _Codec({**registry._monitor.types, **known}, monitor=registry._monitor))
+    journal = _Journal(registry, full, _Codec({**registry._monitor.types, **known}, forms=registry._monitor.forms))
     _alone(registry, "a journal can't be opened", _attach_now, journal, durability, known)
 
 
@@ -7138,6 +7139,7 @@ class Schema(Generic[_T]):
         validate, strict, renewed = self._adapter.validate_python, self.strict or None, self._renewed
         if not self._objects:
             return lambda value: pack(validate(value, strict=strict))
+        pack = _pack_model if pack is _pack else pack
         return lambda value: pack(validate(_replaced(value, renewed, {}), strict=strict))
 
     def _renewed(self, value: Any, inner: Callable[[Any], Any]) -> Any:
@@ -7177,28 +7179,32 @@ class Schema(Generic[_T]):
         return data if maker is None else maker.make(data, False, loose=True)
 
     def _revived(self, value: Any, inner: Callable[[Any], Any]) -> Any:
-        """Return the object that an Unresolved stands for, or that was made without being validated."""
+        """Return the object that an Unresolved stands for, or one that was made without being validated."""
         name, data = self._written(value)
         kind = self._named.get(name)
-        if kind is None or type(data) is not dict:
+        if type(data) is not dict:
+            return self._member(kind, data, value)
+        if kind is None:
             return self._as_plain(value, inner)
-        maker = self._maker(kind)
-        parts = {field: inner(part) for field, part in data.items()}
+        maker, parts = self._maker(kind), {field: inner(part) for field, part in data.items()}
         return self._forms[kind][2](parts) if maker is None else maker.make(parts, False)
 
     def _as_plain(self, value: Any, inner: Callable[[Any], Any]) -> Any:
-        """Return an object as a dict of its fields."""
+        """Return an object as a dict of its fields, and a member whose enum is not known as its name."""
         name, data = self._written(value)
-        kind = self._named.get(name)
         if type(data) is dict:
             extra = data.get("$extra") or {}
             return {field: inner(part) for field, part in {**data, **extra}.items() if field not in _STATES}
-        if kind is None or not issubclass(kind, enum.Enum) or type(value) is not Unresolved:
-            return value
+        return self._member(self._named.get(name), data, value if data is None or name == "pickle" else data)
+
+    def _member(self, kind: Any, data: Any, otherwise: Any) -> Any:
+        """Return the member of an enum of which the codec writes *data*."""
+        if data is None or kind is None or not issubclass(kind, enum.Enum):
+            return otherwise
         try:
             return self._forms[kind][2](data)
-        except (KeyError, ValueError):
-            return value  # the member is gone: upgrade() sees its name, pydantic refuses it
+        except (KeyError, ValueError):  # it is gone
+            return otherwise
 
     def _written(self, value: Any) -> Tuple[str, Any]:
         """Return the name of an object's class and what the codec writes of it; no data for what has no fields."""
@@ -7206,6 +7212,42 @@ class Schema(Generic[_T]):
             return value.name, value.data
         form = self._forms.get(type(value))
         return ("", None) if form is None or isinstance(value, enum.Enum) else (form[0], form[1](value))
+
+
+class _Model:
+    """A stored model: its class, and what its slots hold, packed. 2 us for 20 plain fields; deepcopy takes 11."""
+
+    __slots__ = ("kind", "state")
+
+    def __init__(self, kind: Any, state: Any) -> None:
+        self.kind, self.state = kind, state
+
+
+def _pack_model(value: Any) -> Any:
+    """Return the stored form of a model, or of another value; SnapshotError if there is none."""
+    kind: Any = type(value)
+    if getattr(kind, "__deepcopy__", None) is not sys.modules["pydantic"].BaseModel.__deepcopy__:
+        return _pack(value)
+    fields, *others = (getattr(value, slot) for slot in _MODEL_SLOTS)
+    if _ATOMS.issuperset(map(type, fields.values())) and not others[1] and not others[2]:
+        return _Model(kind, (fields.copy(), others[0].copy(), None if others[1] is None else {}, None))
+    try:
+        return _Model(kind, _pickled((fields, *others)))
+    except Exception:  # a part that bytes can't hold, or nothing can
+        return _pack(value)
+
+
+def _open_model(stored: _Model) -> Any:
+    """Return the model, as its class's own copy would be."""
+    state = _unpack(stored.state)
+    made = object.__new__(stored.kind)
+    for slot, part in zip(_MODEL_SLOTS, state if state is not stored.state else map(_unpack, state)):
+        object.__setattr__(made, slot, part)
+    return made
+
+
+_MODEL_SLOTS = "__dict__", *_SLOTS.values()
+_OPEN[_Model] = _open_model
 
 
 class _Maker:
@@ -7227,7 +7269,7 @@ class _Maker:
         self.defaults = {field: getattr(known.get(field), "default", MISSING) for field in self.keys}
         if self.is_dataclass and not known:
             self.defaults = {field.name: field.default for field in fields_of(kind)}
-        self.extra = self.is_model and kind.model_config.get("extra") == "allow"
+        self.extra = self.is_model and getattr(kind, "model_config", {}).get("extra") == "allow"
 
     def parts(self, value: Any, inner: Callable[[Any], Any]) -> Dict[str, Any]:
         """Return the fields of an object, without defaults that nobody touched, which pydantic doesn't validate."""
@@ -7308,10 +7350,10 @@ def _refuse(title: str, kind: str, fields: Iterable[str]) -> None:
 
 def _misfit(error: Exception) -> Tuple[Tuple[Any, ...], str]:
     """Return where a value does not fit, and why."""
-    errors: Any = getattr(error, "errors", None)
-    if not callable(errors):
+    found: Any = error
+    if not isinstance(error, sys.modules["pydantic_core"].ValidationError):
         return (), f"{type(error).__name__}: {error}"
-    first: Dict[str, Any] = errors(include_url=False)[0]
+    first: Any = found.errors(include_url=False)[0]
     return first["loc"], first["msg"]
 
 
@@ -7368,8 +7410,9 @@ def _given_schema(given: Any, by_key: bool) -> Any:
 
 
 if not TYPE_CHECKING:
+    _ALIAS = ((type(list[int]),), {}) if sys.version_info >= (3, 9) else ((type(List[int]),), {"_root": True})
 
-    class _Typed(type(list[int]) if sys.version_info >= (3, 9) else type(List[int])):
+    class _Typed(*_ALIAS[0], **_ALIAS[1]):
         """AlmaVar[T], or a subclass, with all its variables filled in: what it makes has T for its schema."""
 
         def __call__(self, *args, **kwargs):
