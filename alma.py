@@ -3306,15 +3306,16 @@ class AlmaVar(Generic[_T]):
 
     def _merge(self, other: "AlmaVar[_T]", resolve: Optional[Resolver], label: str) -> None:
         head, theirs = self._writable(), other._head()
-        base = self._log.open(*self._base(head, other, theirs))
+        owner, index, stored = self._base(head, other, theirs)
+        base = owner._log.open(index, stored)
         sides = self._log.open(head[0] - 1, head[1]), other._log.open(theirs[0] - 1, theirs[1])
         merged = _merged(self._name, base, *sides, resolve)
         packed = merged if merged is DELETED and (sides[0] is DELETED or sides[1] is DELETED) else self._take_in(merged)
         facts = _Facts(head[0], (), (other._home(theirs[0] - 1), theirs[0] - 1, theirs[1]))
         self._append(head, self._admitted(packed, again=True), label, facts)
 
-    def _base(self, head: _Head, other: "AlmaVar[_T]", theirs: _Head) -> Tuple[int, Any]:
-        """Return index and stored value of the last record that both sides have seen."""
+    def _base(self, head: _Head, other: "AlmaVar[_T]", theirs: _Head) -> "Tuple[AlmaVar[_T], int, Any]":
+        """Return the last record that both sides have seen: whose it is, its index and stored value."""
         apart = [fork for pair in zip_longest(self._forks, other._forks) if pair[0] is not pair[1] for fork in pair]
         parted = min(filter(None, apart), key=lambda fork: fork.at)
         mine = self._log.last_merged(head, head[0] - 1, other._lineage(), parted.at)
@@ -3323,7 +3324,7 @@ class AlmaVar(Generic[_T]):
             last = mine or its
         else:  # of two merges in one transaction, the later took in the record of the earlier
             last = its if (its.time, its.taken >= mine.noted) > (mine.time, False) else mine
-        return parted[1:] if last is None else last[2:]
+        return (self, *parted[1:]) if last is None else (other if last is mine else self, *last[2:])
 
     def _lineage(self) -> Dict[_Line, float]:
         """Return to which index this variable has the records of which lines: its own, then those it comes from."""
@@ -3398,7 +3399,8 @@ class AlmaVar(Generic[_T]):
 
         Indices, times, undo and redo, freezing and retention go on as if nothing had happened; guests are given here
         again, as the other arguments of watch(). A value of a class that *types* does not name loads as Unresolved,
-        and so does a pickled one unless *trust* is true: then it may run code, so only for a file of your own.
+        but *schema* makes what it says of it when it is read; so does a pickled one unless *trust* is true: then it may
+        run code, so only for a file of your own.
         FileFormatError for a file that is damaged or none of Alma's, UntrustedDataError for a pickle that asks for
         code to be run, OSError where it can't be read. Nothing in a file is run. O(records).
         """
@@ -7128,8 +7130,8 @@ class Schema(Generic[_T]):
         """Return what makes objects of a class from their fields, None for a class whose objects it can't make."""
         if kind not in self._makers:
             base = sys.modules["pydantic"].BaseModel
-            makes = issubclass(kind, (base, *self._forms)) and not issubclass(kind, enum.Enum)
-            self._makers[kind] = _Maker(kind) if makes and _is_made_of_fields(kind, base) else None
+            makes = issubclass(kind, base) or (issubclass(kind, (*self._forms,)) and _is_made_of_fields(kind))
+            self._makers[kind] = _Maker(kind) if makes else None
         return self._makers[kind]
 
     # -- on the way in
@@ -7144,6 +7146,8 @@ class Schema(Generic[_T]):
 
     def _renewed(self, value: Any, inner: Callable[[Any], Any]) -> Any:
         """Return a model or dataclass validated anew: pydantic takes one as it is, whatever became of its fields."""
+        if isinstance(value, tuple) and hasattr(value, "_fields"):  # a tuple is validated anew by pydantic itself
+            return tuple.__new__(type(value), map(inner, value))
         maker = self._maker(type(value))
         return value if maker is None else maker.make(maker.parts(value, inner), self.strict or None)
 
@@ -7251,7 +7255,7 @@ _OPEN[_Model] = _open_model
 
 
 class _Maker:
-    """Makes objects of one model, dataclass or named tuple of their fields, as pydantic validates them."""
+    """Makes objects of one model or dataclass of their fields, as pydantic validates them."""
 
     __slots__ = ("defaults", "extra", "is_dataclass", "is_model", "is_root", "keys", "kind", "options", "validate")
 
@@ -7290,10 +7294,10 @@ class _Maker:
         A field that there is none for is one, too, unless *loose* leaves that to the model.
         """
         state = {key: parts.pop(key) for key in _STATES if key in parts}
+        parts.update(state.get("$extra") or {})
         if not self.keys.keys() >= parts.keys() and not (self.extra or loose):
             _refuse(self.kind.__name__, "extra_forbidden", parts.keys() - self.keys.keys())
         data: Any = {self.keys.get(field, field): part for field, part in parts.items()}
-        data.update(state.get("$extra") or {})
         options: Dict[str, Any] = {"strict": strict, **self.options}
         if self.is_dataclass:  # as its __init__ does, or strictness would allow no dict
             data = sys.modules["pydantic_core"].ArgsKwargs((), data)
@@ -7328,12 +7332,11 @@ def _forms_in(core: Any) -> Dict[Any, _Form]:
     return forms
 
 
-def _is_made_of_fields(kind: Any, base: type) -> bool:
-    """Tell whether an object can be made of all its fields: no dataclass that takes others, or not all of them."""
-    if issubclass(kind, base) or not is_dataclass(kind):
-        return True
-    hidden = any("INITVAR" in repr(getattr(field, "_field_type", "")) for field in kind.__dataclass_fields__.values())
-    return not hidden and all(field.init for field in fields_of(kind))
+def _is_made_of_fields(kind: Any) -> bool:
+    """Tell whether this is a dataclass whose objects can be made of all their fields, and of nothing else."""
+    known = getattr(kind, "__dataclass_fields__", {}).values()
+    hidden = any("INITVAR" in repr(getattr(field, "_field_type", "")) for field in known)
+    return is_dataclass(kind) and not hidden and all(field.init for field in fields_of(kind))
 
 
 def _alias(field: Any, name: str) -> str:
@@ -7410,9 +7413,11 @@ def _given_schema(given: Any, by_key: bool) -> Any:
 
 
 if not TYPE_CHECKING:
-    _ALIAS = ((type(list[int]),), {}) if sys.version_info >= (3, 9) else ((type(List[int]),), {"_root": True})
+    _Alias, _options_of_alias = (
+        (type(list[int]), {}) if sys.version_info >= (3, 9) else (type(List[int]), {"_root": True})
+    )
 
-    class _Typed(*_ALIAS[0], **_ALIAS[1]):
+    class _Typed(_Alias, **_options_of_alias):
         """AlmaVar[T], or a subclass, with all its variables filled in: what it makes has T for its schema."""
 
         def __call__(self, *args, **kwargs):

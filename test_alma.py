@@ -12212,7 +12212,7 @@ class Place:
     y: int = 0
 
 
-class Pair(typing.NamedTuple):
+class Twosome(typing.NamedTuple):
     left: int
     right: int = 1
 
@@ -12408,6 +12408,14 @@ def test_a_value_is_validated_once_on_its_way_in():
     n = r.namespace("n", {"x": 0}, schema={"x": kind})
     n["y"] = 5
     assert AlmaVar("x", 0, schema=kind).set(10).get() == 11
+
+    class Counted(typing.NamedTuple):
+        number: kind
+        place: Place
+
+    assert AlmaVar("x", Counted(1, Place(2)), schema=Counted).get() == Counted(2, Place(2))
+    with invalid():
+        AlmaVar("x", Counted(1, Place("two")), schema=Counted)
     assert n["x"] == 1 and AlmaVar("x", 0, schema=kind).get() == 1
     n["x"] = 10
     assert n["x"] == 11 and n.var("x").update(lambda value: value).get() == 12
@@ -12424,7 +12432,7 @@ def test_what_types_pydantic_knows(made_of, server):
         (server, {"host": "a", "port": "1"}, server(host="a", port=1), {"host": 1}),
         (Place, {"x": "1"}, Place(1), {"y": 1}),
         (Row, {"n": "1"}, {"n": 1}, {"n": "one"}),
-        (Pair, ["1", 2], Pair(1, 2), [1, 2, 3]),
+        (Twosome, ["1", 2], Twosome(1, 2), [1, 2, 3]),
         (Shade, 1, Shade.DARK, 3),
         (typing.List[int], ("1", 2), [1, 2], ["one"]),
         (typing.Dict[str, Place], {"a": {"x": 1}}, {"a": Place(1)}, {"a": {}}),
@@ -12949,6 +12957,29 @@ def test_a_member_that_is_gone_is_never_taken_for_another(kept):
     assert AlmaVar.load(kept, schema=more).get() is more.TWO
 
 
+def test_what_a_model_had_beside_its_fields_is_not_dropped_in_silence(kept, made_of):
+    AlmaVar("x", {"a": 1, "b": 2}, schema=made_of("Config", {"extra": "allow"}, a=int)).save(kept)
+    with pytest.raises(SchemaError) as caught:
+        AlmaVar.load(kept, schema=made_of("Config", a=int)).get()
+    assert caught.value.path == ("b",)
+    assert AlmaVar.load(kept, schema=made_of("Config", a=int, b=int)).get().b == 2
+
+
+def test_a_merge_after_loading_knows_its_base(kept, made_of):
+    Config = made_of("Config", a=int)
+    x = AlmaVar("x", {"a": 0}, schema=Config)
+    branch = x.branch("b")
+    for number in range(1, 6):
+        branch.set({"a": number})
+    x.merge(branch)
+    x.save(kept)
+    again = AlmaVar.load(kept, schema=Config)
+    again.branches()["b"].set({"a": 7})
+    assert again.merge(again.branches()["b"]).get() == Config(a=7)
+    again.set({"a": 8})
+    assert again.branches()["b"].merge(again).get() == Config(a=8)
+
+
 def test_a_class_with_another_name_is_told_by_its_fields(kept, made_of):
     AlmaVar("x", [{"a": 1}], schema=typing.List[made_of("Old", a=int)]).save(kept)
     New = made_of("New", a=str)
@@ -12975,7 +13006,10 @@ def test_classes_are_found_wherever_a_schema_mentions_them(kept, made_of):
         row: Row
 
     Tree = made_of(
-        "Tree", held=annotated(typing.Optional[Held], "note"), pair=Pair, shades=typing.Dict[Shade, typing.Set[Shade]]
+        "Tree",
+        held=annotated(typing.Optional[Held], "note"),
+        pair=Twosome,
+        shades=typing.Dict[Shade, typing.Set[Shade]],
     )
     value = {"held": Held(Half(n=1), {"leaf": Leaf(n=2)}), "pair": (1, 2), "shades": {Shade.DARK: {Shade.LIGHT}}}
     x = AlmaVar("x", (value, 1), schema=typing.Tuple[typing.Union[int, Tree], int])
