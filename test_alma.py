@@ -12243,7 +12243,7 @@ def server(made_of):
 
 
 def annotated(*parts):
-    return pytest.importorskip("typing_extensions", reason="needs the extra pydantic").Annotated[parts]
+    return needs_extra("pydantic", "typing_extensions").Annotated[parts]
 
 
 def invalid():
@@ -12424,7 +12424,7 @@ def test_a_value_is_validated_once_on_its_way_in():
 
 
 def test_what_types_pydantic_knows(made_of, server):
-    extensions = pytest.importorskip("typing_extensions")
+    extensions = needs_extra("pydantic", "typing_extensions")
     pydantic = needs_extra("pydantic", "pydantic")
     Row = extensions.TypedDict("Row", {"n": int})
     positive = annotated(int, pydantic.Field(gt=0))
@@ -12864,6 +12864,15 @@ def test_a_first_watch_that_is_taken_back_takes_its_schema_along(kept):
         x.set("five")
 
 
+def test_only_records_older_than_the_schema_meet_it_on_the_way_out(kept):
+    pydantic = needs_extra("pydantic", "pydantic")
+    AlmaVar("x", 0).set(10).set(20).save(kept)
+    x = AlmaVar.load(kept, schema=annotated(int, pydantic.AfterValidator(lambda number: number + 1)))
+    assert [record.value for record in x.set(30)] == [1, 11, 21, 31]
+    assert [record.value for record in x.branch("b", at=0).set(50).branch("c").set(60)] == [1, 51, 61]
+    assert x.update(lambda value: value).get() == 32
+
+
 def test_each_value_of_a_loaded_model_is_its_own(kept, server):
     AlmaVar("x", {"host": "a", "tags": ["t"]}, schema=server).save(kept)
     x = AlmaVar.load(kept, schema=server)
@@ -12996,7 +13005,7 @@ def test_of_a_union_the_class_that_was_stored_comes_back(kept, made_of):
 
 
 def test_classes_are_found_wherever_a_schema_mentions_them(kept, made_of):
-    extensions = pytest.importorskip("typing_extensions")
+    extensions = needs_extra("pydantic", "typing_extensions")
     Leaf, Half = made_of("Leaf", n=int), made_of("Half", n=int)
     Row = extensions.TypedDict("Row", {"leaf": Leaf})
 
