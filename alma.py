@@ -15,8 +15,8 @@ an *atom* is stored as it is. A record is *kept* until retention *prunes* it, wh
 one. *Freeze* and *thaw* forbid and allow changes. A *registry* holds variables by name under one lock. *Listeners*,
 *validators* and *middleware* are functions of the owner, *guests* together; a *notice* tells listeners of a record.
 A *branch* is a variable that shares a past with another, up to a *fork*; a *namespace* is a dict whose keys are
-variables. A *schema* is the type that each value has to fit. A *path* is the keys and indices that lead to a part of a value;
-*alike* is of one type and equal.
+variables. A *schema* is the type that each value has to fit. A *path* is the keys and indices that lead to a part of
+a value; *alike* is of one type and equal.
 
 The rooms of this file, top to bottom; a name refers only upward:
 
