@@ -4567,6 +4567,8 @@ def _made(form: _Form, data: Any) -> Any:
 
 def _of_clock(value: Any) -> Any:
     """Return what a datetime or time is made of: text alone where it is naive or in UTC."""
+    if type(value.tzinfo).__module__.startswith("pydantic_core"):  # has an offset of its own kind where it read text
+        value = value.replace(tzinfo=timezone(value.tzinfo.utcoffset(None)))
     if (value.tzinfo is None or value.tzinfo is timezone.utc) and not value.fold:
         return value.isoformat()
     return [value.replace(tzinfo=None).isoformat(), value.tzinfo, value.fold]
@@ -7343,10 +7345,10 @@ def _forms_in(core: Any) -> Dict[Any, _Form]:
     left, seen = [core], set()
     while left:
         node = left.pop()
-        if id(node) in seen or not isinstance(node, (dict, list, tuple)):
+        if id(node) in seen or not isinstance(node, (Mapping, list, tuple)):
             continue
         seen.add(id(node))
-        if not isinstance(node, dict):
+        if not isinstance(node, Mapping):  # which may be one that is made when it is first looked at
             left.extend(node)
             continue
         left.extend(part for key, part in node.items() if key not in ("default", "expected", "metadata"))

@@ -13039,6 +13039,27 @@ def test_a_model_that_holds_itself_can_be_a_schema(kept):
     assert AlmaVar.load(kept, schema=Node).get() == x.get() == Node(n=1, below=[Node(n=2)])
 
 
+def test_a_model_that_is_built_when_it_is_first_used_can_be_a_schema(kept, made_of):
+    Late = made_of("Late", {"defer_build": True}, n=int)
+    AlmaVar("x", {"n": "1"}, schema=Late).save(kept)
+    again = made_of("Late", {"defer_build": True}, n=int)
+    assert AlmaVar.load(kept, schema=again).get() == again(n=1)
+
+
+def test_zones_that_pydantic_makes_are_kept_as_their_offsets(kept, made_of):
+    Event = made_of("Event", at=dt.datetime, clock=dt.time)
+    texts = ["2026-01-02T03:04:05Z", "2026-01-02T03:04:05.000006+05:30", "2026-01-02T03:04:05"]
+    x = AlmaVar("x", {"at": texts[0], "clock": "03:04:05+01:00"}, schema=Event)
+    for text in texts:
+        x.set({"at": text, "clock": "03:04:05Z"})
+    x.save(kept)
+    again = AlmaVar.load(kept, schema=Event)
+    assert [record.value for record in again] == [record.value for record in x]
+    assert [record.value.at.utcoffset() for record in again] == [record.value.at.utcoffset() for record in x]
+    assert alma.to_json(x.get().at) == '{"$datetime":"2026-01-02T03:04:05"}'
+    assert alma.to_json(x.at(0).value.clock) == alma.to_json(dt.time(3, 4, 5, tzinfo=timezone(timedelta(hours=1))))
+
+
 def test_two_classes_of_one_name_live_in_one_file(kept, made_of):
     One, Two = made_of("Config", a=int), made_of("Config", b=int)
     registry = AlmaRegistry()
