@@ -13,6 +13,7 @@ import dis
 import doctest
 import enum
 import fractions
+import functools
 import gc
 import hashlib
 import importlib.util
@@ -12589,6 +12590,22 @@ def test_what_a_model_has_beside_its_fields_stays(made_of):
     with invalid():
         x.set(meddled(odd, y="four"))
 
+    class Bare(pydantic.BaseModel):
+        x: int = None
+        y: int = 1
+
+        @functools.cached_property
+        def seen(self):
+            return [self.y]
+
+    bare = Bare(y=2)
+    assert bare.seen == [2] and AlmaVar("x", bare, schema=Bare).rollback(0).get().__getstate__()["__dict__"] == {
+        "x": None,
+        "y": 2,
+    }
+    both = Bare(x=1, y=2)
+    assert both.seen == [2] and AlmaVar("x", both, schema=Bare).get().model_dump() == {"x": 1, "y": 2}
+
 
 def test_a_subclass_stays_one_and_is_validated_as_one(made_of):
     Animal = made_of("Animal", name=str)
@@ -13162,6 +13179,29 @@ def test_a_journal_may_come_after_the_schema(tmp_path, server):
     again = alma.load(tmp_path / "j.db")
     assert [record.value.host for record in again.watch("config", 0, schema=server)] == ["a", "b"]
     assert again.watch("later", 0, schema=Place).get() == Place(2)
+
+
+def test_a_journal_is_read_by_the_schema_of_each_name_only(tmp_path, made_of):
+    Old, New = made_of("Config", a=int), made_of("Config", b=int)
+    with AlmaRegistry(journal=tmp_path / "j.db") as registry:
+        registry.watch("x", {"a": 1}, schema=Old)
+    registry = AlmaRegistry()
+    registry.watch("y", {"b": 1}, schema=New)
+    registry.journal(tmp_path / "j.db")
+    assert registry.watch("x", 0, schema=Old).get() == Old(a=1)
+    registry.close()
+
+
+def test_a_namespace_that_comes_back_has_schemas_for_new_keys(kept):
+    needs_extra("pydantic", "pydantic")
+    registry = AlmaRegistry()
+    registry.namespace("n", {"old": "1"})
+    registry.save(kept)
+    n = alma.load(kept).namespace("n", schema={"old": int, "late": int})
+    n["late"] = "2"
+    assert dict(n) == {"old": 1, "late": 2}
+    with invalid():
+        n["late"] = "two"
 
 
 def test_a_schema_given_to_a_key_that_is_there_fits_what_it_holds():
