@@ -69,6 +69,7 @@ from alma import (
     MissingDependencyError,
     PrunedError,
     RollbackError,
+    SchemaError,
     SnapshotError,
     StaleWriteError,
     SyncError,
@@ -119,6 +120,7 @@ HAND_OVERS = {
     "AlmaVar.wait_for",
     "_as_listener",
     "_as_validator",
+    "_options",
 }  # the one-line verbs that name what stands in a room below: "AlmaVar.save" and so on
 
 
@@ -442,6 +444,12 @@ ERRORS = [
         ValueError,
         {"name": "x", "index": 3, "reason": "wrong key"},
         "other records",
+    ),
+    (
+        SchemaError("x", 3, ("port",), "no int"),
+        ValueError,
+        {"name": "x", "index": 3, "path": ("port",), "reason": "no int"},
+        "upgrade=fn",
     ),
     (MergeConflict("x", [(("a", 0), 1, 2, 3)]), Exception, {"conflicts": [(("a", 0), 1, 2, 3)]}, "['a'][0]; pass res"),
     (CodecError("value[3]", "a function"), TypeError, {"path": "value[3]", "reason": "a function"}, "types="),
@@ -12989,14 +12997,14 @@ def unregister(registry, x):
     registry.unregister("x")
 
 
-ENDS = {
+HOW_IT_ENDS = {
     "unregister": unregister,
     "overwrite": lambda registry, x: registry.watch("x", 5, overwrite=True),
     "close": lambda registry, x: registry.close(),
 }
 
 
-@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("how", HOW_IT_ENDS)
 @pytest.mark.parametrize("lagging", [False, True])
 @looped
 async def test_changes_end_with_the_variable_after_its_last_record(how, lagging, kept):
@@ -13011,7 +13019,7 @@ async def test_changes_end_with_the_variable_after_its_last_record(how, lagging,
     if not lagging:
         await until(lambda: kept._monitor.followers)
     elsewhere(lambda: x.set(1).set(2) and None)
-    elsewhere(lambda: ENDS[how](kept, x) and None)
+    elsewhere(lambda: HOW_IT_ENDS[how](kept, x) and None)
     await following
     assert got == [1, 2] and not kept._monitor.followers
 
@@ -13247,12 +13255,12 @@ def test_who_has_waited_long_enough_is_told_so(timeout):
 )
 def test_who_waits_for_a_variable_that_ends_is_told_so(how, error, kept):
     x = kept.watch("x", 0)
-    meanwhile(x, lambda: ENDS[how](kept, x))
+    meanwhile(x, lambda: HOW_IT_ENDS[how](kept, x))
     with pytest.raises(error):
         x.wait(1, 60)
     y = AlmaRegistry()
     z = y.watch("x", 0)
-    meanwhile(z, lambda: ENDS[how](y, z))
+    meanwhile(z, lambda: HOW_IT_ENDS[how](y, z))
     with pytest.raises(error):
         asyncio.run(z.wait_for(1, timeout=60))
     with pytest.raises(FrozenError) if how == "close" else contextlib.nullcontext():
@@ -13425,6 +13433,1046 @@ async def test_a_thousand_tasks_on_two_loops_and_four_threads_lose_nothing(kept)
     kept.flush()
     assert x.get() == total and values(x) == list(range(total + 1))
     assert followed == heard == list(range(1, total + 1))
+
+
+# == Types: AlmaVar[T], schemas ===============================================
+
+
+class Shade(enum.Enum):
+    DARK = 1
+    LIGHT = 2
+
+
+@dataclass
+class Place:
+    x: int
+    y: int = 0
+
+
+class Twosome(typing.NamedTuple):
+    left: int
+    right: int = 1
+
+
+@pytest.fixture
+def made_of():
+    """Make models of fields, as a class statement would: made_of("Name", field=type or (type, default))."""
+    pydantic = needs_extra("pydantic", "pydantic")
+
+    def make(title, /, config=None, base=None, **fields):
+        given = {key: field if isinstance(field, tuple) else (field, ...) for key, field in fields.items()}
+        return pydantic.create_model(title, __config__=config, __base__=base, **given)
+
+    return make
+
+
+@pytest.fixture
+def server(made_of):
+    """A model with a coerced field, a default, a container, an enum and a dataclass."""
+    return made_of(
+        "Server",
+        host=str,
+        port=(int, 80),
+        tags=(typing.List[str], []),
+        shade=(Shade, Shade.DARK),
+        at=(typing.Optional[Place], None),
+    )
+
+
+def annotated(*parts):
+    return needs_extra("pydantic", "typing_extensions").Annotated[parts]
+
+
+def invalid():
+    """Return what a value raises that pydantic does not take."""
+    return pytest.raises(needs_extra("pydantic", "pydantic").ValidationError)
+
+
+def at_most(limit):
+    """Return the type of ints up to limit[0], which may change."""
+    pydantic = needs_extra("pydantic", "pydantic")
+
+    def check(number):
+        if number > limit[0]:
+            raise ValueError(f"more than {limit[0]}")
+        return number
+
+    return annotated(int, pydantic.AfterValidator(check))
+
+
+def trail(var):
+    return [(record.index, record.value, record.label) for record in var]
+
+
+BEGINNINGS = {
+    "AlmaVar": lambda value, kind: AlmaVar("x", value, schema=kind),
+    "AlmaVar[T]": lambda value, kind: AlmaVar[kind]("x", value),
+    "watch": lambda value, kind: AlmaRegistry().watch("x", value, schema=kind),
+    "a key": lambda value, kind: AlmaRegistry().namespace("n", {"x": value}, schema={"x": kind}).var("x"),
+    "a later key": lambda value, kind: with_key(AlmaRegistry().namespace("n", schema={"x": kind}), value).var("x"),
+}
+
+
+def with_key(namespace, value):
+    namespace["x"] = value
+    return namespace
+
+
+@pytest.mark.parametrize("begin", BEGINNINGS.values(), ids=BEGINNINGS)
+def test_a_schema_validates_and_coerces_the_initial_value(begin):
+    needs_extra("pydantic", "pydantic")
+    for value, kept in (("3", 3), (3.0, 3), (3, 3)):
+        begun = begin(value, int)
+        assert (begun.get(), type(begun.get())) == (kept, int)
+        assert begun.at(0).value == kept
+    with invalid():
+        begin("three", int)
+
+
+def test_what_is_refused_makes_neither_a_variable_nor_a_key():
+    registry = AlmaRegistry()
+    with invalid():
+        registry.watch("x", "three", schema=int)
+    with invalid():
+        registry.namespace("n", {"y": 1, "x": "three"}, schema={"x": int})
+    n = registry.namespace("n", schema={"x": int})
+    with invalid():
+        n["x"] = "three"
+    with invalid():
+        n.update(y=1, x="three")
+    assert list(registry) == [] and dict(n) == {}
+
+
+def drafted(var, value):
+    with var.edit() as draft:
+        draft[:] = value
+
+
+def in_transaction(registry, var, value):
+    with registry.transaction():
+        var.set(value)
+
+
+WAYS_IN = {
+    "set": lambda r, n, x, v: x.set(v),
+    "set with expect": lambda r, n, x, v: x.set(v, expect=0),
+    "set in a transaction": lambda r, n, x, v: in_transaction(r, x, v),
+    "update": lambda r, n, x, v: x.update(lambda old: v),
+    "edit": lambda r, n, x, v: drafted(x, v),
+    "restore": lambda r, n, x, v: r.restore({"n.x": v}),
+    "merge": lambda r, n, x, v: merged_into(x, v),
+    "a key": lambda r, n, x, v: n.__setitem__("x", v),
+    "update of keys": lambda r, n, x, v: n.update(x=v),
+}
+
+
+def merged_into(var, value):
+    branch = var.branch(f"other{len(var)}").set([8])
+    var.set([9])
+    var.merge(branch, resolve=lambda path, base, ours, theirs: value)
+
+
+@pytest.mark.parametrize("way", WAYS_IN.values(), ids=WAYS_IN)
+def test_every_way_in_stores_what_pydantic_made_or_nothing(way):
+    needs_extra("pydantic", "pydantic")
+    for middleware in ([], [alma.Compress()]):
+        r = AlmaRegistry()
+        n = r.namespace("n", {"x": ["0"]}, schema={"x": typing.List[int]}, middleware=middleware)
+        x = n.var("x")
+        way(r, n, x, ["1", 2.0, 3])
+        assert x.get() == [1, 2, 3] and set(map(type, x.get())) == {int}
+        before = trail(x)
+        with invalid():
+            way(r, n, x, ["1", "two"])
+        assert trail(x)[: len(before)] == before
+        assert [record.value for record in x][len(before) :] == [[9]] * (len(x) - len(before))  # before the merge
+
+
+def moment_of(var, index):
+    return var.at(index).timestamp
+
+
+WAYS_BACK = {
+    "rollback": lambda r, n, x: x.rollback(0),
+    "reset": lambda r, n, x: x.reset(),
+    "undo": lambda r, n, x: x.undo(),
+    "undo over the registry": lambda r, n, x: r.undo(),
+    "restore": lambda r, n, x: r.restore(moment_of(x, 0)),
+    "rollback of a namespace": lambda r, n, x: n.rollback(moment_of(x, 0)),
+    "merge": lambda r, n, x: x.merge(x.branches()["old"], resolve=alma.theirs),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_BACK.values(), ids=WAYS_BACK)
+def test_an_old_value_has_to_fit_the_schema_as_it_is_now(way):
+    limit = [100]
+    r = AlmaRegistry()
+    n = r.namespace("n", {"x": "50"}, schema={"x": at_most(limit)})
+    x = n.var("x")
+    x.branch("old").set(60)
+    x.set(5)
+    limit[0] = 10
+    before = trail(x)
+    with invalid():
+        way(r, n, x)
+    assert trail(x) == before
+    limit[0] = 100
+    way(r, n, x)
+    assert x.get() in (50, 60)
+
+
+def test_a_redo_has_to_fit_the_schema():
+    limit = [100]
+    x = AlmaVar("x", 5, schema=at_most(limit)).set(50).undo()
+    limit[0] = 10
+    with invalid():
+        x.redo()
+    assert x.get() == 5 and len(x) == 3
+
+
+def test_a_branch_inherits_the_schema():
+    needs_extra("pydantic", "pydantic")
+    branch = AlmaVar("x", 1, schema=int).branch("b").branch("c")
+    assert branch.set("4").get() == 4
+    with invalid():
+        branch.set("four")
+
+
+def test_a_value_is_validated_once_on_its_way_in():
+    pydantic = needs_extra("pydantic", "pydantic")
+    kind = annotated(int, pydantic.AfterValidator(lambda number: number + 1))
+    r = AlmaRegistry()
+    n = r.namespace("n", {"x": 0}, schema={"x": kind})
+    n["y"] = 5
+    assert AlmaVar("x", 0, schema=kind).set(10).get() == 11
+
+    class Counted(typing.NamedTuple):
+        number: kind
+        place: Place
+
+    assert AlmaVar("x", Counted(1, Place(2)), schema=Counted).get() == Counted(2, Place(2))
+    with invalid():
+        AlmaVar("x", Counted(1, Place("two")), schema=Counted)
+    assert n["x"] == 1 and AlmaVar("x", 0, schema=kind).get() == 1
+    n["x"] = 10
+    assert n["x"] == 11 and n.var("x").update(lambda value: value).get() == 12
+    r.restore({"n.x": 20})
+    assert n["x"] == 21
+
+
+def test_what_types_pydantic_knows(made_of, server):
+    extensions = needs_extra("pydantic", "typing_extensions")
+    pydantic = needs_extra("pydantic", "pydantic")
+    Row = extensions.TypedDict("Row", {"n": int})
+    positive = annotated(int, pydantic.Field(gt=0))
+    cases = [
+        (server, {"host": "a", "port": "1"}, server(host="a", port=1), {"host": 1}),
+        (Place, {"x": "1"}, Place(1), {"y": 1}),
+        (Row, {"n": "1"}, {"n": 1}, {"n": "one"}),
+        (Twosome, ["1", 2], Twosome(1, 2), [1, 2, 3]),
+        (Shade, 1, Shade.DARK, 3),
+        (typing.List[int], ("1", 2), [1, 2], ["one"]),
+        (typing.Dict[str, Place], {"a": {"x": 1}}, {"a": Place(1)}, {"a": {}}),
+        (positive, "1", 1, 0),
+        (typing.Optional[int], None, None, "one"),
+        (typing.Union[int, typing.List[str]], ["a"], ["a"], {}),
+        (dt.date, "2026-01-02", dt.date(2026, 1, 2), "yesterday"),
+        (pydantic.RootModel[typing.List[int]], ["1"], pydantic.RootModel[typing.List[int]]([1]), "one"),
+    ]
+    for kind, given, kept, wrong in cases:
+        var = AlmaVar("x", given, schema=kind)
+        assert (var.get(), type(var.get())) == (kept, type(kept)), kind
+        assert var.set(kept).get() == kept
+        with invalid():
+            var.set(wrong)
+        assert len(var) == 2
+
+
+def test_guests_see_what_was_validated():
+    needs_extra("pydantic", "pydantic")
+    seen = []
+    x = AlmaVar("x", "1", schema=int, validators=[seen.append], on_change=[lambda var, record: seen.append(record)])
+    x.set("2")
+    assert seen[:2] == [1, 2] and seen[2].value == 2
+
+
+def test_strict_allows_no_coercion(server):
+    strict = partial(alma.Schema, strict=True)
+    x = AlmaVar("x", 1, schema=strict(int))
+    with invalid():
+        x.set("2")
+    assert AlmaVar("y", "1", schema=alma.Schema(int)).get() == 1
+    y = AlmaVar("y", {"host": "a"}, schema=strict(server))
+    with invalid():
+        y.set({"host": "a", "port": "1"})
+    point = AlmaVar("p", Place(1), schema=strict(Place))
+    with invalid():
+        point.set(Place("1"))
+    assert point.set(Place(2, 3)).get() == Place(2, 3)
+    nested = AlmaVar("n", server(host="a", at=Place(1)), schema=strict(server))
+    with nested.edit() as draft:
+        draft.at.x = 5
+    assert nested.get().at == Place(5)
+
+
+def test_a_model_is_shared_neither_on_the_way_in_nor_out(made_of, server):
+    Frozen = made_of("Frozen", {"frozen": True}, rows=typing.List[int], many=typing.Dict[str, typing.Any])
+    Loose = made_of("Loose", {"extra": "allow"}, x=int)
+    for value, touch in (
+        (server(host="a", at=Place(1)), lambda v: (v.tags.append("t"), setattr(v, "host", "b"), setattr(v.at, "x", 9))),
+        (server(host="a"), lambda v: (setattr(v, "port", 1), v.model_fields_set.add("tags"))),
+        (Frozen(rows=[1], many={"a": [1]}), lambda v: (v.rows.append(2), v.many["a"].append(2))),
+        (Loose(x=1), lambda v: setattr(v, "more", 1)),
+        (Loose(x=1, more=[1]), lambda v: v.more.append(2)),
+        ({"a": server(host="a")}, lambda v: setattr(v["a"], "host", "b")),
+        (Place(1), lambda v: setattr(v, "x", 2)),
+    ):
+        kind = typing.Dict[str, server] if type(value) is dict else type(value)
+        kept, seen = copy.deepcopy(value), []
+        x = AlmaVar("x", value, schema=kind, validators=[touch])
+        x.add_listener(lambda var, record, touch=touch: touch(record.value))
+        x.set(value)
+        for shown in (value, x.get(), x.last_change().value, x.history()[0].value, x.history()[1].value):
+            touch(shown)
+            seen.append([record.value for record in x.history()])
+        assert seen == [[kept, kept]] * 5, kind
+        with x.edit() as draft:
+            touch(draft)
+        assert x.at(0).value == kept
+
+
+def test_a_model_comes_out_as_its_own_copy_would_be(made_of, server):
+    pydantic = needs_extra("pydantic", "pydantic")
+
+    class Private(pydantic.BaseModel):
+        x: int
+        _seen: typing.List[int] = pydantic.PrivateAttr(default_factory=list)
+        _other: int
+
+        def __init__(self, **data):
+            super().__init__(**data)
+            self._seen.append(1)
+
+    private = Private(x=1)
+    private._seen.append(7)
+    Many = made_of("Many", **{f"f{n}": int for n in range(20)})
+    Loose = made_of("Loose", {"extra": "allow"}, x=int)
+    Own = made_of("Own", base=made_of("Base", x=int))
+    Own.__deepcopy__ = lambda self, memo=None: type(self)(x=self.x * 10)
+    models = [
+        private,
+        Many(**{f"f{n}": n for n in range(20)}),
+        Loose(x=1),
+        Loose(x=1, y=2, z=[Place(1)]),
+        server(host="a", port=80),
+        server(host="a", tags=["t"] * 20, shade=Shade.LIGHT),
+    ]
+    for model in models:
+        stored = alma._pack_model(model)
+        opened, again = alma._unpack(stored), alma._unpack(stored)
+        assert opened.__getstate__() == copy.deepcopy(model).__getstate__()
+        assert opened.__dict__ is not again.__dict__ is not model.__dict__
+        assert type(opened.__getstate__()) is type(model.__getstate__())
+    assert alma._unpack(alma._pack_model(Own(x=1))).x == 100
+    with pytest.raises(SnapshotError):
+        AlmaVar("x", {"lock": threading.Lock()}, schema=made_of("Held", lock=typing.Any))
+
+
+def meddled(model, **fields):
+    for field, value in fields.items():
+        setattr(model, field, value)
+    return model
+
+
+def test_an_object_is_validated_by_its_fields_for_they_may_have_changed(made_of, server):
+    House = made_of("House", servers=typing.Dict[str, server], best=typing.Any)
+    x = AlmaVar("x", House(servers={"a": server(host="a")}, best=None), schema=House)
+    spots = AlmaVar("s", [Place(1)], schema=typing.List[Place])
+    for wrong in (
+        lambda: x.set(House(servers={"a": meddled(server(host="a"), port="http")}, best=None)),
+        lambda: x.set({"servers": {"a": server.model_construct(host=5)}, "best": None}),
+        lambda: x.update(lambda house: meddled(house, servers=5)),
+        lambda: x.update(lambda house: meddled(house, best=meddled(server(host="a"), tags=[5]))),
+        lambda: x.update(lambda house: house.servers["a"].tags.append(5) or house),
+        lambda: spots.set([Place(1), Place("x")]),
+    ):
+        with invalid():
+            wrong()
+    with invalid(), x.edit() as draft:
+        draft.servers["a"].tags.append(5)
+    assert len(x) == len(spots) == 1
+    with x.edit() as draft:
+        draft.servers["a"].port = "443"
+        draft.servers["a"].at = {"x": "1"}
+    assert (x.get().servers["a"].port, x.get().servers["a"].at) == (443, Place(1))
+
+
+def test_what_a_model_has_beside_its_fields_stays(made_of):
+    pydantic = needs_extra("pydantic", "pydantic")
+
+    class Odd(pydantic.BaseModel):
+        x: int = None  # which pydantic does not mind as long as nobody gives it
+        y: int = pydantic.Field(3, alias="why")
+        z: typing.List[int] = pydantic.Field(default_factory=list, validation_alias=pydantic.AliasChoices("zed", "zee"))
+        _seen: int = pydantic.PrivateAttr(3)
+
+    odd = Odd(why=4)
+    odd._seen = 8
+    x = AlmaVar("x", odd, schema=Odd).rollback(0)
+    assert x.get() == odd and x.get().__getstate__() == odd.__getstate__()
+    with x.edit() as draft:
+        draft.z.append("5")
+    assert x.get().z == [5] and x.get().model_fields_set == {"y"} and x.get()._seen == 8
+    with invalid():
+        x.set(meddled(odd, y="four"))
+
+    class Bare(pydantic.BaseModel):
+        x: int = None
+        y: int = 1
+
+        @functools.cached_property
+        def seen(self):
+            return [self.y]
+
+    bare = Bare(y=2)
+    assert bare.seen == [2] and AlmaVar("x", bare, schema=Bare).rollback(0).get().__getstate__()["__dict__"] == {
+        "x": None,
+        "y": 2,
+    }
+    both = Bare(x=1, y=2)
+    assert both.seen == [2] and AlmaVar("x", both, schema=Bare).get().model_dump() == {"x": 1, "y": 2}
+
+
+def test_a_subclass_stays_one_and_is_validated_as_one(made_of):
+    Animal = made_of("Animal", name=str)
+    Dog = made_of("Dog", base=Animal, bones=int)
+    x = AlmaVar("x", Dog(name="Rex", bones="3"), schema=Animal)
+    assert x.get() == Dog(name="Rex", bones=3) and type(x.get()) is Dog
+    with invalid():
+        x.set(meddled(x.get(), bones="many"))
+
+
+def test_a_dataclass_that_can_not_be_made_of_its_fields_is_taken_as_it_is():
+    needs_extra("pydantic", "pydantic")
+
+    @dataclass
+    class Hidden:
+        x: int
+        seed: dataclasses.InitVar[int]
+        y: int = dataclasses.field(default=0, init=False)
+
+        def __post_init__(self, seed):
+            self.y = seed
+
+    assert AlmaVar("x", Hidden(1, 7), schema=Hidden).rollback(0).get().y == 7
+
+
+def test_shared_parts_and_cycles_are_walked_once(server):
+    one = server(host="a")
+    x = AlmaVar("x", [one, one], schema=typing.List[server])
+    first, second = x.get()
+    assert first is second and first is not one
+    loop = [one]
+    loop.append(loop)
+    assert AlmaVar("x", loop, schema=typing.List[typing.Union[server, typing.Any]]).get()[0] == one
+
+
+def test_containers_keep_their_type_where_parts_of_them_are_replaced(server):
+    made = meddled(server(host="a"), port="81")
+    values = [
+        collections.OrderedDict(b=made, a=1),
+        collections.defaultdict(list, a=made),
+        collections.deque([made, 1], 5),
+        (made, 1),
+        [made],
+        {"a": {"b": [made]}},
+    ]
+    for value in values:
+        kept = AlmaVar("x", [value, made], schema=typing.List[typing.Union[typing.Any, server]]).get()[0]
+        assert type(kept) is type(value) and len(kept) == len(value)
+        assert "port=81" in repr(kept)
+        assert getattr(kept, "maxlen", 5) == 5 and getattr(kept, "default_factory", list) is list
+
+
+def test_deep_copy_false_shares_what_pydantic_made(server):
+    values = {"a": [1]}
+    x = AlmaVar("x", values, schema=typing.Dict[str, typing.Any], deep_copy=False)
+    assert x.get() is x.get() and x.get()["a"] is values["a"]
+    with invalid():
+        x.set(5)
+
+
+def test_a_schema_is_one_type_and_those_of_a_namespace_are_a_dict(server):
+    registry = AlmaRegistry()
+    for wrong in (server, int, [("port", int)]):
+        with pytest.raises(TypeError, match="by key"):
+            registry.namespace("n", schema=wrong)
+    with pytest.raises(TypeError, match="namespace"):
+        registry.watch("x", {}, schema={"port": int})
+    with pytest.raises(TypeError, match="key"):
+        registry.namespace("n", schema={5: int})
+    with pytest.raises(TypeError, match="upgrade"):
+        alma.Schema(int, upgrade=5)
+    assert AlmaVar("x", "1", schema=typing.Any).get() == "1"
+    assert repr(alma.Schema(int, strict=True, upgrade=int)) == "Schema(<class 'int'>, strict=True, upgrade=...)"
+    assert repr(alma.Schema(int)) == "Schema(<class 'int'>)"
+
+
+def test_other_keys_of_a_namespace_take_any_value():
+    needs_extra("pydantic", "pydantic")
+    n = AlmaRegistry().namespace("n", {"port": "80", "any": "80"}, schema={"port": int, "late": int})
+    n.update(late="1", other="1")
+    assert dict(n) == {"port": 80, "any": "80", "late": 1, "other": "1"}
+
+
+# Without pydantic.
+
+
+def test_only_a_schema_needs_pydantic(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydantic", None)
+
+    class Plain(AlmaVar[int]):
+        pass
+
+    def annotated_with(x: AlmaVar[int], y: "typing.Optional[AlmaVar[str]]" = None) -> AlmaVar[typing.List[int]]:
+        return x
+
+    assert typing.get_type_hints(annotated_with)["x"] == AlmaVar[int]
+    assert AlmaVar("x", "1").get() == AlmaVar[typing.Any]("x", "1").get() == "1"
+    for make in (
+        lambda: AlmaVar("x", 1, schema=int),
+        lambda: AlmaVar[int]("x", 1),
+        lambda: Plain("x", 1),
+        lambda: AlmaRegistry().watch("x", 1, schema=int),
+        lambda: AlmaRegistry().namespace("n", schema={"x": int}),
+        lambda: alma.Schema(int),
+    ):
+        with pytest.raises(MissingDependencyError, match=r"alma-framework\[pydantic\]"):
+            make()
+
+
+def test_pydantic_1_is_not_enough(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydantic", types.ModuleType("pydantic"))
+    with pytest.raises(MissingDependencyError, match="pydantic 2"):
+        alma.Schema(int)
+
+
+# AlmaVar[T] at run time.
+
+
+Kind = typing.TypeVar("Kind")
+Other = typing.TypeVar("Other")
+
+
+def test_a_filled_in_alias_is_what_other_generics_have():
+    alias = AlmaVar[int]
+    assert typing.get_origin(alias) is AlmaVar and typing.get_args(alias) == (int,)
+    assert repr(alias) == "alma.AlmaVar[int]"
+    assert alias == AlmaVar[int] == AlmaVar[(int,)] != AlmaVar[str] and hash(alias) == hash(AlmaVar[int])
+    for again in (pickle.loads(pickle.dumps(alias)), copy.copy(alias), copy.deepcopy(alias)):
+        assert again == alias and type(again) is type(alias)
+    assert typing.Optional[alias] == typing.Union[alias, None]
+    assert AlmaVar[Kind].__parameters__ == (Kind,) and AlmaVar[Kind][int].__args__ == (int,)
+    with pytest.raises(TypeError):
+        AlmaVar[int, str]
+
+
+def test_type_hints_give_an_alias_that_validates():
+    needs_extra("pydantic", "pydantic")
+
+    def hinted(x: AlmaVar[int], y: "AlmaVar[int]", z: typing.Optional[AlmaVar["int"]] = None): ...
+
+    hints = typing.get_type_hints(hinted)
+    assert hints["x"] == AlmaVar[int] and hints["x"]("x", "1").get() == hints["y"]("x", "1").get() == 1
+    assert pickle.loads(pickle.dumps(hints["x"]))("x", "1").get() == 1
+    assert typing.get_args(hints["z"])[0].__args__ == (int,)
+
+
+def test_an_alias_of_an_unhashable_type_validates():
+    needs_extra("pydantic", "pydantic")
+    assert AlmaVar[annotated(int, [])]("x", "1").get() == 1
+
+
+def test_a_subclass_validates_what_it_was_derived_with():
+    needs_extra("pydantic", "pydantic")
+
+    class Count(AlmaVar[int]):
+        def double(self):
+            return self.set(self.get() * 2)
+
+    class Counts(Count):
+        pass
+
+    for kind in (Count, Counts):
+        count = kind("c", "2")
+        assert type(count) is kind and isinstance(count, AlmaVar) and count.double().get() == 4
+        with invalid():
+            count.set("four")
+    assert Count("c", "2", schema=str).get() == "2"
+    assert AlmaVar("x", "1").get() == "1"
+
+
+def test_a_generic_subclass_fills_its_variables_in():
+    needs_extra("pydantic", "pydantic")
+
+    class Plain(AlmaVar[Kind]):
+        pass
+
+    class Listed(AlmaVar[typing.List[Kind]], typing.Generic[Kind]):
+        pass
+
+    class Two(AlmaVar[typing.Dict[Other, Kind]], typing.Generic[Kind, Other]):
+        pass
+
+    class Swapped(Plain[Other], typing.Generic[Kind, Other]):
+        pass
+
+    class Ints(Listed[int]):
+        pass
+
+    assert Plain("x", "1").get() == Listed("x", "1").get() == "1"
+    assert Plain[int]("x", "1").get() == 1
+    assert Listed[int]("x", ["1"]).get() == Ints("x", ["1"]).get() == [1]
+    assert Two[int, str]("x", {"1": "1"}).get() == {"1": 1}
+    assert Swapped[str, int]("x", "1").get() == 1
+    assert Listed[Kind][int].__args__ == (int,)
+
+
+# At rest.
+
+
+@pytest.fixture(params=[".json", ".pickle", ".db"])
+def kept_file(request, tmp_path):
+    return tmp_path / f"kept{request.param}"
+
+
+def verdict_of(kept_file):
+    return (verdict := alma.verify(kept_file)).ok, verdict.head
+
+
+def test_a_file_of_models_needs_no_types(kept_file, server):
+    x = AlmaVar("x", {"host": "a", "port": 81, "at": Place(1)}, schema=server)
+    x.set({"host": "b", "shade": 2}, label="moved").branch("b", at=0).set({"host": "c"})
+    x.save(kept_file)
+    assert type(AlmaVar.load(kept_file).get()) is alma.Unresolved
+    again = AlmaVar.load(kept_file, schema=server)
+    assert trail(again) == trail(x) and trail(again.branches()["b"]) == trail(x.branches()["b"])
+    assert [record.value.model_fields_set for record in again] == [record.value.model_fields_set for record in x]
+    assert again.undo().get() == server(host="a", port=81, at=Place(1))
+    with invalid():
+        again.set({"host": 5})
+    with invalid():
+        again.branches()["b"].set({"host": 5})
+
+
+def test_what_is_stored_stays_as_it_was_with_its_digest(kept_file, tmp_path, server):
+    registry = AlmaRegistry()
+    registry.watch("x", {"host": "a", "at": {"x": 1}}, schema=server).set({"host": "b"})
+    registry.namespace("n", {"x": "1", "y": [Place(1)]}, schema={"y": typing.List[Place]})
+    registry.save(kept_file)
+    again = alma.load(kept_file)
+    x = again.watch("x", {}, schema=alma.Schema(server, upgrade=lambda data: data))
+    again.namespace("n", schema={"x": int, "y": typing.List[Place]})
+    assert x.get().host == "b" and again.snapshot()["n.y"] == [Place(1)] and again.snapshot()["n.x"] == 1
+    copied = tmp_path / f"copied{kept_file.suffix}"
+    again.save(copied)
+    assert verdict_of(copied) == verdict_of(kept_file) == (True, verdict_of(kept_file)[1])
+    assert type(alma.load(copied).get_var("x").get()) is alma.Unresolved  # and not middleware
+
+
+def test_the_first_watch_of_a_plain_past_makes_it_fit_on_the_way_out(kept_file, server):
+    registry = AlmaRegistry()
+    registry.watch("number", "1").set("2")
+    registry.watch("config", {"host": "a"}).set({"host": "b", "port": "81"})
+    registry.save(kept_file)
+    again = alma.load(kept_file)
+    seen = []
+    number = again.watch("number", 0, schema=int, on_change=[lambda var, record: seen.append(record.value)])
+    config = again.watch("config", 0, schema=server)
+    assert [record.value for record in number] == [1, 2] and number.get() == again.snapshot()["number"] == 2
+    assert number.at(0).value + number.set("3").get() == 4 and seen == [3]
+    assert number == 3 and number.diff()[0]["to_value"] == 2
+    assert config.get() == server(host="b", port=81) and config.branch("b").at(0).value == server(host="a")
+    assert number.branch("n", at=0).set("9").history()[0].value == 1
+
+
+def test_a_first_watch_that_is_taken_back_takes_its_schema_along(kept_file):
+    needs_extra("pydantic", "pydantic")
+    registry = AlmaRegistry()
+    registry.watch("x", "1").set("2")
+    registry.save(kept_file)
+    again = alma.load(kept_file)
+    x = again.get_var("x")
+    with pytest.raises(KeyError), again.transaction():
+        x.set("5")
+        again.watch("x", 0, schema=int)
+        assert x.get() == 5
+        raise KeyError
+    assert x.get() == "2" and x.set("three").get() == "three" and x.undo().get() == "2"
+    with again.transaction():
+        x.set("5")
+        again.watch("x", 0, schema=int)
+    assert x.get() == 5 and x.at(0).value == 1
+    with invalid():
+        x.set("five")
+
+
+def test_only_records_older_than_the_schema_meet_it_on_the_way_out(kept_file):
+    pydantic = needs_extra("pydantic", "pydantic")
+    AlmaVar("x", 0).set(10).set(20).save(kept_file)
+    x = AlmaVar.load(kept_file, schema=annotated(int, pydantic.AfterValidator(lambda number: number + 1)))
+    assert [record.value for record in x.set(30)] == [1, 11, 21, 31]
+    assert [record.value for record in x.branch("b", at=0).set(50).branch("c").set(60)] == [1, 51, 61]
+    assert x.update(lambda value: value).get() == 32
+
+
+def test_each_value_of_a_loaded_model_is_its_own(kept_file, server):
+    AlmaVar("x", {"host": "a", "tags": ["t"]}, schema=server).save(kept_file)
+    x = AlmaVar.load(kept_file, schema=server)
+    x.get().tags.append("u")
+    x.history()[0].value.at = Place(1)
+    assert x.get() == server(host="a", tags=["t"])
+
+
+def test_a_record_that_no_longer_fits_says_so_only_when_it_is_read(kept_file, made_of):
+    Old, New = made_of("Config", host=str, port=str), made_of("Config", host=str, port=int)
+    AlmaVar("x", {"host": "a", "port": "http"}, schema=Old).set({"host": "b", "port": "81"}).save(kept_file)
+    x = AlmaVar.load(kept_file, schema=New)
+    first, second = x.history()
+    assert second.value == x.get() == New(host="b", port=81)
+    with pytest.raises(SchemaError) as caught:
+        assert first.value
+    error = caught.value
+    assert (error.name, error.index, error.path) == ("x", 0, ("port",)) and "0" in str(error) and "port" in str(error)
+    assert isinstance(error.__cause__, needs_extra("pydantic", "pydantic").ValidationError)
+    with invalid():
+        x.rollback(0)
+    with invalid():
+        x.undo()
+    assert len(x) == 2 and x.set({"host": "c", "port": 1}).get().port == 1
+
+
+def test_a_field_that_is_gone_or_new_without_a_default_does_not_fit(kept_file, made_of):
+    Old, Gone = made_of("Config", host=str, port=int), made_of("Config", host=str)
+    Wider, Defaulted = made_of("Config", host=str, port=int, x=int), made_of("Config", host=str, port=int, x=(int, 5))
+    AlmaVar("x", {"host": "a", "port": 80}, schema=Old).save(kept_file)
+    for kind, field in ((Gone, "port"), (Wider, "x")):
+        with pytest.raises(SchemaError) as caught:
+            AlmaVar.load(kept_file, schema=kind).get()
+        assert caught.value.path == (field,)
+    assert AlmaVar.load(kept_file, schema=Defaulted).get() == Defaulted(host="a", port=80)
+    assert AlmaVar.load(kept_file, schema=alma.Schema(Gone, upgrade=dict)).get() == Gone(host="a")
+
+
+def test_upgrade_makes_an_old_record_fit_and_sees_plain_data(kept_file, tmp_path, made_of):
+    pydantic = needs_extra("pydantic", "pydantic")
+    Old = made_of("Config", place=Place, shade=Shade, more=(typing.Dict[str, typing.Tuple[Place, int]], {}))
+
+    class New(pydantic.BaseModel):
+        x: int = pydantic.Field(alias="ex")
+        shade: str
+
+    given = {"place": {"x": 1, "y": 2}, "shade": Shade.LIGHT, "more": {"a": ({"x": 1, "y": 0}, 5)}}
+    AlmaVar("x", given, schema=Old).set({"place": Place(3), "shade": Shade.DARK}).save(kept_file)
+    asked = []
+
+    def upgrade(data):
+        asked.append(copy.deepcopy(data))
+        return {"x": data.pop("place")["x"], "shade": data["shade"]}
+
+    New.__name__ = New.__qualname__ = "Config"
+    x = AlmaVar.load(kept_file, schema=alma.Schema(New, upgrade=upgrade))
+    assert not asked
+    assert [(record.value.x, record.value.shade) for record in x] == [(1, "LIGHT"), (3, "DARK")]
+    assert asked[0] == {**given, "shade": "LIGHT"}
+    assert x.rollback(0).get() == x.at(0).value and type(x.get()) is New
+    assert x.at(0).value == x.at(0).value  # what upgrade() changes is its own
+    x.save(tmp_path / f"again{kept_file.suffix}")
+    asked.clear()
+    again = AlmaVar.load(tmp_path / f"again{kept_file.suffix}", schema=alma.Schema(New, upgrade=upgrade))
+    assert again.get() == x.get() and not asked and again.at(1).value.x == 3
+
+
+def test_a_record_that_upgrade_can_not_help_is_named(kept_file, made_of):
+    AlmaVar("x", {"a": 1}, schema=made_of("Config", a=int)).save(kept_file)
+    New = made_of("Config", b=int)
+    for upgrade, cause, path in (
+        (lambda data: {}, "ValidationError", ("b",)),
+        (lambda data: data["nothing"], "KeyError", ()),
+    ):
+        x = AlmaVar.load(kept_file, schema=alma.Schema(New, upgrade=upgrade))
+        with pytest.raises(SchemaError) as caught:
+            x.get()
+        assert (type(caught.value.__cause__).__name__, caught.value.path) == (cause, path)
+        with pytest.raises(type(caught.value.__cause__)):
+            x.rollback(0)
+        assert len(x) == 1
+
+
+def test_a_member_that_is_gone_is_never_taken_for_another(kept_file):
+    needs_extra("pydantic", "pydantic")
+    AlmaVar("x", "two", schema=enum.Enum("Mode", {"ONE": "one", "TWO": "two"})).save(kept_file)
+    Mode = enum.Enum("Mode", {"THREE": "TWO"})
+    with pytest.raises(SchemaError):
+        AlmaVar.load(kept_file, schema=Mode).get()
+    more = enum.Enum("Mode", {"TWO": 2})
+    assert AlmaVar.load(kept_file, schema=more).get() is more.TWO
+
+
+def test_what_a_model_had_beside_its_fields_is_not_dropped_in_silence(kept_file, made_of):
+    AlmaVar("x", {"a": 1, "b": 2}, schema=made_of("Config", {"extra": "allow"}, a=int)).save(kept_file)
+    with pytest.raises(SchemaError) as caught:
+        AlmaVar.load(kept_file, schema=made_of("Config", a=int)).get()
+    assert caught.value.path == ("b",)
+    assert AlmaVar.load(kept_file, schema=made_of("Config", a=int, b=int)).get().b == 2
+
+
+def test_a_merge_after_loading_knows_its_base(kept_file, made_of):
+    Config = made_of("Config", a=int)
+    x = AlmaVar("x", {"a": 0}, schema=Config)
+    branch = x.branch("b")
+    for number in range(1, 6):
+        branch.set({"a": number})
+    x.merge(branch)
+    x.save(kept_file)
+    again = AlmaVar.load(kept_file, schema=Config)
+    again.branches()["b"].set({"a": 7})
+    assert again.merge(again.branches()["b"]).get() == Config(a=7)
+    again.set({"a": 8})
+    assert again.branches()["b"].merge(again).get() == Config(a=8)
+
+
+def test_a_class_with_another_name_is_told_by_its_fields(kept_file, made_of):
+    AlmaVar("x", [{"a": 1}], schema=typing.List[made_of("Old", a=int)]).save(kept_file)
+    New = made_of("New", a=str)
+    with pytest.raises(SchemaError):
+        AlmaVar.load(kept_file, schema=typing.List[New]).get()
+    assert AlmaVar.load(kept_file, schema=typing.List[made_of("New", a=int)]).get()[0].a == 1
+
+
+def test_of_a_union_the_class_that_was_stored_comes_back(kept_file, made_of):
+    Cat, Dog = made_of("Cat", name=str), made_of("Dog", name=str)
+    kind = typing.Dict[str, typing.Union[Cat, Dog]]
+    AlmaVar("x", {"a": Dog(name="Rex"), "b": Cat(name="Tom")}, schema=kind).save(kept_file)
+    assert AlmaVar.load(kept_file, schema=kind).get() == {"a": Dog(name="Rex"), "b": Cat(name="Tom")}
+
+
+def test_classes_are_found_wherever_a_schema_mentions_them(kept_file, made_of):
+    extensions = needs_extra("pydantic", "typing_extensions")
+    Leaf, Half = made_of("Leaf", n=int), made_of("Half", n=int)
+    Row = extensions.TypedDict("Row", {"leaf": Leaf})
+
+    @dataclass
+    class Held:
+        half: Half
+        row: Row
+
+    Tree = made_of(
+        "Tree",
+        held=annotated(typing.Optional[Held], "note"),
+        pair=Twosome,
+        shades=typing.Dict[Shade, typing.Set[Shade]],
+    )
+    value = {"held": Held(Half(n=1), {"leaf": Leaf(n=2)}), "pair": (1, 2), "shades": {Shade.DARK: {Shade.LIGHT}}}
+    x = AlmaVar("x", (value, 1), schema=typing.Tuple[typing.Union[int, Tree], int])
+    x.save(kept_file)
+    assert (
+        AlmaVar.load(kept_file, schema=typing.Tuple[typing.Union[int, Tree], int]).get()
+        == x.get()
+        == (Tree(**value), 1)
+    )
+
+
+def test_a_model_that_holds_itself_can_be_a_schema(kept_file):
+    pydantic = needs_extra("pydantic", "pydantic")
+
+    class Node(pydantic.BaseModel):
+        n: int
+        below: "typing.List[Node]" = pydantic.Field(default_factory=list)
+
+    Node.model_rebuild(_types_namespace={"Node": Node, "typing": typing})
+    x = AlmaVar("x", {"n": "1", "below": [{"n": "2"}]}, schema=Node)
+    x.save(kept_file)
+    assert AlmaVar.load(kept_file, schema=Node).get() == x.get() == Node(n=1, below=[Node(n=2)])
+
+
+def test_a_model_that_is_built_when_it_is_first_used_can_be_a_schema(kept_file, made_of):
+    Late = made_of("Late", {"defer_build": True}, n=int)
+    AlmaVar("x", {"n": "1"}, schema=Late).save(kept_file)
+    again = made_of("Late", {"defer_build": True}, n=int)
+    assert AlmaVar.load(kept_file, schema=again).get() == again(n=1)
+
+
+def test_zones_that_pydantic_makes_are_kept_as_their_offsets(kept_file, made_of):
+    Event = made_of("Event", at=dt.datetime, clock=dt.time)
+    texts = ["2026-01-02T03:04:05Z", "2026-01-02T03:04:05.000006+05:30", "2026-01-02T03:04:05"]
+    x = AlmaVar("x", {"at": texts[0], "clock": "03:04:05+01:00"}, schema=Event)
+    for text in texts:
+        x.set({"at": text, "clock": "03:04:05Z"})
+    x.save(kept_file)
+    again = AlmaVar.load(kept_file, schema=Event)
+    assert [record.value for record in again] == [record.value for record in x]
+    assert [record.value.at.utcoffset() for record in again] == [record.value.at.utcoffset() for record in x]
+    assert alma.to_json(x.get().at) == '{"$datetime":"2026-01-02T03:04:05"}'
+    assert alma.to_json(x.at(0).value.clock) == alma.to_json(dt.time(3, 4, 5, tzinfo=timezone(timedelta(hours=1))))
+
+
+def test_two_classes_of_one_name_live_in_one_file(kept_file, made_of):
+    One, Two = made_of("Config", a=int), made_of("Config", b=int)
+    registry = AlmaRegistry()
+    registry.watch("one", {"a": 1}, schema=One)
+    registry.watch("two", {"b": 2}, schema=Two)
+    registry.watch("both", [One(a=1), Two(b=2)], schema=typing.List[typing.Union[One, Two]])
+    registry.save(kept_file)
+    again = alma.load(kept_file)
+    assert again.watch("one", 0, schema=One).get() == One(a=1)
+    assert again.watch("two", 0, schema=Two).get() == Two(b=2)
+    assert again.watch("both", 0, schema=typing.List[typing.Union[One, Two]]).get() == [One(a=1), Two(b=2)]
+
+
+def test_what_a_model_has_beside_its_fields_is_kept_in_files(kept_file):
+    pydantic = needs_extra("pydantic", "pydantic")
+
+    class Odd(pydantic.BaseModel, extra="allow"):
+        x: int = pydantic.Field(3, alias="ex")
+        y: typing.Any = 0
+        _seen: int = pydantic.PrivateAttr(3)
+
+    odd = Odd(ex=4, more=[1])
+    odd._seen = 8
+    AlmaVar("x", odd, schema=Odd).set(Odd()).save(kept_file)
+    x = AlmaVar.load(kept_file, schema=Odd)
+    assert x.at(0).value.__getstate__() == odd.__getstate__() and x.get().__getstate__() == Odd().__getstate__()
+    assert x.rollback(0).get().__getstate__() == odd.__getstate__()
+
+
+def test_types_that_were_named_are_validated_as_well(kept_file, made_of):
+    Old, New = made_of("Config", n=int), made_of("Config", n=annotated(int, "note"))
+    Tight = made_of("Config", n=at_most([10]))
+    AlmaVar("x", {"n": 50}, schema=Old).save(kept_file)
+    assert AlmaVar.load(kept_file, types=[New], schema=New).get() == New(n=50)
+    with pytest.raises(SchemaError):
+        AlmaVar.load(kept_file, types=[Tight], schema=Tight).get()
+
+
+def test_values_behind_middleware_are_fitted_when_it_is_given(kept_file, made_of):
+    Config = made_of("Config", n=int)
+
+    class AsDict:
+        def encode(self, value):
+            return {"n": value.n}
+
+        def decode(self, stored):
+            return stored
+
+    registry = AlmaRegistry()
+    registry.watch("x", {"n": 1}, schema=Config, middleware=[AsDict()]).set({"n": "2"})
+    registry.save(kept_file)
+    again = alma.load(kept_file)
+    lone = AlmaVar.load(kept_file, schema=Config)
+    assert lone.get() == alma.Unresolved("middleware", {"n": 2})
+    x = again.watch("x", 0, schema=Config, middleware=[AsDict()])
+    assert [record.value for record in x] == [Config(n=1), Config(n=2)]
+
+
+def test_a_registry_that_loads_models_twice_reads_both_by_the_schema(kept_file, made_of):
+    Old, New = made_of("Config", a=int), made_of("Config", b=int)
+    registry = AlmaRegistry()
+    registry.watch("x", {"a": 1}, schema=Old)
+    registry.save(kept_file)
+    again = AlmaRegistry()
+    again.watch("y", {"b": 1}, schema=New)
+    again.load(kept_file)
+    assert again.watch("x", 0, schema=alma.Schema(New, upgrade=lambda data: {"b": data["a"]})).get() == New(b=1)
+
+
+def test_a_journal_of_models_goes_on_by_the_schema(tmp_path, server):
+    path = tmp_path / "j.db"
+    with AlmaRegistry(journal=path) as registry:
+        config = registry.watch("config", {"host": "a"}, schema=server)
+        config.set({"host": "b", "at": {"x": "1"}}).branch("b").set({"host": "c"})
+        registry.namespace("n", {"at": Place(1)}, schema={"at": Place})
+    for number in range(2):
+        with AlmaRegistry(journal=path) as registry:
+            config = registry.get_var("config")
+            assert type(config.at(1).value) is alma.Unresolved
+            config = registry.watch("config", 0, schema=server)
+            spots = registry.namespace("n", schema={"at": Place})
+            assert config.at(0).value == server(host="a") and config.at(1).value.at == Place(1)
+            assert config.branches()["b"].get() == server(host="c")
+            assert spots["at"] == Place(1 + number)
+            spots["at"] = {"x": 2 + number}
+            with invalid():
+                config.set({"host": 5})
+            config.set({"host": str(number)})
+            config.undo()
+    assert alma.verify(path).ok and alma.verify(path).records == 10
+
+
+def test_a_journal_may_come_after_the_schema(tmp_path, server):
+    registry = AlmaRegistry()
+    registry.watch("config", {"host": "a"}, schema=server)
+    registry.journal(tmp_path / "j.db")
+    registry.get_var("config").set({"host": "b"})
+    registry.watch("later", {"x": 1}, schema=Place).set(Place(2))
+    registry.close()
+    again = alma.load(tmp_path / "j.db")
+    assert [record.value.host for record in again.watch("config", 0, schema=server)] == ["a", "b"]
+    assert again.watch("later", 0, schema=Place).get() == Place(2)
+
+
+def test_a_journal_is_read_by_the_schema_of_each_name_only(tmp_path, made_of):
+    Old, New = made_of("Config", a=int), made_of("Config", b=int)
+    with AlmaRegistry(journal=tmp_path / "j.db") as registry:
+        registry.watch("x", {"a": 1}, schema=Old)
+    registry = AlmaRegistry()
+    registry.watch("y", {"b": 1}, schema=New)
+    registry.journal(tmp_path / "j.db")
+    assert registry.watch("x", 0, schema=Old).get() == Old(a=1)
+    registry.close()
+
+
+def test_a_namespace_that_comes_back_has_schemas_for_new_keys(kept_file):
+    needs_extra("pydantic", "pydantic")
+    registry = AlmaRegistry()
+    registry.namespace("n", {"old": "1"})
+    registry.save(kept_file)
+    n = alma.load(kept_file).namespace("n", schema={"old": int, "late": int})
+    n["late"] = "2"
+    assert dict(n) == {"old": 1, "late": 2}
+    with invalid():
+        n["late"] = "two"
+
+
+def test_a_schema_given_to_a_key_that_is_there_fits_what_it_holds():
+    needs_extra("pydantic", "pydantic")
+    registry = AlmaRegistry()
+    n = registry.namespace("n", {"port": "80"})
+    port = registry.watch("n.port", 0, schema=int)
+    assert n["port"] == port.get() == 80
+    with invalid():
+        n["port"] = "http"
+    n["port"] = "81"
+    assert n["port"] == 81 and port.undo().get() == 80
+
+
+def test_async_verbs_go_by_the_schema_too():
+    import asyncio
+
+    needs_extra("pydantic", "pydantic")
+
+    async def later(value):
+        return f"{value + 1}"
+
+    async def main():
+        x = AlmaVar("x", 0, schema=int)
+        await x.set_async("1")
+        await x.update_async(later)
+        with pytest.raises(ValueError, match="int"):
+            await x.set_async("one")
+        return x
+
+    assert values(asyncio.run(main())) == [0, 1, 2]
 
 
 # == Replay: replay, compare, bisect, export_test =============================

@@ -551,6 +551,38 @@ def set_nested(scale: Scale, keys: int) -> Contestants:
     return set_dict(scale, value, list(value.values()), calls=40_000 // keys)
 
 
+@lru_cache(maxsize=None)
+def model_of_20(frozen: bool) -> Tuple[Any, Dict[str, Any]]:
+    """Return a pydantic model of 20 fields, and what makes one."""
+    kinds = [int, str, float, bool]
+    fields = {f"field{i}": (kinds[i % 4], ...) for i in range(20)}
+    model = peer("pydantic").create_model("Model", __config__={"frozen": frozen}, **fields)
+    return model, {name: kind(i) for i, (name, (kind, _)) in enumerate(fields.items())}
+
+
+def set_model(scale: Scale, frozen: bool, made: bool) -> Contestants:
+    """Return a race for the set of a model from a dict of its fields, or if *made*, of an instance."""
+    calls = range(scale.calls // 10)
+
+    def parts() -> Tuple[Any, Any, Any]:
+        model, fields = model_of_20(frozen)
+        return model, model(**fields) if made else fields, model(**fields)
+
+    def ours() -> float:
+        model, given, _ = parts()
+        return per_call(variable(given, schema=model).set, [given for _ in calls])
+
+    def validation() -> float:
+        model, given, _ = parts()
+        return per_call(peer("pydantic").TypeAdapter(model).validate_python, [given for _ in calls])
+
+    def copying() -> float:
+        *_, instance = parts()
+        return per_call(copy.deepcopy, [instance for _ in calls])
+
+    return {"alma": ours, "validation": validation, "copy.deepcopy": copying}
+
+
 def set_all_changed(scale: Scale, calls: int) -> Contestants:
     chance = random.Random(1)
     values = [[chance.random() for _ in range(20_000)] for _ in range(calls)]
@@ -1262,6 +1294,19 @@ ROWS = [
     Row("set a dict, 10 keys", partial(set_flat, keys=10), than_deepcopy(3)),
     Row("set a dict, nested 200 keys", partial(set_nested, keys=200), than_deepcopy(6)),
     Row("set a dict, nested 10,000 keys", partial(set_nested, keys=10_000), than_deepcopy(8)),
+    *(
+        Row(
+            f"set a model of 20 fields, {'frozen' if frozen else 'plain'}, {'made' if made else 'from a dict'}",
+            partial(set_model, frozen=frozen, made=made),
+            [
+                limit("1.5 x (validation + deepcopy)", lambda f: 1.5 * (f["validation"] + f["copy.deepcopy"])),
+                Against("validation"),
+                Against("copy.deepcopy"),
+            ],
+        )
+        for frozen in (False, True)
+        for made in (False, True)
+    ),
     Row(
         "set 20,000 floats, all changed",
         partial(set_all_changed, calls=20),

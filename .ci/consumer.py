@@ -6,7 +6,7 @@ A line with "type: ignore" is a mistake that both must find: were it none, the c
 reported as unneeded.
 """
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import alma
 from alma import AlmaRegistry, AlmaVar, ChangeRecord
@@ -108,11 +108,36 @@ async def awaiting() -> None:
     await n.set_async("one")  # type: ignore[arg-type]
 
 
+class Config:
+    host: str
+
+
+port = alma.watch("port", "80", schema=int, validators=[must_be_positive], on_change=[print_change])
+reveal_type(port)  # AlmaVar[int]
+reveal_type(port.set(81).at(0).value)  # int
+reveal_type(registry.watch("config", {"host": "a"}, schema=Config).get().host)  # str
+reveal_type(registry.watch("ports", ["80"], schema=alma.Schema(List[int], strict=True)).get())  # list[int]
+reveal_type(AlmaVar("timeout", "1", schema=float))  # AlmaVar[float]
+reveal_type(AlmaVar[int]("typed", 3))  # AlmaVar[int]
+reveal_type(alma.watch("none", None, schema=None))  # AlmaVar[None]
+ports = registry.namespace("by name", {"port": "80"}, schema={"port": int, "hosts": Optional[List[str]]})
+reveal_type(AlmaVar.load("port.json", schema=alma.Schema(int, upgrade=len)))  # AlmaVar[Any]
+
+
+class Settings(AlmaVar[Config]):
+    pass
+
+
+reveal_type(Settings("settings", Config()).get())  # Config
+
+
 def value_of(var: AlmaVar[Any]) -> object:
     return var.get()
 
 
 value_of(n)
+AlmaVar[int]("typed", "3")  # type: ignore[call-overload]
+port.set("80")  # type: ignore[arg-type]
 n.set("one")  # type: ignore[arg-type]
 n.update(str)  # type: ignore[arg-type]
 n.add_validator(must_be_short)  # type: ignore[arg-type]
