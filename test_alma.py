@@ -12975,6 +12975,22 @@ async def test_changes_have_no_gap_and_no_double_however_fast_they_come(kept):
 
 
 @looped
+async def test_a_record_that_comes_while_a_reader_lies_down_wakes_it():
+    x, looks = AlmaVar("x", 0), []
+    changes = x.changes()
+    look = changes.read
+
+    def looks_away():
+        found = look()
+        if not looks:
+            looks.append(x.set(1))
+        return found
+
+    changes.read = looks_away
+    assert (await asyncio.wait_for(changes.__anext__(), 30)).value == 1
+
+
+@looped
 async def test_changes_are_followed_on_several_loops_at_once(kept):
     x, start = kept.watch("x", 0), threading.Barrier(4)
 
@@ -12997,14 +13013,14 @@ def unregister(registry, x):
     registry.unregister("x")
 
 
-HOW_IT_ENDS = {
+LAST_ACTS = {
     "unregister": unregister,
     "overwrite": lambda registry, x: registry.watch("x", 5, overwrite=True),
     "close": lambda registry, x: registry.close(),
 }
 
 
-@pytest.mark.parametrize("how", HOW_IT_ENDS)
+@pytest.mark.parametrize("how", LAST_ACTS)
 @pytest.mark.parametrize("lagging", [False, True])
 @looped
 async def test_changes_end_with_the_variable_after_its_last_record(how, lagging, kept):
@@ -13019,7 +13035,7 @@ async def test_changes_end_with_the_variable_after_its_last_record(how, lagging,
     if not lagging:
         await until(lambda: kept._monitor.followers)
     elsewhere(lambda: x.set(1).set(2) and None)
-    elsewhere(lambda: HOW_IT_ENDS[how](kept, x) and None)
+    elsewhere(lambda: LAST_ACTS[how](kept, x) and None)
     await following
     assert got == [1, 2] and not kept._monitor.followers
 
@@ -13255,12 +13271,12 @@ def test_who_has_waited_long_enough_is_told_so(timeout):
 )
 def test_who_waits_for_a_variable_that_ends_is_told_so(how, error, kept):
     x = kept.watch("x", 0)
-    meanwhile(x, lambda: HOW_IT_ENDS[how](kept, x))
+    meanwhile(x, lambda: LAST_ACTS[how](kept, x))
     with pytest.raises(error):
         x.wait(1, 60)
     y = AlmaRegistry()
     z = y.watch("x", 0)
-    meanwhile(z, lambda: HOW_IT_ENDS[how](y, z))
+    meanwhile(z, lambda: LAST_ACTS[how](y, z))
     with pytest.raises(error):
         asyncio.run(z.wait_for(1, timeout=60))
     with pytest.raises(FrozenError) if how == "close" else contextlib.nullcontext():
