@@ -12712,7 +12712,8 @@ def test_only_a_schema_needs_pydantic(monkeypatch):
         return x
 
     assert typing.get_type_hints(annotated_with)["x"] == AlmaVar[int]
-    assert AlmaVar("x", "1").get() == AlmaVar[typing.Any]("x", "1").get() == "1"
+    for plain in (AlmaVar, AlmaVar[typing.Any], AlmaVar[Kind]):
+        assert plain("x", "1").get() == "1"
     for make in (
         lambda: AlmaVar("x", 1, schema=int),
         lambda: AlmaVar[int]("x", 1),
@@ -12782,7 +12783,7 @@ def test_a_subclass_validates_what_it_was_derived_with():
         assert type(count) is kind and isinstance(count, AlmaVar) and count.double().get() == 4
         with invalid():
             count.set("four")
-    assert Count("c", "2", schema=str).get() == "2"
+    assert Count("c", "2", schema=str).get() == AlmaVar[int]("c", "2", schema=str).get() == "2"
     assert AlmaVar("x", "1").get() == "1"
 
 
