@@ -8370,9 +8370,6 @@ if not TYPE_CHECKING:
         def __call__(self, *args, **kwargs):
             return self.__origin__(*args, **{"schema": _argument(self.__origin__, self.__args__), **kwargs})
 
-        def __reduce__(self):
-            return _Typed, (self.__origin__, self.__args__)
-
     def _argument(cls, args):
         """Return the T of the AlmaVar[T] that a class with these arguments is."""
         template = vars(cls).get("_template", _T)

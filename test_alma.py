@@ -13780,6 +13780,7 @@ def test_a_model_comes_out_as_its_own_copy_would_be(made_of, server):
         Many(**{f"f{n}": n for n in range(20)}),
         Loose(x=1),
         Loose(x=1, y=2, z=[Place(1)]),
+        made_of("Few", x=int, y=(int, 1))(x=1),
         server(host="a", port=80),
         server(host="a", tags=["t"] * 20, shade=Shade.LIGHT),
     ]
@@ -13790,6 +13791,8 @@ def test_a_model_comes_out_as_its_own_copy_would_be(made_of, server):
         assert opened.__dict__ is not again.__dict__ is not model.__dict__
         assert type(opened.__getstate__()) is type(model.__getstate__())
     assert alma._unpack(alma._pack_model(Own(x=1))).x == 100
+    of_a_class = made_of("Shaded", shade=Shade, rows=typing.List[int])(shade=Shade.DARK, rows=[1])
+    assert type(alma._pack_model(of_a_class)) is alma._Copied  # packed bytes name standard types only
     with pytest.raises(SnapshotError):
         AlmaVar("x", {"lock": threading.Lock()}, schema=made_of("Held", lock=typing.Any))
 
@@ -13872,15 +13875,22 @@ def test_a_dataclass_that_can_not_be_made_of_its_fields_is_taken_as_it_is():
     needs_extra("pydantic", "pydantic")
 
     @dataclass
-    class Hidden:
+    class Seeded:
         x: int
         seed: dataclasses.InitVar[int]
-        y: int = dataclasses.field(default=0, init=False)
 
         def __post_init__(self, seed):
-            self.y = seed
+            self.x += seed
 
-    assert AlmaVar("x", Hidden(1, 7), schema=Hidden).rollback(0).get().y == 7
+    @dataclass
+    class Late:
+        x: int
+        y: int = dataclasses.field(default=0, init=False)
+
+    assert AlmaVar("x", Seeded(1, 7), schema=Seeded).rollback(0).get().x == 8
+    late = Late(1)
+    late.y = 7
+    assert AlmaVar("x", late, schema=Late).rollback(0).get().y == 7
 
 
 def test_shared_parts_and_cycles_are_walked_once(server):
@@ -13954,7 +13964,8 @@ def test_only_a_schema_needs_pydantic(monkeypatch):
         return x
 
     assert typing.get_type_hints(annotated_with)["x"] == AlmaVar[int]
-    assert AlmaVar("x", "1").get() == AlmaVar[typing.Any]("x", "1").get() == "1"
+    for plain in (AlmaVar, AlmaVar[typing.Any], AlmaVar[Kind]):
+        assert plain("x", "1").get() == "1"
     for make in (
         lambda: AlmaVar("x", 1, schema=int),
         lambda: AlmaVar[int]("x", 1),
@@ -14024,7 +14035,7 @@ def test_a_subclass_validates_what_it_was_derived_with():
         assert type(count) is kind and isinstance(count, AlmaVar) and count.double().get() == 4
         with invalid():
             count.set("four")
-    assert Count("c", "2", schema=str).get() == "2"
+    assert Count("c", "2", schema=str).get() == AlmaVar[int]("c", "2", schema=str).get() == "2"
     assert AlmaVar("x", "1").get() == "1"
 
 
@@ -14458,6 +14469,14 @@ def test_a_namespace_that_comes_back_has_schemas_for_new_keys(kept_file):
     assert dict(n) == {"old": 1, "late": 2}
     with invalid():
         n["late"] = "two"
+
+
+def test_upgrade_can_not_change_what_is_shared(made_of):
+    registry = AlmaRegistry()
+    n = registry.namespace("n", {"x": {"a": [1]}}, deep_copy=False)
+    kind = alma.Schema(made_of("Config", b=typing.List[int]), upgrade=lambda data: {"b": data.pop("a")})
+    x = registry.watch("n.x", 0, schema=kind)
+    assert x.get() == x.get() == kind.type(b=[1]) and n["x"].b == [1]
 
 
 def test_a_schema_given_to_a_key_that_is_there_fits_what_it_holds():
