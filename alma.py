@@ -94,7 +94,7 @@ from typing import (
     overload,
 )
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = [
     "DELETED",
@@ -8142,7 +8142,7 @@ class Schema(Generic[_T]):
 class _Model:
     """A stored model: its class, and what its slots hold, as bytes, or where its fields are atoms, as their values.
 
-    20 such fields take 2 us and 260 bytes; copy.deepcopy 11 us and 3,500 bytes.
+    20 such fields take 2 us, and 350 bytes with a value that is new; copy.deepcopy 11 us and 1,790 bytes.
     """
 
     __slots__ = ("kind", "shape", "state")
