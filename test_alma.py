@@ -12991,6 +12991,36 @@ async def test_a_record_that_comes_while_a_reader_lies_down_wakes_it():
 
 
 @looped
+async def test_a_loop_on_which_somebody_still_waits_is_woken_again_and_again():
+    x = AlmaVar("x", 0)
+    z = x.branch("z")
+    waiting, changes = ahead(z.wait_for(5)), x.changes()
+    for value in range(1, 4):
+        following = ahead(changes.__anext__())
+        await until(lambda: [len(bell.sleepers) for bell in x._monitor.followers.values()] == [2])
+        x.set(value)
+        assert (await asyncio.wait_for(following, 30)).value == value
+    z.set(5)
+    assert (await asyncio.wait_for(waiting, 30)).value == 5
+
+
+@looped
+async def test_what_comes_while_a_reader_looks_from_one_variable_to_the_next_keeps_its_order(monkeypatch):
+    registry, struck, committed = AlmaRegistry(), [], alma._committed
+    x, y = registry.watch("x", 0), registry.watch("y", 0)
+    changes = registry.changes()
+
+    def look(var):
+        if var is y and not struck:
+            struck.append(x.set(1))
+            y.set(1)
+        return committed(var)
+
+    monkeypatch.setattr(alma, "_committed", look)
+    assert [var.name for var, _ in await taken(changes, 2)] == ["x", "y"]
+
+
+@looped
 async def test_changes_are_followed_on_several_loops_at_once(kept):
     x, start = kept.watch("x", 0), threading.Barrier(4)
 
