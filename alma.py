@@ -6128,7 +6128,8 @@ def _seal_of(body: bytes) -> str:
 
 def _from_json(path: str, codec: _Codec, thorough: bool) -> _Document:
     data, lines = _bytes_of(path), {}
-    body, end = data[: -len(_json_end(b""))], data[-len(_json_end(b"")) :]
+    place = -len(_json_end(b""))
+    body, end = data[:place], data[place:]
     is_whole = not thorough and end == _json_end(body)
     raw = _parse((_shaved(body) + end if is_whole else data).decode())
     seal = str(raw.pop("sha256", "")) if type(raw) is dict else ""
@@ -8152,9 +8153,8 @@ class _Model:
 
 
 _MODEL_SLOTS = "__dict__", *_SLOTS.values()
-_shapes: Dict[
-    Tuple[Any, ...], Tuple[Any, ...]
-] = {}  # names of fields, those that were set, and whether no extra may be
+# What many models share: the names of their fields, those that were set, and whether there can be no others.
+_shapes: Dict[Tuple[Any, ...], Tuple[Any, ...]] = {}
 
 
 def _pack_model(value: Any) -> Any:

@@ -4895,6 +4895,22 @@ def test_control_without_the_mark_of_a_running_change_a_signal_handler_tears_the
     assert apart(struck, "set", "signal", 3_000, False) != {}
 
 
+def in_forks(times, seconds, holds):
+    """Ask holds() in one fork after the other; return how the first ended where it did not, or took too long, or 0."""
+    for _ in range(times):
+        child = os.fork()
+        if not child:
+            signal.alarm(seconds)
+            try:
+                os._exit(not holds())
+            finally:
+                os._exit(2)
+        status = os.waitpid(child, 0)[1]
+        if status:
+            return status
+    return 0
+
+
 def forked(times):
     """Fork while another thread sets; return how the children ended that could not set, up to the first."""
     x = AlmaVar("x", 0)
@@ -4906,18 +4922,7 @@ def forked(times):
                 x.prune(keep_last=0)
 
     threading.Thread(target=work, daemon=True).start()
-    for _ in range(times):
-        child = os.fork()
-        if not child:
-            signal.alarm(2)
-            try:
-                os._exit(x.set("child").get() != "child")
-            finally:
-                os._exit(2)
-        status = os.waitpid(child, 0)[1]
-        if status:
-            return status
-    return 0
+    return in_forks(times, 2, lambda: x.set("child").get() == "child")
 
 
 @needs_fork
@@ -4968,18 +4973,7 @@ def forked_inside(what):
 
 def forked_inside_again(what, times):
     """Do so in a fork each time, where nothing has happened yet; return how the first ended that ended badly, or 0."""
-    for _ in range(times):
-        child = os.fork()
-        if not child:
-            signal.alarm(60)
-            try:
-                os._exit(forked_inside(what) != 0)
-            finally:
-                os._exit(2)
-        status = os.waitpid(child, 0)[1]
-        if status:
-            return status
-    return 0
+    return in_forks(times, 60, lambda: forked_inside(what) == 0)
 
 
 @needs_fork
@@ -13479,6 +13473,20 @@ async def test_a_thousand_tasks_on_two_loops_and_four_threads_lose_nothing(kept)
     kept.flush()
     assert x.get() == total and values(x) == list(range(total + 1))
     assert followed == heard == list(range(1, total + 1))
+
+
+def test_a_listener_on_the_writers_thread_does_not_wait_for_itself(tmp_path):
+    registry = AlmaRegistry(journal=tmp_path / JOURNALLED)
+    x, y = registry.watch("x", 0), registry.watch("y", 0)
+
+    def follow(var, record):
+        asyncio.run(y.set_async(record.value))
+        asyncio.run(registry.transact_async(lambda: y.set(record.value + 1)))
+
+    x.add_listener(follow)
+    assert side_by_side(lambda: asyncio.run(x.set_async(5)) and None, seconds=20)
+    assert values(y) == [0, 5, 6]
+    registry.close()
 
 
 # == Types: AlmaVar[T], schemas ===============================================
