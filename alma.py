@@ -42,6 +42,8 @@ The rooms of this file, top to bottom; a name refers only upward:
     Command line    main(argv=None) -> int
 """
 
+from __future__ import annotations
+
 import copy
 import enum
 import io
@@ -223,7 +225,7 @@ def _whole(what: str, number: Any, least: Optional[int] = None) -> int:
 # All survive pickling and copying. Those after MergeConflict are for files, journals, buses and extras to raise.
 
 
-def _rebuilt_error(kind: "Type[AlmaError]", message: Tuple[Any, ...], facts: Dict[str, Any]) -> "AlmaError":
+def _rebuilt_error(kind: Type[AlmaError], message: Tuple[Any, ...], facts: Dict[str, Any]) -> AlmaError:
     """Rebuild an error from its message and facts, whatever its constructor takes."""
     error = kind.__new__(kind, *message)
     error.args = message
@@ -510,13 +512,13 @@ def _label_text(label: _Label) -> Optional[str]:
     return label  # type: ignore[return-value]
 
 
-def _value_again(record: "ChangeRecord[Any]") -> Any:
+def _value_again(record: ChangeRecord[Any]) -> Any:
     """Return the value of a record that came out of a log once more, sharing nothing with the first."""
     opener = getattr(record, "_open", None)
     return record.value if opener is None else opener(record._stored)
 
 
-def _is_deletion(record: "ChangeRecord[Any]") -> bool:
+def _is_deletion(record: ChangeRecord[Any]) -> bool:
     """Tell whether a record says that a key was deleted, without unpacking its value."""
     return (record._stored if hasattr(record, "_open") else record.value) is DELETED
 
@@ -941,7 +943,7 @@ class _Layout:
     def __init__(
         self,
         values: List[Any],
-        times: "array[int]",
+        times: array[int],
         shift: int = 0,
         first: int = 1,
         since: int = 0,
@@ -950,7 +952,7 @@ class _Layout:
         self.values, self.times = values, times
         self.shift, self.first, self.since, self.frozen = shift, first, since, frozen
 
-    def but(self, **changes: Any) -> "_Layout":
+    def but(self, **changes: Any) -> _Layout:
         """Return a layout like this one but for *changes*."""
         return _Layout(**{**{name: getattr(self, name) for name in _Layout.__slots__}, **changes})
 
@@ -1013,7 +1015,7 @@ class _Log:
         newest = layout.values[-1]
         self.head: _Head = len(layout.values) + layout.shift, newest, layout, type(newest) in self.atoms
 
-    def fork(self, name: str, head: _Head, index: int, opener: Optional[_Opener]) -> "_Log":
+    def fork(self, name: str, head: _Head, index: int, opener: Optional[_Opener]) -> _Log:
         """Return a log of the kept records up to *index*, to go its own way. O(n) pointers: 13 ms for 10^6 records."""
         layout = head[2]
         end, first, shift = (index - layout.shift + 1, layout.first, layout.shift) if index else (1, 1, 0)
@@ -1128,14 +1130,14 @@ class _Log:
         chain = head[2].values[position : position + _LONGEST_CHAIN + 2]
         return _Pickled(_rebuilt(chain)) if type(chain[0]) is _Delta else chain[0]
 
-    def record(self, head: _Head, index: int) -> "Optional[ChangeRecord[Any]]":
+    def record(self, head: _Head, index: int) -> Optional[ChangeRecord[Any]]:
         """Return a kept record; None if it has been pruned since *head* was read."""
         layout, stored = head[2], self.stored(head, index)
         position = index - layout.shift if index else 0
         record = _make_record(index, stored, layout.times[position], self.labels.get(index), self.opener)
         return None if 0 < index < self.head[2].first else record  # asked last, as in records()
 
-    def columns(self, head: _Head, start: int = 0, stop: int = 0) -> "Tuple[array[int], List[Any]]":
+    def columns(self, head: _Head, start: int = 0, stop: int = 0) -> Tuple[array[int], List[Any]]:
         """Return times and stored values, deltas undone, of the kept records but the initial one. O(n).
 
         Or of those from index *start* to before *stop*.
@@ -1148,7 +1150,7 @@ class _Log:
         _undo_deltas(values, following)
         return times, values
 
-    def records(self, head: _Head) -> "Optional[List[ChangeRecord[Any]]]":
+    def records(self, head: _Head) -> Optional[List[ChangeRecord[Any]]]:
         """Return all kept records, oldest first, rebuilt in one pass; None if pruned since *head* was read."""
         count, _, layout, _ = head
         times, values = self.columns(head)
@@ -1160,7 +1162,7 @@ class _Log:
         del kept[:pruned]
         return [_make_record(0, layout.values[0], layout.times[0], self.labels.get(0), self.opener), *kept]
 
-    def part(self, head: _Head, start: int, stop: int) -> "List[ChangeRecord[Any]]":
+    def part(self, head: _Head, start: int, stop: int) -> List[ChangeRecord[Any]]:
         """Return the records from index *start* to before *stop*, rebuilt in one pass; PrunedError if one has gone."""
         records = [self.record(head, 0)] if start == 0 else []
         begin = max(start, 1)
@@ -1225,7 +1227,7 @@ class _Log:
         if 2 * (first - layout.shift) > len(layout.values) and first - layout.shift > 32:
             self._renew()
 
-    def _bases(self, head: _Head, first: int) -> "Dict[Tuple[int, weakref.ref[_Line]], _Base]":
+    def _bases(self, head: _Head, first: int) -> Dict[Tuple[int, weakref.ref[_Line]], _Base]:
         """Return what has to be known of the merges before *first*, from wherever undo, redo and forks may ask.
 
         Of the newest merge with each line that somebody can still merge. O(lines x facts).
@@ -1269,7 +1271,7 @@ def _undo_deltas(values: List[Any], following: List[Any]) -> None:
 
 def _make_record(
     index: int, stored: Any, time: int, label: _Label, opener: Optional[_Opener] = None
-) -> "ChangeRecord[Any]":
+) -> ChangeRecord[Any]:
     """Return a record that unpacks its value and makes its datetime when asked.
 
     Made as its base class, which takes plain assignments, and promoted: 170 ns; by slot setters 320, by __init__ 700.
@@ -1910,8 +1912,8 @@ def _lost(
 
 
 def _blamed(
-    part: Any, path: Tuple[Any, ...], records: "List[ChangeRecord[_T]]"
-) -> "Dict[Tuple[Any, ...], ChangeRecord[_T]]":
+    part: Any, path: Tuple[Any, ...], records: List[ChangeRecord[_T]]
+) -> Dict[Tuple[Any, ...], ChangeRecord[_T]]:
     """Return the record that brought each leaf of a part of the newest value, by its path, in the value's order."""
     leaves = list(_lost(part, part, DELETED, path))
     blamed: Dict[Tuple[Any, ...], ChangeRecord[_T]] = {}
@@ -2332,7 +2334,7 @@ class _Monitor:
             raise RuntimeError("flush() and close() wait for listeners: call them outside of guests and transactions")
         self.deliver(self.time, wait=True)
 
-    def tell(self, var: "Optional[AlmaVar[Any]]" = None) -> None:
+    def tell(self, var: Optional[AlmaVar[Any]] = None) -> None:
         """Wake the followers of a variable, whose head has been stored; without one, those of all: names changed."""
         for follower in list(self.followers.values()):
             follower(var)
@@ -2430,7 +2432,7 @@ class _Monitor:
                 self.condition.notify_all()
 
 
-_monitors: "Set[weakref.ref[_Monitor]]" = set()  # a WeakSet is iterated in Python, where another thread may add to it
+_monitors: Set[weakref.ref[_Monitor]] = set()  # a WeakSet is iterated in Python, where another thread may add to it
 
 
 def _alive() -> List[_Monitor]:
@@ -2664,11 +2666,11 @@ class AlmaVar(Generic[_T]):
         validators: Optional[Iterable[Validator[_T]]] = None,
         on_change: Optional[Iterable[Listener[_T]]] = None, middleware: Optional[Iterable[Middleware]] = None,
         keep_last: Optional[int] = None, keep_for: Union[timedelta, float, None] = None, trace: bool = False,
-        schema: "Union[Schema[_T], Type[_T]]",
+        schema: Union[Schema[_T], Type[_T]],
     ) -> None: ...  # fmt: skip
     @overload
     def __init__(
-        self: "AlmaVar[Any]", name: str, initial_value: object, *, deep_copy: bool = True,
+        self: AlmaVar[Any], name: str, initial_value: object, *, deep_copy: bool = True,
         validators: Optional[Iterable[Validator[Any]]] = None,
         on_change: Optional[Iterable[Listener[Any]]] = None, middleware: Optional[Iterable[Middleware]] = None,
         keep_last: Optional[int] = None, keep_for: Union[timedelta, float, None] = None, trace: bool = False,
@@ -2881,7 +2883,7 @@ class AlmaVar(Generic[_T]):
         """
         return compare_values(self.at(a).value, self.at(b).value)
 
-    def blame(self, path: Sequence[Any] = ()) -> "Union[ChangeRecord[_T], Dict[Tuple[Any, ...], ChangeRecord[_T]]]":
+    def blame(self, path: Sequence[Any] = ()) -> Union[ChangeRecord[_T], Dict[Tuple[Any, ...], ChangeRecord[_T]]]:
         """Return the record that last changed what stands at *path* of the current value.
 
         A path is a tuple of keys, indices and members of sets, () the whole. Where a container stands, return a dict
@@ -2934,7 +2936,7 @@ class AlmaVar(Generic[_T]):
 
     # -- changing: each verb appends one record, or raises and leaves everything as it was
 
-    def set(self, value: _T, *, label: Optional[str] = None, expect: Optional[int] = None) -> "AlmaVar[_T]":
+    def set(self, value: _T, *, label: Optional[str] = None, expect: Optional[int] = None) -> AlmaVar[_T]:
         """Append *value* and return the variable.
 
         With *expect*, only if the head is the record of that index: else StaleWriteError. FrozenError while frozen,
@@ -3059,10 +3061,10 @@ class AlmaVar(Generic[_T]):
                 self._log.prune(head, first)
 
     @overload  # so that a checker knows what a lambda gets
-    def update(self, fn: Callable[[_T], _T], *, label: Optional[str] = None) -> "AlmaVar[_T]": ...
+    def update(self, fn: Callable[[_T], _T], *, label: Optional[str] = None) -> AlmaVar[_T]: ...
     @overload
-    def update(self, fn: Callable[..., _T], *args: Any, label: Optional[str] = None) -> "AlmaVar[_T]": ...
-    def update(self, fn: Callable[..., _T], *args: Any, label: Optional[str] = None) -> "AlmaVar[_T]":
+    def update(self, fn: Callable[..., _T], *args: Any, label: Optional[str] = None) -> AlmaVar[_T]: ...
+    def update(self, fn: Callable[..., _T], *args: Any, label: Optional[str] = None) -> AlmaVar[_T]:
         """Append fn(current value, *args) and return the variable; nobody can change it in between.
 
         *fn* returns the new value. It runs under the lock, so it must be quick; what it raises reaches the caller and
@@ -3105,7 +3107,7 @@ class AlmaVar(Generic[_T]):
         yield draft
         self._monitor.run(self._set, self._take_in(draft), label, head[0] - 1)
 
-    def rollback(self, index: int, *, label: Optional[str] = None) -> "AlmaVar[_T]":
+    def rollback(self, index: int, *, label: Optional[str] = None) -> AlmaVar[_T]:
         """Append the value of record *index* and return the variable.
 
         RollbackError for an index that is negative or out of range, PrunedError if it is no longer kept. FrozenError
@@ -3126,11 +3128,11 @@ class AlmaVar(Generic[_T]):
         packed = self._packed(index, self._log.stored(head, self._log.kept(head, index)))
         self._append(head, self._admitted(packed, again=True), label, facts)
 
-    def reset(self) -> "AlmaVar[_T]":
+    def reset(self) -> AlmaVar[_T]:
         """Append the initial value, which is always kept, and return the variable. Raises what rollback() raises."""
         return self.rollback(0, label="reset to initial")
 
-    def undo(self, steps: int = 1) -> "AlmaVar[_T]":
+    def undo(self, steps: int = 1) -> AlmaVar[_T]:
         """Append the value before the last *steps* changes that are not undone yet, and return the variable.
 
         An undo after an undo goes further back, as in an editor. RollbackError where nothing is left, and nothing
@@ -3158,7 +3160,7 @@ class AlmaVar(Generic[_T]):
         else:
             self._bring_back(head, index, f"undo to index {stands_for}", facts)
 
-    def redo(self, steps: int = 1) -> "AlmaVar[_T]":
+    def redo(self, steps: int = 1) -> AlmaVar[_T]:
         """Append the value that the last *steps* undos took back, and return the variable.
 
         Only right after undo or redo: RollbackError where a change came between, or nothing is left; FrozenError
@@ -3240,12 +3242,12 @@ class AlmaVar(Generic[_T]):
             undone = undone[1]
         return times
 
-    def freeze(self) -> "AlmaVar[_T]":
+    def freeze(self) -> AlmaVar[_T]:
         """Forbid changes: they raise FrozenError until thaw(). Returns the variable; FrozenError once closed."""
         self._monitor.run(self._monitor.whole, self._freeze, True)
         return self
 
-    def thaw(self) -> "AlmaVar[_T]":
+    def thaw(self) -> AlmaVar[_T]:
         """Allow changes again; FrozenError in a closed registry. Returns the variable."""
         self._monitor.run(self._monitor.whole, self._freeze, False)
         return self
@@ -3296,7 +3298,7 @@ class AlmaVar(Generic[_T]):
 
     # -- branches: variables that share a past
 
-    def branch(self, name: str, at: Optional[_Where] = None) -> "AlmaVar[_T]":
+    def branch(self, name: str, at: Optional[_Where] = None) -> AlmaVar[_T]:
         """Return a variable that shares the past up to *at*, by default all of it, and goes its own way from there.
 
         *at* names a record as for at(). The branch is named parent@name and is no name of the registry; it shares the
@@ -3318,7 +3320,7 @@ class AlmaVar(Generic[_T]):
         branch: AlmaVar[_T] = self._monitor.at_once(self._branch, name, at)
         return branch
 
-    def _branch(self, name: str, at: Optional[_Where]) -> "AlmaVar[_T]":
+    def _branch(self, name: str, at: Optional[_Where]) -> AlmaVar[_T]:
         full, branches, transaction = f"{self._name}@{name}", self._branches.changeable(), self._monitor.transaction
         if self._monitor.idle is _CLOSED:
             raise FrozenError(full, closed=True)
@@ -3342,7 +3344,7 @@ class AlmaVar(Generic[_T]):
             raise DuplicateNameError(full, "take it with branches(), or drop_branch() it first")
         return branch  # type: ignore[no-any-return]
 
-    def branches(self) -> "Dict[str, AlmaVar[_T]]":
+    def branches(self) -> Dict[str, AlmaVar[_T]]:
         """Return the branches by name, each followed by its own, which are named branch@name."""
         found: Dict[str, AlmaVar[_T]] = {}
         for name, branch in self._branches.current().copy().items():
@@ -3350,7 +3352,7 @@ class AlmaVar(Generic[_T]):
             found.update({f"{name}@{inner}": nested for inner, nested in branch.branches().items()})
         return found
 
-    def drop_branch(self, name: str) -> "AlmaVar[_T]":
+    def drop_branch(self, name: str) -> AlmaVar[_T]:
         """Forget a branch and those that left it; they live on for whoever holds them. Returns the variable.
 
         *name* is one of branches(); UnknownNameError if it is not there, FrozenError once closed.
@@ -3369,8 +3371,8 @@ class AlmaVar(Generic[_T]):
         self._monitor.tell()
 
     def merge(
-        self, other: "AlmaVar[_T]", *, resolve: Optional[Resolver] = None, label: Optional[str] = None
-    ) -> "AlmaVar[_T]":
+        self, other: AlmaVar[_T], *, resolve: Optional[Resolver] = None, label: Optional[str] = None
+    ) -> AlmaVar[_T]:
         """Append what *other* has changed to what this variable has, and return the variable.
 
         Three-way, by path of dicts and members of sets: what one side changed wins over what the other left as it was.
@@ -3398,7 +3400,7 @@ class AlmaVar(Generic[_T]):
         self._monitor.run(self._merge, other, resolve, note)
         return self
 
-    def _merge(self, other: "AlmaVar[_T]", resolve: Optional[Resolver], label: str) -> None:
+    def _merge(self, other: AlmaVar[_T], resolve: Optional[Resolver], label: str) -> None:
         head, theirs = self._writable(), other._head()
         owner, index, stored = self._base(head, other, theirs)
         base = owner._log.open(index, stored)
@@ -3408,7 +3410,7 @@ class AlmaVar(Generic[_T]):
         facts = _Facts(head[0], (), (other._home(theirs[0] - 1), theirs[0] - 1, theirs[1]))
         self._append(head, self._admitted(packed, again=True), label, facts)
 
-    def _base(self, head: _Head, other: "AlmaVar[_T]", theirs: _Head) -> "Tuple[AlmaVar[_T], int, Any]":
+    def _base(self, head: _Head, other: AlmaVar[_T], theirs: _Head) -> Tuple[AlmaVar[_T], int, Any]:
         """Return the last record that both sides have seen: whose it is, its index and stored value."""
         apart = [fork for pair in zip_longest(self._forks, other._forks) if pair[0] is not pair[1] for fork in pair]
         parted = min(filter(None, apart), key=lambda fork: fork.at)
@@ -3436,7 +3438,7 @@ class AlmaVar(Generic[_T]):
 
     def set_async(
         self, value: _T, *, label: Optional[str] = None, expect: Optional[int] = None
-    ) -> "Coroutine[Any, Any, AlmaVar[_T]]":
+    ) -> Coroutine[Any, Any, AlmaVar[_T]]:
         """Append *value* as set() does; to be awaited. Returns the variable when the listeners have run.
 
         Coroutines of one loop take turns; async validators and listeners are awaited. With a journal, a thread writes
@@ -3446,8 +3448,8 @@ class AlmaVar(Generic[_T]):
         return _set_async(self, value, _checked_label(label, self._traced), expect)
 
     def update_async(
-        self, fn: "Callable[..., Union[_T, Awaitable[_T]]]", *args: Any, label: Optional[str] = None
-    ) -> "Coroutine[Any, Any, AlmaVar[_T]]":
+        self, fn: Callable[..., Union[_T, Awaitable[_T]]], *args: Any, label: Optional[str] = None
+    ) -> Coroutine[Any, Any, AlmaVar[_T]]:
         """Append fn(current value, *args), where *fn* may be async; to be awaited. Returns the variable.
 
         No lock of threads is held while *fn* runs: if the variable has been changed meanwhile, it is called again with
@@ -3455,14 +3457,14 @@ class AlmaVar(Generic[_T]):
         """
         return _update_async(self, fn, args, _checked_label(label, self._traced))
 
-    def rollback_async(self, index: int, *, label: Optional[str] = None) -> "Coroutine[Any, Any, AlmaVar[_T]]":
+    def rollback_async(self, index: int, *, label: Optional[str] = None) -> Coroutine[Any, Any, AlmaVar[_T]]:
         """Append the value of record *index* as rollback() does; to be awaited, as set_async()."""
         note = _checked_label(label) or f"rollback to index {index}"
         return _rollback_async(self, _whole("an index", index), note)
 
     def changes(
         self, since: Union[int, _When, None] = None, *, latest_only: bool = False
-    ) -> "_Changes[ChangeRecord[_T]]":
+    ) -> _Changes[ChangeRecord[_T]]:
         """Return the records from *since* on, as they come: ``async for record in var.changes()``.
 
         *since* is an index, or a moment as for at(), after which; None means from now, that is this call. None is
@@ -3473,8 +3475,8 @@ class AlmaVar(Generic[_T]):
         return _changes(self, since, latest_only)
 
     def wait_for(
-        self, wanted: "Union[Callable[[_T], object], _T]", *, timeout: Optional[float] = None
-    ) -> "Coroutine[Any, Any, ChangeRecord[_T]]":
+        self, wanted: Union[Callable[[_T], object], _T], *, timeout: Optional[float] = None
+    ) -> Coroutine[Any, Any, ChangeRecord[_T]]:
         """Return the current record, or the first to come, of which *wanted* is true; to be awaited.
 
         *wanted* is a predicate of the value, or a value that is to be equal. It need be true for one record only.
@@ -3483,7 +3485,7 @@ class AlmaVar(Generic[_T]):
         """
         return _wait_for(self, wanted, timeout)
 
-    def wait(self, wanted: "Union[Callable[[_T], object], _T]", timeout: Optional[float] = None) -> ChangeRecord[_T]:
+    def wait(self, wanted: Union[Callable[[_T], object], _T], timeout: Optional[float] = None) -> ChangeRecord[_T]:
         """Return the current record, or the first to come, of which *wanted* is true: wait_for() for threads.
 
         RuntimeError inside a guest or a transaction.
@@ -3492,7 +3494,7 @@ class AlmaVar(Generic[_T]):
 
     # -- the past run through a function: handed over to the room Replay
 
-    def replay(self, fn: Callable[[_T], object], *, speed: Optional[float] = None) -> "Iterator[Step]":
+    def replay(self, fn: Callable[[_T], object], *, speed: Optional[float] = None) -> Iterator[Step]:
         """Call *fn* with each kept value, oldest first, and yield a Step(record, result, error) for each.
 
         What is kept now is replayed; *fn* runs when a step is asked for, gets a value of its own, and what it raises
@@ -3546,7 +3548,7 @@ class AlmaVar(Generic[_T]):
         keep_for: Union[timedelta, float, None] = None,
         trace: bool = False,
         schema: Any = None,
-    ) -> "AlmaVar[Any]":
+    ) -> AlmaVar[Any]:
         """Return the variable of a file as it was saved, its branches too; *name* says which of several.
 
         Indices, times, undo and redo, freezing and retention go on as if nothing had happened; guests are given here
@@ -3562,22 +3564,22 @@ class AlmaVar(Generic[_T]):
 
     # -- the owner's functions
 
-    def add_validator(self, fn: Validator[_T]) -> "AlmaVar[_T]":
+    def add_validator(self, fn: Validator[_T]) -> AlmaVar[_T]:
         """Have *fn* called with each new value before it is kept; it raises to reject it. Returns the variable."""
         self._monitor.run(self._set_guests, "_validators", _with, *map(_as_validator, _functions("validators", [fn])))
         return self
 
-    def remove_validator(self, fn: Validator[_T]) -> "AlmaVar[_T]":
+    def remove_validator(self, fn: Validator[_T]) -> AlmaVar[_T]:
         """Call *fn* no longer; ValueError if it is not among the validators. Returns the variable."""
         self._monitor.run(self._set_guests, "_validators", _without, fn)
         return self
 
-    def add_listener(self, fn: Listener[_T]) -> "AlmaVar[_T]":
+    def add_listener(self, fn: Listener[_T]) -> AlmaVar[_T]:
         """Have *fn* called with the variable and the new record after each change. Returns the variable."""
         self._monitor.run(self._set_guests, "_listeners", _with, *map(_as_listener, _functions("listeners", [fn])))
         return self
 
-    def remove_listener(self, fn: Listener[_T]) -> "AlmaVar[_T]":
+    def remove_listener(self, fn: Listener[_T]) -> AlmaVar[_T]:
         """Call *fn* no longer; ValueError if it is not among the listeners. Returns the variable."""
         self._monitor.run(self._set_guests, "_listeners", _without, fn)
         return self
@@ -3664,11 +3666,11 @@ class _Draft:
         self,
         heads: Dict[_Log, _Head],
         tables: Dict[_Table, Dict[str, Any]],
-        changes: "Dict[Tuple[_Log, int], Tuple[AlmaVar[Any], Tuple[Any, ...], int]]",
+        changes: Dict[Tuple[_Log, int], Tuple[AlmaVar[Any], Tuple[Any, ...], int]],
     ) -> None:
         self.heads, self.tables, self.changes = heads, tables, changes
 
-    def copy(self) -> "_Draft":
+    def copy(self) -> _Draft:
         """Return one that can go its own way. O(changes and entries of changed tables)."""
         tables = {table: entries.copy() for table, entries in self.tables.items()}
         return _Draft(self.heads.copy(), tables, self.changes.copy())
@@ -3705,7 +3707,7 @@ class _Transaction:
             return self.draft.heads.get(log, log.head)
         return log.head
 
-    def put(self, var: "AlmaVar[Any]", head: _Head) -> None:
+    def put(self, var: AlmaVar[Any], head: _Head) -> None:
         """Take a variable's next head into the draft. The change is noted first: storing the head makes it one."""
         log, change = var._log, (var._log, head[0] - 1)
         if head[0] > self.head(log)[0]:
@@ -3724,7 +3726,7 @@ class _Transaction:
         changes = list(self.draft.changes)
         return min((index for changed, index in changes if changed is log), default=self.head(log)[0])
 
-    def bear(self, var: "AlmaVar[Any]", since: int, listeners: Tuple[Any, ...] = ()) -> None:
+    def bear(self, var: AlmaVar[Any], since: int, listeners: Tuple[Any, ...] = ()) -> None:
         """Take a new variable into the draft, whose records from index *since* on belong to this transaction."""
         log, depth = var._log, self.monitor.depth()
         count, _, layout, _ = log.head
@@ -3734,7 +3736,7 @@ class _Transaction:
         self._touch(var)
         self.draft.heads[log] = log.head
 
-    def _touch(self, var: "AlmaVar[Any]") -> None:
+    def _touch(self, var: AlmaVar[Any]) -> None:
         if var._transaction is not self:
             self.touched.append(var)
             var._transaction = self
@@ -3848,7 +3850,7 @@ class AlmaRegistry:
         if journal is not None:
             self.journal(journal, durability=durability, types=types)
 
-    def _changeable(self, name: str) -> "Dict[str, AlmaVar[Any]]":
+    def _changeable(self, name: str) -> Dict[str, AlmaVar[Any]]:
         """Return the variables by name, of which *name* is to be changed. Assumes the lock; FrozenError once closed."""
         if self._monitor.idle is _CLOSED:
             raise FrozenError(name, closed=True)
@@ -3869,7 +3871,7 @@ class AlmaRegistry:
         validators: Optional[Iterable[Validator[_T]]] = None,
         on_change: Optional[Iterable[Listener[_T]]] = None, middleware: Optional[Iterable[Middleware]] = None,
         keep_last: Optional[int] = None, keep_for: Union[timedelta, float, None] = None, trace: bool = False,
-        schema: "Union[Schema[_T], Type[_T]]",
+        schema: Union[Schema[_T], Type[_T]],
         overwrite: bool = False, exist_ok: bool = False,
     ) -> AlmaVar[_T]: ...  # fmt: skip
     @overload
@@ -3969,7 +3971,7 @@ class AlmaRegistry:
         trace: bool = False,
         schema: Optional[Mapping[str, Any]] = None,
         exist_ok: bool = False,
-    ) -> "AlmaNamespace":
+    ) -> AlmaNamespace:
         """Make a dict whose keys are variables of this registry, named name.key, and return it.
 
         The options are those of each variable; *schema* is a dict of them by key, and other keys take any value.
@@ -3988,7 +3990,7 @@ class AlmaRegistry:
         except KeyError:
             raise UnknownNameError(name, names.copy()) from None
 
-    def all_vars(self) -> "Dict[str, AlmaVar[Any]]":
+    def all_vars(self) -> Dict[str, AlmaVar[Any]]:
         """Return the variables by name, in the order they were first watched, in a dict of the caller's own. O(n)."""
         return self._vars.current().copy()
 
@@ -4130,7 +4132,7 @@ class AlmaRegistry:
         if outer is None and monitor.notices:
             monitor.deliver(monitor.time)
 
-    def transact_async(self, fn: Callable[[], _T], *, label: Optional[str] = None) -> "Coroutine[Any, Any, _T]":
+    def transact_async(self, fn: Callable[[], _T], *, label: Optional[str] = None) -> Coroutine[Any, Any, _T]:
         """Run fn() in one transaction on a thread of the registry's own, and return what it returns; to be awaited.
 
         *fn* is a plain function that sets what it likes; what it raises is raised here, and nothing was changed. No
@@ -4140,7 +4142,7 @@ class AlmaRegistry:
 
     def changes(
         self, since: Optional[_When] = None, *, latest_only: bool = False
-    ) -> "_Changes[Tuple[AlmaVar[Any], ChangeRecord[Any]]]":
+    ) -> _Changes[Tuple[AlmaVar[Any], ChangeRecord[Any]]]:
         """Return the records of all variables as (variable, record), in the order of time, as they come.
 
         As changes() of a variable, but *since* is no index; new variables are followed from their first record on,
@@ -4167,12 +4169,12 @@ class AlmaRegistry:
         """
         _save(path, format, types, self._monitor, self._everything)
 
-    def _everything(self) -> Tuple[Iterable[AlmaVar[Any]], "Iterable[AlmaNamespace]"]:
+    def _everything(self) -> Tuple[Iterable[AlmaVar[Any]], Iterable[AlmaNamespace]]:
         return self._vars.current().values(), self._namespaces.current().values()
 
     def load(
         self, path: _Path, *, format: Optional[str] = None, types: _Types = (), trust: bool = False
-    ) -> "AlmaRegistry":
+    ) -> AlmaRegistry:
         """Take all variables, branches and namespaces of a file into this registry, and return the registry.
 
         All or none: DuplicateNameError for a name that is taken. The first watch() or namespace() of a name takes what
@@ -4222,14 +4224,14 @@ class AlmaRegistry:
         """
         _compact(self)
 
-    def __enter__(self) -> "AlmaRegistry":
+    def __enter__(self) -> AlmaRegistry:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
 
-def _cut(variables: "Dict[str, AlmaVar[Any]]", cutoff: Optional[int]) -> Dict[str, Tuple[_Log, int, Any]]:
+def _cut(variables: Dict[str, AlmaVar[Any]], cutoff: Optional[int]) -> Dict[str, Tuple[_Log, int, Any]]:
     """Return where the values of variables are stored, now or as of a time: log, index, stored. Assumes the lock."""
     while True:
         heads = [(name, var, var._head()) for name, var in variables.copy().items()]
@@ -4489,7 +4491,7 @@ class AlmaNamespace(MutableMapping[str, Any]):
         trail = [(key, record) for key, records in trails for record in records]
         return sorted(trail, key=lambda entry: entry[1]._time)
 
-    def rollback(self, moment: _When, *, label: Optional[str] = None) -> "AlmaNamespace":
+    def rollback(self, moment: _When, *, label: Optional[str] = None) -> AlmaNamespace:
         """Bring the whole namespace back to an aware datetime, or to so long ago, and return it.
 
         One transaction; appends where the value differs. Keys that were not there are deleted, deleted ones come
@@ -4507,7 +4509,7 @@ class AlmaNamespace(MutableMapping[str, Any]):
 
     # -- guests and freezing
 
-    def add_listener(self, fn: Listener[Any]) -> "AlmaNamespace":
+    def add_listener(self, fn: Listener[Any]) -> AlmaNamespace:
         """Have *fn* called with the variable and the record of each change of a key, new keys included, not deletions.
 
         Returns the namespace.
@@ -4515,7 +4517,7 @@ class AlmaNamespace(MutableMapping[str, Any]):
         self._monitor.run(self._set_listeners, _with, *map(_as_listener, _functions("listeners", [fn])))
         return self
 
-    def remove_listener(self, fn: Listener[Any]) -> "AlmaNamespace":
+    def remove_listener(self, fn: Listener[Any]) -> AlmaNamespace:
         """Call *fn* no longer; ValueError if it is not among the listeners. Returns the namespace."""
         self._monitor.run(self._set_listeners, _without, fn)
         return self
@@ -4546,15 +4548,15 @@ class AlmaNamespace(MutableMapping[str, Any]):
         """Take a first namespace() back."""
         self._options, self._listeners, self._pack, self._resumed = before
 
-    def freeze(self) -> "AlmaNamespace":
+    def freeze(self) -> AlmaNamespace:
         """Forbid changes of all keys, and new keys: they raise FrozenError until thaw(). Returns the namespace."""
         return self._freeze(AlmaVar.freeze)
 
-    def thaw(self) -> "AlmaNamespace":
+    def thaw(self) -> AlmaNamespace:
         """Allow changes of all keys, and new keys. Returns the namespace."""
         return self._freeze(AlmaVar.thaw)
 
-    def _freeze(self, verb: Callable[[AlmaVar[Any]], object]) -> "AlmaNamespace":
+    def _freeze(self, verb: Callable[[AlmaVar[Any]], object]) -> AlmaNamespace:
         with self._registry.transaction():
             flags = self._flags.changeable()
             flags.clear()
@@ -5512,7 +5514,7 @@ def _header(
     anchor: Optional[List[Any]] = None,
     fork: Any = None,
     retired: bool = False,
-    bases: "Optional[Dict[Tuple[int, weakref.ref[_Line]], _Base]]" = None,
+    bases: Optional[Dict[Tuple[int, weakref.ref[_Line]], _Base]] = None,
 ) -> Dict[str, Any]:
     """Return the header of a variable's line, which *head* ends: all that is known of it but its records."""
     layout, log, known = head[2], var._log, []
@@ -6073,7 +6075,7 @@ def _refuse_borrowed(path: str) -> None:
 
 
 @contextmanager
-def _opened(path: str) -> "Generator[Any, None, None]":
+def _opened(path: str) -> Generator[Any, None, None]:
     """Hand out a connection that reads a database: of a copy, so that a stranger's stays untouched, unless it is live.
 
     All that is read belongs to one moment.
@@ -6205,7 +6207,7 @@ def _pickle_bytes(document: _Document, stored: List[List[Any]]) -> bytes:
     return _write_pickle([1, document.records, document.head, list(map(_text, document.spaces)), lines])
 
 
-def _int64s(numbers: "array[int]") -> "array[int]":
+def _int64s(numbers: array[int]) -> array[int]:
     """Return numbers of this machine as little-endian ones, or the other way round."""
     if sys.byteorder == "big":
         numbers.byteswap()
@@ -6468,7 +6470,7 @@ class Verdict(str):
     records: int
     head: str
 
-    def __new__(cls, text: str, ok: bool = False, records: int = 0, head: str = "") -> "Verdict":
+    def __new__(cls, text: str, ok: bool = False, records: int = 0, head: str = "") -> Verdict:
         verdict = super().__new__(cls, text)
         verdict.ok, verdict.records, verdict.head = ok, records, head
         return verdict
@@ -6511,7 +6513,7 @@ class _Entry:
 
     __slots__ = ("anchor", "at", "known", "newest", "number", "parent", "shared", "start", "var")
 
-    def __init__(self, number: int, var: AlmaVar[Any], parent: "Optional[_Entry]", shares: bool) -> None:
+    def __init__(self, number: int, var: AlmaVar[Any], parent: Optional[_Entry], shares: bool) -> None:
         self.number, self.var, self.at = number, var, var._forks[-1].at
         self.parent, self.shared = parent, parent if shares else None
         self.start = self.at + 1 if shares else 1
@@ -6519,7 +6521,7 @@ class _Entry:
         self.newest: Tuple[int, bytes] = 0, b""
         self.known: Tuple[Any, ...] = ()
 
-    def holder(self, index: int) -> "_Entry":
+    def holder(self, index: int) -> _Entry:
         """Return the entry among whose rows that of a record is, if it is still there."""
         return self if self.shared is None or index > self.at else self.shared.holder(index)
 
@@ -7250,7 +7252,7 @@ _NEWER = """SELECT line, name, idx, time, label, value FROM lines CROSS JOIN rec
 
 def _tail(
     path: str, types: _Types = (), start: bool = False, pause: float = 0.2
-) -> "Iterator[Tuple[str, ChangeRecord[Any]]]":
+) -> Iterator[Tuple[str, ChangeRecord[Any]]]:
     """Yield (name, record) of each change as it comes into a journal, in the order of time; *start* begins with all.
 
     Reads only, while another process writes. Waits so many seconds when there is nothing new, and never ends.
@@ -7384,7 +7386,7 @@ class _AsyncListener(_AsyncGuest):
             _report("listener %r of %r is dropped: its loop is closed", self.fn, var._name)
             var._monitor.run(var._set_guests, "_listeners", _less, self)
 
-    def pass_through(self, gate: "_Gate") -> None:
+    def pass_through(self, gate: _Gate) -> None:
         """Open a gate when all that came before it has been heard."""
         try:
             self.loop.call_soon_threadsafe(self._take, (None, gate), context=self.context)
@@ -7608,7 +7610,7 @@ async def _by_writer(monitor: _Monitor, call: Callable[[], Any], alone: bool = F
 
 # -- changing
 
-_locks: "weakref.WeakValueDictionary[Any, Any]" = weakref.WeakValueDictionary()  # by loop and line, while they are used
+_locks: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()  # by loop and line, while they are used
 
 
 def _lock_of(var: AlmaVar[Any]) -> Any:
@@ -7924,7 +7926,7 @@ def _changes(var: AlmaVar[_T], since: Union[int, _When, None], latest: bool) -> 
 
 def _all_changes(
     registry: AlmaRegistry, since: Optional[_When], latest: bool
-) -> "_Changes[Tuple[AlmaVar[Any], ChangeRecord[Any]]]":
+) -> _Changes[Tuple[AlmaVar[Any], ChangeRecord[Any]]]:
     changes: _Changes[Tuple[AlmaVar[Any], ChangeRecord[Any]]]
     changes = _Changes(registry._monitor, None, registry._vars, latest)
     if since is not None:
@@ -8029,7 +8031,7 @@ class Schema(Generic[_T]):
     ) -> None: ...
     @overload
     def __init__(
-        self: "Schema[Any]", type: object, *, strict: bool = False, upgrade: Optional[Callable[[Any], object]] = None
+        self: Schema[Any], type: object, *, strict: bool = False, upgrade: Optional[Callable[[Any], object]] = None
     ) -> None: ...
     def __init__(self, type: Any, *, strict: bool = False, upgrade: Optional[Callable[[Any], object]] = None) -> None:
         pydantic = _of_extra("pydantic", "pydantic")
@@ -8048,7 +8050,7 @@ class Schema(Generic[_T]):
     def __repr__(self) -> str:
         return f"Schema({self.type!r}{', strict=True' * self.strict}{', upgrade=...' * (self.upgrade is not None)})"
 
-    def _maker(self, kind: Any) -> "Optional[_Maker]":
+    def _maker(self, kind: Any) -> Optional[_Maker]:
         """Return what makes objects of a class from their fields, None for a class whose objects it can't make."""
         if kind not in self._makers:
             base = sys.modules["pydantic"].BaseModel
