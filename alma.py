@@ -278,12 +278,12 @@ class PrunedError(RollbackError):
     """Raised when a record was asked for that retention has removed.
 
     >>> str(PrunedError("price", 9, first=40))
-    "'price' no longer keeps record 9; the oldest kept is 40"
+    "'price' no longer keeps record 9; the next kept is 40"
     """
 
     def __init__(self, name: str, index: Any, first: int) -> None:
         what = f"record {index}" if isinstance(index, int) else f"what was in force at {index}"
-        super().__init__(name, index, f"no longer keeps {what}; the oldest kept is {first}")
+        super().__init__(name, index, f"no longer keeps {what}; the next kept is {first}")
         self.index, self.first = index, first
 
 
@@ -363,14 +363,14 @@ class MiddlewareError(AlmaError, ValueError):
 class SchemaError(AlmaError, ValueError):
     """Raised when record *index* was made before the schema and does not fit it; its cause says all of why.
 
-    *path* leads to the part that does not fit.
+    *path* leads to the part that does not fit, in what *upgrade* returned where there is one.
 
     >>> str(SchemaError("config", 3, ("port",), "Field required"))
     "'config': record 3 does not fit the schema: ['port']: Field required; Schema(..., upgrade=fn) can make it fit"
     """
 
-    def __init__(self, name: str, index: int, path: Sequence[Any], reason: str) -> None:
-        fits = "Schema(..., upgrade=fn) can make it fit"
+    def __init__(self, name: str, index: int, path: Sequence[Any], reason: str, upgraded: bool = False) -> None:
+        fits = "upgrade= has to return what fits" if upgraded else "Schema(..., upgrade=fn) can make it fit"
         super().__init__(f"{name!r}: record {index} does not fit the schema: {_shown_path(path)}: {reason}; {fits}")
         self.name, self.index, self.path, self.reason = name, index, tuple(path), reason
 
@@ -3467,10 +3467,11 @@ class AlmaVar(Generic[_T]):
     ) -> _Changes[ChangeRecord[_T]]:
         """Return the records from *since* on, as they come: ``async for record in var.changes()``.
 
-        *since* is an index, or a moment as for at(), after which; None means from now, that is this call. None is
-        left out or comes twice, however fast they come, for they are read from the log: PrunedError if the next one
-        has been forgotten by then. *latest_only* leaves out those that there are newer ones of. Ends when the variable
-        is unregistered, overwritten or dropped, or the registry closed. Takes no lock.
+        *since* is an index, or a moment as for at(), after which; None means from this call on, so make it before
+        starting the task that reads. No record is left out or comes twice, however fast they come: they are read from
+        the log. PrunedError if the next one has been forgotten by then. *latest_only* leaves out those that there are
+        newer ones of. Ends when the variable is unregistered, overwritten or dropped, or the registry closed. Takes no
+        lock.
         """
         return _changes(self, since, latest_only)
 
@@ -7961,6 +7962,10 @@ def _found(changes: _Changes[ChangeRecord[_T]], test: Callable[..., Any]) -> Opt
         raise UnknownNameError(var._name, _public(var._monitor.names)) from None
 
 
+def _too_late(var: AlmaVar[Any], timeout: Optional[float]) -> str:
+    return f"{var._name!r} was not what was waited for within {timeout} s"
+
+
 async def _wait_for(var: AlmaVar[_T], wanted: Any, timeout: Optional[float]) -> ChangeRecord[_T]:
     test, changes = _test_of(wanted), _changes(var, _committed(var)[0] - 1, False)
     found = _found(changes, test)
@@ -7977,7 +7982,15 @@ async def _wait_for(var: AlmaVar[_T], wanted: Any, timeout: Optional[float]) -> 
 
     if found is not None:
         return found
-    return await (follow() if timeout is None else _asyncio().wait_for(follow(), timeout))
+    if timeout is None:
+        return await follow()
+    asyncio = _asyncio()
+    try:
+        return await asyncio.wait_for(follow(), timeout)
+    except asyncio.TimeoutError as error:
+        if error.args:  # the predicate's own
+            raise
+        raise asyncio.TimeoutError(_too_late(var, timeout)) from None
 
 
 def _awaited(
@@ -8002,7 +8015,7 @@ def _wait(var: AlmaVar[_T], wanted: Any, timeout: Optional[float]) -> ChangeReco
     try:
         return _awaited(changes, test, news, deadline)
     except Empty:
-        raise TimeoutError(f"{var._name!r} was not what was waited for within {timeout} s") from None
+        raise TimeoutError(_too_late(var, timeout)) from None
     finally:
         del monitor.followers[news]
 
@@ -8097,7 +8110,7 @@ class Schema(Generic[_T]):
                     raise
             return self._adapter.validate_python(self._upgraded(value), strict=False)
         except Exception as error:
-            raise SchemaError(name, index, *_misfit(error)) from error
+            raise SchemaError(name, index, *_misfit(error), self.upgrade is not None) from error
 
     def _upgraded(self, value: Any) -> Any:
         """Return what the owner's function makes of an old value."""

@@ -1,5 +1,7 @@
 """Tests of Alma: the house rules, then one section for each room of alma.py, under the same banners."""
 
+import __future__
+
 import ast
 import asyncio
 import base64
@@ -93,7 +95,7 @@ def rounds(short, full):
 SOURCE = Path(alma.__file__)
 README = Path(__file__).with_name("README.md")
 
-LIGHT = "dataclasses, array, bisect, copy, datetime, io, pickle, threading, time, typing"
+LIGHT = "__future__, dataclasses, array, bisect, copy, datetime, io, pickle, threading, time, typing"
 HEAVY = """
     aiohttp anywidget argparse asyncio cryptography deepdiff difflib hashlib html http json logging pydantic redis
     socket sqlite3 unittest urllib websockets zlib
@@ -163,11 +165,14 @@ def names(code, *operations):
     return {step.argval for step in dis.get_instructions(code) if step.opname in operations}
 
 
+UNEVALUATED = __future__.annotations.compiler_flag  # as alma.py itself: an annotation refers to nothing
+
+
 def references_down(source):
     """Return a pair for every reference from a definition to a name that a later room defines."""
     homes, loads = {}, set()
     for room, statement in statements(source):
-        module = compile(ast.Module([statement], []), "room", "exec")
+        module = compile(ast.Module([statement], []), "room", "exec", UNEVALUATED)
         for name in names(module, "STORE_NAME"):
             homes.setdefault(name, room)
         for owner, code in codes(module):
@@ -451,6 +456,7 @@ ERRORS = [
         {"name": "x", "index": 3, "path": ("port",), "reason": "no int"},
         "upgrade=fn",
     ),
+    (SchemaError("x", 3, (), "no int", upgraded=True), ValueError, {"index": 3, "path": ()}, "has to return what fits"),
     (MergeConflict("x", [(("a", 0), 1, 2, 3)]), Exception, {"conflicts": [(("a", 0), 1, 2, 3)]}, "['a'][0]; pass res"),
     (CodecError("value[3]", "a function"), TypeError, {"path": "value[3]", "reason": "a function"}, "types="),
     (DamagedTextError("no JSON"), CodecError, {"path": "text", "reason": "no JSON"}, "what to_json()"),
@@ -13283,11 +13289,27 @@ def test_a_record_that_was_so_for_a_moment_is_enough(wait, kept):
 @pytest.mark.parametrize("timeout", [0, 0.01, -1])
 def test_who_has_waited_long_enough_is_told_so(timeout):
     x = AlmaVar("x", 0)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError) as waiting:
         x.wait(1, timeout)
-    with pytest.raises(asyncio.TimeoutError):
+    with pytest.raises(asyncio.TimeoutError) as awaiting:
         asyncio.run(x.wait_for(1, timeout=timeout))
+    assert "'x'" in str(awaiting.value) and str(awaiting.value) == str(waiting.value)
     assert not x._monitor.followers
+
+
+def test_a_timeout_of_the_predicate_is_not_taken_for_that_of_the_wait():
+    def ask(value):
+        raise asyncio.TimeoutError("no answer")
+
+    async def use():
+        waiting = asyncio.ensure_future(x.wait_for(lambda value: value and ask(value), timeout=60))
+        await asyncio.sleep(0)
+        x.set(1)
+        await waiting
+
+    x = AlmaVar("x", 0)
+    with pytest.raises(asyncio.TimeoutError, match="no answer"):
+        asyncio.run(use())
 
 
 @pytest.mark.parametrize(
@@ -14269,6 +14291,7 @@ def test_a_record_that_upgrade_can_not_help_is_named(kept_file, made_of):
         with pytest.raises(SchemaError) as caught:
             x.get()
         assert (type(caught.value.__cause__).__name__, caught.value.path) == (cause, path)
+        assert "upgrade= has to return" in str(caught.value)
         with pytest.raises(type(caught.value.__cause__)):
             x.rollback(0)
         assert len(x) == 1
