@@ -7986,7 +7986,7 @@ async def _wait_for(var: AlmaVar[_T], wanted: Any, timeout: Optional[float]) -> 
         return await follow()
     asyncio = _asyncio()
     try:
-        return await asyncio.wait_for(follow(), timeout)
+        return await asyncio.wait_for(follow(), timeout)  # type: ignore[no-any-return]
     except asyncio.TimeoutError as error:
         if error.args:  # the predicate's own
             raise
