@@ -2684,6 +2684,14 @@ class AlmaVar(Generic[_T]):
         keep_last: Optional[int] = None, keep_for: Union[timedelta, float, None] = None, trace: bool = False,
         schema: object,
     ) -> None: ...  # fmt: skip
+    @overload
+    def __init__(  # AlmaVar[Model]("name", {...})
+        self, name: str, initial_value: Mapping[str, object], *, deep_copy: bool = True,
+        validators: Optional[Iterable[Validator[_T]]] = None,
+        on_change: Optional[Iterable[Listener[_T]]] = None, middleware: Optional[Iterable[Middleware]] = None,
+        keep_last: Optional[int] = None, keep_for: Union[timedelta, float, None] = None, trace: bool = False,
+        schema: None = None,
+    ) -> None: ...  # fmt: skip
     def __init__(
         self,
         name: str,
@@ -8142,7 +8150,20 @@ class Schema(Generic[_T]):
                     raise
             return self._adapter.validate_python(self._upgraded(value), strict=False)
         except Exception as error:
-            raise SchemaError(name, index, *_misfit(error)) from error
+            raise SchemaError(name, index, *self._misfit(error, value)) from error
+
+    def _misfit(self, error: Any, value: Any) -> Tuple[Tuple[Any, ...], str]:
+        """Return where an old value does not fit, and why: as a whole, where it was a part that could not be made."""
+        if not hasattr(error, "errors"):
+            return (), f"{type(error).__name__}: {error}"
+        first, found = error.errors(include_url=False)[0], []
+        path, reason = first["loc"], first["msg"]
+        try:
+            self._adapter.validate_python(_replaced(value, self._as_plain, {}))
+        except Exception as whole:
+            found = [] if not hasattr(whole, "errors") else whole.errors(include_url=False)
+        places = [other["loc"] for other in found if other["msg"] == reason and other["loc"][-len(path) :] == path]
+        return (places[0] if places else path), reason
 
     def _upgraded(self, value: Any) -> Any:
         """Return what the owner's function makes of an old value."""
@@ -8345,15 +8366,6 @@ def _refuse(title: str, kind: str, fields: Iterable[str]) -> None:
     raise sys.modules["pydantic_core"].ValidationError.from_exception_data(title, errors)
 
 
-def _misfit(error: Exception) -> Tuple[Tuple[Any, ...], str]:
-    """Return where a value does not fit, and why."""
-    found: Any = error
-    if not isinstance(error, sys.modules["pydantic_core"].ValidationError):
-        return (), f"{type(error).__name__}: {error}"
-    first: Any = found.errors(include_url=False)[0]
-    return first["loc"], first["msg"]
-
-
 def _replaced(value: Any, leaf: Callable[[Any, Callable[[Any], Any]], Any], seen: Dict[int, Any]) -> Any:
     """Return a value with leaf(part, inner) for each part that is neither container nor atom; itself if all stay.
 
@@ -8416,6 +8428,10 @@ if not TYPE_CHECKING:
 
         def __call__(self, *args, **kwargs):
             return self.__origin__(*args, **{"schema": _argument(self.__origin__, self.__args__), **kwargs})
+
+        def __getattribute__(self, name):  # a method load() would not be asked for: attributes are those of the class
+            value = super().__getattribute__(name)
+            return partial(value, schema=_argument(self.__origin__, self.__args__)) if name == "load" else value
 
     def _argument(cls, args):
         """Return the T of the AlmaVar[T] that a class with these arguments is."""

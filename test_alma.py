@@ -14192,6 +14192,13 @@ def test_a_filled_in_alias_is_what_other_generics_have():
         AlmaVar[int, str]
 
 
+def test_a_filled_in_alias_loads_by_its_schema(kept_file):
+    needs_extra("pydantic", "pydantic")
+    AlmaVar("x", "3").save(kept_file)
+    assert AlmaVar[int].load(kept_file).get() == 3
+    assert AlmaVar[int].load(kept_file, schema=str).get() == "3"
+
+
 def test_type_hints_give_an_alias_that_validates():
     needs_extra("pydantic", "pydantic")
 
@@ -14365,6 +14372,16 @@ def test_a_record_that_no_longer_fits_says_so_only_when_it_is_read(kept_file, ma
     with invalid():
         x.undo()
     assert len(x) == 2 and x.set({"host": "c", "port": 1}).get().port == 1
+
+
+def test_a_part_that_no_longer_fits_is_named_by_its_whole_path(kept_file, made_of):
+    def whole(kind):
+        return made_of("Config", hosts=typing.Dict[str, typing.List[made_of("Host", port=kind)]])
+
+    AlmaVar("x", {"hosts": {"a": [{"port": "80"}, {"port": "http"}]}}, schema=whole(str)).save(kept_file)
+    with pytest.raises(SchemaError) as caught:
+        AlmaVar.load(kept_file, schema=whole(int)).get()
+    assert caught.value.path == ("hosts", "a", 1, "port") and "'hosts'" in str(caught.value)
 
 
 def test_a_field_that_is_gone_or_new_without_a_default_does_not_fit(kept_file, made_of):
