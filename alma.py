@@ -8156,12 +8156,12 @@ class Schema(Generic[_T]):
         """Return where an old value does not fit, and why: as a whole, where it was a part that could not be made."""
         if not hasattr(error, "errors"):
             return (), f"{type(error).__name__}: {error}"
-        first, found = error.errors(include_url=False)[0], []
-        path, reason = first["loc"], first["msg"]
+        found: List[Any] = error.errors(include_url=False)
+        path, reason = found[0]["loc"], found[0]["msg"]
         try:
             self._adapter.validate_python(_replaced(value, self._as_plain, {}))
         except Exception as whole:
-            found = [] if not hasattr(whole, "errors") else whole.errors(include_url=False)
+            found = getattr(whole, "errors", lambda **_: [])(include_url=False)
         places = [other["loc"] for other in found if other["msg"] == reason and other["loc"][-len(path) :] == path]
         return (places[0] if places else path), reason
 
@@ -8429,9 +8429,10 @@ if not TYPE_CHECKING:
         def __call__(self, *args, **kwargs):
             return self.__origin__(*args, **{"schema": _argument(self.__origin__, self.__args__), **kwargs})
 
-        def __getattribute__(self, name):  # a method load() would not be asked for: attributes are those of the class
-            value = super().__getattribute__(name)
-            return partial(value, schema=_argument(self.__origin__, self.__args__)) if name == "load" else value
+        def __getattribute__(self, name):  # a method would not be asked for: attributes are those of the class
+            if name == "load":
+                return partial(self.__origin__.load, schema=_argument(self.__origin__, self.__args__))
+            return super().__getattribute__(name)
 
     def _argument(cls, args):
         """Return the T of the AlmaVar[T] that a class with these arguments is."""
