@@ -7417,7 +7417,7 @@ class _AsyncListener(_AsyncGuest):
 
     def _take(self, notice: Tuple[Any, Any]) -> None:
         self.queue.append(notice)
-        if self.task is None:
+        if self.task is None or self.task.done():  # an eager task ends first; one cancelled early has not begun
             self.task = self.loop.create_task(self._run())
 
     async def _run(self) -> None:

@@ -12820,6 +12820,33 @@ def test_an_async_listener_whose_loop_is_closed_is_dropped_with_a_report(caplog)
     elsewhere(lambda: asyncio.run(x.set_async(4)) and None)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="needs asyncio.eager_task_factory")
+@looped
+async def test_an_async_listener_runs_on_a_loop_with_eager_tasks(kept):
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+
+    async def listen(var, record):
+        heard.append(record.value)
+
+    x, heard = kept.watch("x", 0, on_change=[listen]), []
+    await x.set_async(1)
+    await x.set_async(2)
+    assert heard == [1, 2]
+
+
+@looped
+async def test_an_async_listener_that_is_cancelled_before_it_begins_goes_on_with_what_comes():
+    async def listen(var, record):
+        heard.append(record.value)
+
+    x, heard = AlmaVar("x", 0, on_change=[listen]), []
+    (listener,) = x.set(1)._listeners
+    await until(lambda: listener.task is not None)
+    listener.task.cancel()
+    await x.set_async(2)
+    assert heard == [1, 2]
+
+
 def loop_of_a_listener(x, listen):
     """Return the loop on which an async listener has been added, and a thread on which that runs."""
     loop = asyncio.new_event_loop()
