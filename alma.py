@@ -3095,7 +3095,8 @@ class AlmaVar(Generic[_T]):
     def _update(self, fn: Callable[..., Any], args: Tuple[Any, ...], label: _Label) -> None:
         head = self._writable()
         value = fn(self._value(head), *args)
-        _refuse_coroutine(fn, value, "use update_async")
+        if isinstance(value, CoroutineType) and _is_async(fn):  # else it is a value, of a kind that can't be copied
+            _refuse_coroutine(fn, value, "use update_async")
         self._append(head, self._admitted(self._take_in(value)), label)
 
     def edit(self, label: Optional[str] = None) -> ContextManager[_T]:
