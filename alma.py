@@ -3501,7 +3501,7 @@ class AlmaVar(Generic[_T]):
 
         *wanted* is a predicate of the value, or a value that is to be equal. It need be true for one record only.
         TimeoutError (before 3.11 asyncio's) after so many seconds; UnknownNameError if the variable is unregistered,
-        FrozenError if the registry is closed.
+        FrozenError if the registry is closed, PrunedError if a record that came meanwhile is no longer kept.
         """
         return _wait_for(self, wanted, timeout)
 
@@ -7489,8 +7489,6 @@ async def _heard(var: AlmaVar[Any]) -> None:
     Inside a listener that is awaited not those that are awaited, which may wait for it; inside a plain one, none.
     """
     monitor = var._monitor
-    if _is_turn(var) and monitor.idle is None:  # not inside a transaction, where others would be refused
-        await _turns(1)
     if monitor.notices and not _is_busy():
         if monitor.journal is None:
             monitor.deliver(_NEVER)
@@ -7507,6 +7505,8 @@ async def _heard(var: AlmaVar[Any]) -> None:
     if not _is_within("a listener"):
         for passing in [_passing(guest) for guest in var._listeners if type(guest) is _AsyncListener]:
             await _passed(*passing)
+    if _is_turn(var) and monitor.idle is None:  # not inside a transaction, where others would be refused
+        await _turns(1)
 
 
 def _is_turn(var: AlmaVar[Any]) -> bool:

@@ -12370,6 +12370,17 @@ async def test_who_changes_without_pause_lets_others_go_on(verb):
 
 
 @looped
+async def test_listeners_have_been_told_before_others_go_on():
+    x, heard = AlmaVar("x", 0), []
+    x.add_listener(lambda var, record: heard.append(record.value))
+    for number in range(1, 130):
+        change = asyncio.ensure_future(x.update_async(lambda value: value + 1))
+        await until(lambda number=number: x.get() == number)
+        change.cancel()
+        assert heard == list(range(1, number + 1))
+
+
+@looped
 async def test_control_without_comparing_an_update_is_lost(monkeypatch):
     x = AlmaVar("x", 0)
     step = AlmaVar._set
