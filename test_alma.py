@@ -12960,6 +12960,8 @@ async def test_a_coroutine_that_a_plain_function_returns_is_refused_and_not_forg
     async def check(value, *_):
         await asyncio.sleep(0)
 
+    gc.collect()
+    recwarn.clear()  # what other tests have left behind
     x, y = kept.watch("x", 0, validators=[lambda value: check(value) if value == 9 else None]), kept.watch("y", 0)
     for change in (x.set, x.set_async, lambda value: x.update(lambda _: value), lambda value: y.update(check)):
         with pytest.raises(TypeError, match="nobody awaits"):
