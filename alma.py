@@ -62,7 +62,7 @@ from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from functools import cached_property, lru_cache, partial, wraps
 from itertools import accumulate, combinations, islice, product, repeat, takewhile, zip_longest
 from time import monotonic, sleep, time_ns
-from types import CodeType
+from types import CodeType, CoroutineType
 from typing import (
     TYPE_CHECKING,
     AbstractSet,
@@ -314,11 +314,12 @@ class UnknownNameError(AlmaError, KeyError):
         self.name, self.known, self.deleted = name, sorted(known), deleted
         close = difflib.get_close_matches(str(name), self.known[:1_000], 1)  # of 20,000 names it would take 0.4 s
         hint = f"did you mean {close[0]!r}?" if close else f"{makes} makes one"
-        super().__init__(
-            f"{name!r} has been deleted; history() and at() show what it was, set() and rollback() bring it back"
-            if deleted
-            else f"no variable is named {name!r}; {hint}"
-        )
+        text = f"no variable is named {name!r}; {hint}"
+        if name in self.known:  # one that was overwritten or unregistered
+            text = f"{name!r} no longer names the variable that was meant"
+        if deleted:
+            text = f"{name!r} has been deleted; history() and at() show what it was, set() and rollback() bring it back"
+        super().__init__(text)
 
     __str__ = Exception.__str__  # KeyError's shows the repr
 
@@ -2403,7 +2404,9 @@ class _Monitor:
         shared = None if opener or type(stored) in _OPEN else _make_record(index, stored, time, label)
         for listener in remaining:
             try:
-                listener(var, shared or _make_record(index, stored, time, label, opener))
+                result = listener(var, shared or _make_record(index, stored, time, label, opener))
+                if result is not None:
+                    _refuse_coroutine(listener, result, "add the async function itself")
             except Exception:
                 _report("listener %r of %r failed at record %d", listener, var._name, index)
 
@@ -2544,6 +2547,13 @@ def _is_async(fn: Any) -> bool:
     return bool(getattr(code, "co_flags", 0) & 0x180)  # a coroutine function, or made one by types.coroutine
 
 
+def _refuse_coroutine(fn: Any, result: Any, instead: str) -> None:
+    """Raise TypeError if a function that did not look async was: nobody would await what it returned."""
+    if isinstance(result, CoroutineType):
+        result.close()  # or Python warns that nobody awaited it
+        raise TypeError(f"{fn!r} returned {result!r}, which nobody awaits: {instead}")
+
+
 def _as_listener(fn: Any) -> Any:
     return _AsyncListener(fn) if _is_async(fn) else fn
 
@@ -2676,6 +2686,14 @@ class AlmaVar(Generic[_T]):
         keep_last: Optional[int] = None, keep_for: Union[timedelta, float, None] = None, trace: bool = False,
         schema: object,
     ) -> None: ...  # fmt: skip
+    @overload
+    def __init__(  # AlmaVar[Model]("name", {...})
+        self, name: str, initial_value: Mapping[str, object], *, deep_copy: bool = True,
+        validators: Optional[Iterable[Validator[_T]]] = None,
+        on_change: Optional[Iterable[Listener[_T]]] = None, middleware: Optional[Iterable[Middleware]] = None,
+        keep_last: Optional[int] = None, keep_for: Union[timedelta, float, None] = None, trace: bool = False,
+        schema: None = None,
+    ) -> None: ...  # fmt: skip
     def __init__(
         self,
         name: str,
@@ -2754,8 +2772,8 @@ class AlmaVar(Generic[_T]):
         if packed is DELETED:
             return packed
         for validator in self._validators:
-            if validator not in awaited:
-                validator(_unpack(packed))
+            if validator not in awaited and (result := validator(_unpack(packed))) is not None:
+                _refuse_coroutine(validator, result, "add the async function itself, and use set_async")
         return packed if self._chain is None else self._pack(self._chain.encode(_unpack(packed), again))
 
     def _head(self) -> _Head:
@@ -3078,7 +3096,10 @@ class AlmaVar(Generic[_T]):
 
     def _update(self, fn: Callable[..., Any], args: Tuple[Any, ...], label: _Label) -> None:
         head = self._writable()
-        self._append(head, self._admitted(self._take_in(fn(self._value(head), *args))), label)
+        value = fn(self._value(head), *args)
+        if isinstance(value, CoroutineType) and _is_async(fn):  # else it is a value, of a kind that can't be copied
+            _refuse_coroutine(fn, value, "use update_async")
+        self._append(head, self._admitted(self._take_in(value)), label)
 
     def edit(self, label: Optional[str] = None) -> ContextManager[_T]:
         """Hand out a mutable value to be changed in place: ``with var.edit() as draft``.
@@ -3441,9 +3462,9 @@ class AlmaVar(Generic[_T]):
     ) -> Coroutine[Any, Any, AlmaVar[_T]]:
         """Append *value* as set() does; to be awaited. Returns the variable when the listeners have run.
 
-        Coroutines of one loop take turns; async validators and listeners are awaited. With a journal, a thread writes
-        what all coroutines have handed to it, and runs validators, middleware and plain listeners. When cancelled, the
-        change is whole or absent. Raises what set() raises.
+        Coroutines of one loop take turns; async validators are awaited, and async listeners where their loop runs. With
+        a journal, a thread writes what all coroutines have handed to it, and runs validators, middleware and plain
+        listeners. When cancelled, the change is whole or absent. Raises what set() raises.
         """
         return _set_async(self, value, _checked_label(label, self._traced), expect)
 
@@ -3453,7 +3474,8 @@ class AlmaVar(Generic[_T]):
         """Append fn(current value, *args), where *fn* may be async; to be awaited. Returns the variable.
 
         No lock of threads is held while *fn* runs: if the variable has been changed meanwhile, it is called again with
-        the newer value, and no change is lost. Otherwise as set_async().
+        the newer value, and no change is lost. After 8 tries a plain *fn* is called under the lock, as by update(), so
+        that no thread can go before it for ever; an async one goes on trying. Otherwise as set_async().
         """
         return _update_async(self, fn, args, _checked_label(label, self._traced))
 
@@ -3482,7 +3504,7 @@ class AlmaVar(Generic[_T]):
 
         *wanted* is a predicate of the value, or a value that is to be equal. It need be true for one record only.
         TimeoutError (before 3.11 asyncio's) after so many seconds; UnknownNameError if the variable is unregistered,
-        FrozenError if the registry is closed.
+        FrozenError if the registry is closed, PrunedError if a record that came meanwhile is no longer kept.
         """
         return _wait_for(self, wanted, timeout)
 
@@ -3702,11 +3724,13 @@ class _Transaction:
         """Whether it has been committed or aborted."""
         return self.committed or not self.owner
 
+    def is_mine(self) -> bool:
+        """Tell whether the calling thread opened it, and the calling task if one did."""
+        return self.owner == _get_ident() and (self.task is None or self.task is _current_task())
+
     def head(self, log: _Log) -> _Head:
-        """Return the head of a log that the calling thread may see."""
-        if self.committed or self.owner == _get_ident():
-            return self.draft.heads.get(log, log.head)
-        return log.head
+        """Return the head of a log that the calling thread or task may see."""
+        return self.draft.heads.get(log, log.head) if self.committed or self.is_mine() else log.head
 
     def put(self, var: AlmaVar[Any], head: _Head) -> None:
         """Take a variable's next head into the draft. The change is noted first: storing the head makes it one."""
@@ -3743,10 +3767,8 @@ class _Transaction:
             var._transaction = self
 
     def entries(self, table: _Table) -> Dict[str, Any]:
-        """Return the entries of a table that the calling thread may see."""
-        if self.committed or self.owner == _get_ident():
-            return self.draft.tables.get(table, table.entries)
-        return table.entries
+        """Return the entries of a table that the calling thread or task may see."""
+        return self.draft.tables.get(table, table.entries) if self.committed or self.is_mine() else table.entries
 
     def own(self, table: _Table) -> Dict[str, Any]:
         """Return the draft's entries of a table. O(entries) for the first change."""
@@ -3774,12 +3796,14 @@ class _Transaction:
 
     def require_end(self) -> None:
         """Raise RuntimeError where blocks that were opened one in the other are not closed so, as by two coroutines."""
-        if self.open or self.owner != _get_ident():
-            raise RuntimeError("a transaction ended before one inside it, or in another thread: nothing was changed")
+        if self.open or not self.is_mine():
+            raise RuntimeError(
+                "a transaction ended before one inside it, or in another thread or task: nothing changed"
+            )
 
     def require_task(self) -> None:
         """Raise RuntimeError in another coroutine than that which opened it, if one did."""
-        if self.task is not None and self.task is not _current_task():
+        if not self.is_mine():
             raise RuntimeError(
                 "another task of this thread is inside a transaction, which would take this change in:"
                 " await nothing there, or use transact_async()"
@@ -7292,6 +7316,7 @@ def _arriving(connection: Any, seen: Dict[int, int], codec: _Codec, pause: float
 _NEVER = -(1 << 63)  # a time before all records: with it deliver() waits for nobody
 _SLICE = 1_000  # records that a follower takes at once, and changes that the writer does
 _LINGER = 1.0  # seconds after which a writer that has nothing to do ends, so that its registry can go
+_PATIENCE = 8  # tries of an update after which it is made under the lock, or a thread could go before it for ever
 
 
 @lru_cache(maxsize=None)
@@ -7396,7 +7421,7 @@ class _AsyncListener(_AsyncGuest):
 
     def _take(self, notice: Tuple[Any, Any]) -> None:
         self.queue.append(notice)
-        if self.task is None:
+        if self.task is None or self.task.done():  # an eager task ends first; one cancelled early has not begun
             self.task = self.loop.create_task(self._run())
 
     async def _run(self) -> None:
@@ -7455,8 +7480,14 @@ def _settle(outcomes: Iterable[Tuple[Any, Any]]) -> None:
             future.set_result(outcome)
 
 
+async def _turns(number: int) -> None:
+    """Let the other coroutines go on so many times."""
+    for _ in range(number):
+        await _asyncio().sleep(0)
+
+
 async def _heard(var: AlmaVar[Any]) -> None:
-    """Return when the listeners have run, of all changes so far.
+    """Return when the listeners have run, of all changes so far, and the other coroutines had a turn now and then.
 
     Inside a listener that is awaited not those that are awaited, which may wait for it; inside a plain one, none.
     """
@@ -7475,16 +7506,30 @@ async def _heard(var: AlmaVar[Any]) -> None:
                 await _by_writer(monitor, lambda: None, alone=True)
             await future
     if not _is_within("a listener"):
-        for future in [_passing(guest) for guest in var._listeners if type(guest) is _AsyncListener]:
-            await future
+        for passing in [_passing(guest) for guest in var._listeners if type(guest) is _AsyncListener]:
+            await _passed(*passing)
+    if _is_turn(var) and monitor.idle is None:  # not inside a transaction, where others would be refused
+        await _turns(1)
 
 
-def _passing(listener: _AsyncListener) -> Any:
-    """Return a future for the moment when a listener has heard what it has been told of."""
+def _is_turn(var: AlmaVar[Any]) -> bool:
+    """Tell whether who changes a variable without pause is to let others go on: every time would take 5 us."""
+    return not var._log.head[0] & 63
+
+
+def _passing(listener: _AsyncListener) -> Tuple[_AsyncListener, Any]:
+    """Return a listener, and a future for the moment when it has heard what it has been told of."""
     gate = _Gate()
     future = gate.future
     listener.pass_through(gate)
-    return future
+    return listener, future
+
+
+async def _passed(listener: _AsyncListener, future: Any) -> None:
+    """Return when the future is set, or nobody runs the listener's loop, which does not say when it stops."""
+    pause = None if listener.loop is future.get_loop() else _LINGER
+    while not future.done() and listener.loop.is_running():
+        await _asyncio().wait([future], timeout=pause)
 
 
 # -- the thread that writes
@@ -7651,22 +7696,25 @@ async def _performed(var: AlmaVar[Any], step: Callable[..., Any], *args: Any) ->
         await _by_writer(monitor, partial(monitor.commit, step, *args))
 
 
-async def _turns(number: int) -> None:
-    """Let the other coroutines go on so many times."""
-    for _ in range(number):
-        await _asyncio().sleep(0)
-
-
 async def _compared(
-    var: AlmaVar[Any], make: Callable[[_Head], Any], label: _Label, expect: Optional[int] = None, again: bool = False
+    var: AlmaVar[Any],
+    make: Callable[[_Head], Any],
+    label: _Label,
+    expect: Optional[int] = None,
+    again: bool = False,
+    step: Callable[[], Tuple[Any, ...]] = tuple,
 ) -> None:
     """Append what make(head) returns when it is awaited, if the head is still that one; else try again.
 
     After a while that hangs on chance: two that each change what the other has read would go on for ever in step.
+    After _PATIENCE it is what step() returns, if that is something and nothing has to be awaited, that is performed.
     """
     for tries in range(1 << 62):
         await _turns(time_ns() // 100 % (1 << min(tries, 10)) if tries else 0)
         head, awaited = var._writable(expect), _async_validators(var)
+        whole = step() if tries >= _PATIENCE and not awaited else ()
+        if whole:
+            return await _performed(var, *whole)
         packed = await make(head)
         for validator in awaited if packed is not DELETED else ():
             await validator.fn(_unpack(packed))
@@ -7683,7 +7731,7 @@ async def _set_async(var: AlmaVar[_T], value: _T, label: _Label, expect: Optiona
     simple = monitor.journal is None and not monitor.notices and type(label) is not tuple
     if simple and not _locks and not (var._validators and _async_validators(var)):
         var.set(value, label=label, expect=expect)  # type: ignore[arg-type]
-        if var._listeners:
+        if var._listeners or _is_turn(var):
             await _heard(var)
         return var
     stored = var._take_in(value)
@@ -7699,11 +7747,17 @@ async def _set_async(var: AlmaVar[_T], value: _T, label: _Label, expect: Optiona
 
 
 async def _update_async(var: AlmaVar[_T], fn: Callable[..., Any], args: Tuple[Any, ...], label: _Label) -> AlmaVar[_T]:
-    async def make(head: _Head) -> Any:
-        value = fn(var._value(head), *args)
-        return var._take_in(await value if _is_async(fn) or hasattr(value, "__await__") else value)
+    step: Tuple[Any, ...] = ()
 
-    await _in_turn(var, partial(_compared, var, make, label))
+    async def make(head: _Head) -> Any:
+        nonlocal step
+        value = fn(var._value(head), *args)
+        if _is_async(fn) or hasattr(value, "__await__"):
+            return var._take_in(await value)
+        step = var._update, fn, args, label
+        return var._take_in(value)
+
+    await _in_turn(var, partial(_compared, var, make, label, step=lambda: step))
     return var
 
 
@@ -7735,9 +7789,7 @@ async def _transact_async(registry: AlmaRegistry, fn: Callable[[], _T], label: O
 def _transacted(registry: AlmaRegistry, fn: Callable[[], _T], label: Optional[str]) -> _T:
     with registry.transaction(label):
         result = fn()
-        if hasattr(result, "__await__"):
-            getattr(result, "close", int)()  # or Python warns that nobody awaited it
-            raise TypeError(f"{fn!r} returned {result!r}, which a transaction can't await")
+        _refuse_coroutine(fn, result, "a transaction can't be held over an await")
         return result
 
 
@@ -7946,9 +7998,13 @@ def _test_of(wanted: Any) -> Callable[[ChangeRecord[Any]], Any]:
     """Return a function that tells whether a record has what is wanted: by a predicate, or a value equal to it."""
     if callable(wanted) and _is_async(wanted):
         raise TypeError(f"{wanted!r} is async: a predicate is a plain function; await what it needs in `async for`")
-    if callable(wanted):
-        return lambda record: not _is_deletion(record) and wanted(_value_again(record))
-    return lambda record: record.value == wanted
+
+    def holds(record: ChangeRecord[Any]) -> Any:
+        result = not _is_deletion(record) and wanted(_value_again(record))
+        _refuse_coroutine(wanted, result, "a predicate is a plain function")
+        return result
+
+    return holds if callable(wanted) else lambda record: record.value == wanted
 
 
 def _found(changes: _Changes[ChangeRecord[_T]], test: Callable[..., Any]) -> Optional[ChangeRecord[_T]]:
@@ -8110,7 +8166,20 @@ class Schema(Generic[_T]):
                     raise
             return self._adapter.validate_python(self._upgraded(value), strict=False)
         except Exception as error:
-            raise SchemaError(name, index, *_misfit(error), self.upgrade is not None) from error
+            raise SchemaError(name, index, *self._misfit(error, value), self.upgrade is not None) from error
+
+    def _misfit(self, error: Any, value: Any) -> Tuple[Tuple[Any, ...], str]:
+        """Return where an old value does not fit, and why: as a whole, where it was a part that could not be made."""
+        if not hasattr(error, "errors"):
+            return (), f"{type(error).__name__}: {error}"
+        found: List[Any] = error.errors(include_url=False)
+        path, reason = found[0]["loc"], found[0]["msg"]
+        try:
+            self._adapter.validate_python(_replaced(value, self._as_plain, {}))
+        except Exception as whole:
+            found = getattr(whole, "errors", lambda **_: [])(include_url=False)
+        places = [other["loc"] for other in found if other["msg"] == reason and other["loc"][-len(path) :] == path]
+        return (places[0] if places else path), reason
 
     def _upgraded(self, value: Any) -> Any:
         """Return what the owner's function makes of an old value."""
@@ -8313,15 +8382,6 @@ def _refuse(title: str, kind: str, fields: Iterable[str]) -> None:
     raise sys.modules["pydantic_core"].ValidationError.from_exception_data(title, errors)
 
 
-def _misfit(error: Exception) -> Tuple[Tuple[Any, ...], str]:
-    """Return where a value does not fit, and why."""
-    found: Any = error
-    if not isinstance(error, sys.modules["pydantic_core"].ValidationError):
-        return (), f"{type(error).__name__}: {error}"
-    first: Any = found.errors(include_url=False)[0]
-    return first["loc"], first["msg"]
-
-
 def _replaced(value: Any, leaf: Callable[[Any, Callable[[Any], Any]], Any], seen: Dict[int, Any]) -> Any:
     """Return a value with leaf(part, inner) for each part that is neither container nor atom; itself if all stay.
 
@@ -8384,6 +8444,11 @@ if not TYPE_CHECKING:
 
         def __call__(self, *args, **kwargs):
             return self.__origin__(*args, **{"schema": _argument(self.__origin__, self.__args__), **kwargs})
+
+        def __getattribute__(self, name):  # a method would not be asked for: attributes are those of the class
+            if name == "load":
+                return partial(self.__origin__.load, schema=_argument(self.__origin__, self.__args__))
+            return super().__getattribute__(name)
 
     def _argument(cls, args):
         """Return the T of the AlmaVar[T] that a class with these arguments is."""

@@ -12217,7 +12217,10 @@ def test_interrupted_changes_leave_memory_and_file_the_same_and_later_sets_work(
 
 
 def looped(test):
-    """Have an async test run on a loop of its own, in a thread of its own; queue.Empty if it hangs."""
+    """Have an async test run on a loop of its own, in a thread of its own; TimeoutError, or queue.Empty, if it hangs.
+
+    What waits is cancelled before, so that it lets go of its locks and the test fails instead of hanging at its end.
+    """
 
     @functools.wraps(test)
     def run(*args, **kwargs):
@@ -12225,14 +12228,17 @@ def looped(test):
 
         def act():
             try:
-                answer.put(asyncio.run(test(*args, **kwargs)))
+                answer.put(asyncio.run(limited(test(*args, **kwargs))))
             except BaseException as error:
                 answer.put(error)
 
         threading.Thread(target=act, daemon=True).start()
-        error = answer.get(timeout=60)
+        error = answer.get(timeout=90)
         if error is not None:
             raise error
+
+    async def limited(work):
+        await asyncio.wait_for(work, 60)
 
     return run
 
@@ -12342,6 +12348,42 @@ async def test_a_thread_that_sets_meanwhile_makes_update_async_try_again(kept):
 
     await x.update_async(add_one)
     assert seen == [0, 10, 20, 30] and x.get() == 31
+
+
+@pytest.mark.parametrize("is_plain", [True, False])
+@looped
+async def test_an_update_before_which_a_thread_always_goes_is_made_under_the_lock_if_it_is_plain(is_plain, kept):
+    x, held = kept.watch("x", 0), []
+
+    def late(value):
+        held.append(x._monitor.is_held())
+        if not held[-1] and len(held) < 20:
+            elsewhere(lambda: x.update(lambda value: value + 10))
+        return value + 1 if is_plain else asyncio.sleep(0, value + 1)
+
+    await x.update_async(late)
+    assert held == ([False] * 8 + [True] if is_plain else [False] * 20) and x.get() == 10 * len(held) - 9
+
+
+@pytest.mark.parametrize("verb", ["set_async", "update_async", "rollback_async"])
+@looped
+async def test_who_changes_without_pause_lets_others_go_on(verb):
+    x, others = AlmaVar("x", 0), []
+    asyncio.get_running_loop().call_soon(others.append, None)
+    while not others and len(x) < 1_000:
+        await getattr(x, verb)({"set_async": 1, "update_async": abs, "rollback_async": 0}[verb])
+    assert others
+
+
+@looped
+async def test_listeners_have_been_told_before_others_go_on():
+    x, heard = AlmaVar("x", 0), []
+    x.add_listener(lambda var, record: heard.append(record.value))
+    for number in range(1, 130):
+        change = asyncio.ensure_future(x.update_async(lambda value: value + 1))
+        await until(lambda number=number: x.get() == number)
+        change.cancel()
+        assert heard == list(range(1, number + 1))
 
 
 @looped
@@ -12795,6 +12837,86 @@ def test_an_async_listener_whose_loop_is_closed_is_dropped_with_a_report(caplog)
     elsewhere(lambda: asyncio.run(x.set_async(4)) and None)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="needs asyncio.eager_task_factory")
+@looped
+async def test_an_async_listener_runs_on_a_loop_with_eager_tasks(kept):
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+
+    async def listen(var, record):
+        heard.append(record.value)
+
+    x, heard = kept.watch("x", 0, on_change=[listen]), []
+    await x.set_async(1)
+    await x.set_async(2)
+    assert heard == [1, 2]
+
+
+@looped
+async def test_an_async_listener_that_is_cancelled_before_it_begins_goes_on_with_what_comes():
+    async def listen(var, record):
+        heard.append(record.value)
+
+    x, heard = AlmaVar("x", 0, on_change=[listen]), []
+    (listener,) = x.set(1)._listeners
+    await until(lambda: listener.task is not None)
+    listener.task.cancel()
+    await x.set_async(2)
+    assert heard == [1, 2]
+
+
+def loop_of_a_listener(x, listen):
+    """Return the loop on which an async listener has been added, and a thread on which that runs."""
+    loop = asyncio.new_event_loop()
+
+    async def add():
+        x.add_listener(listen)
+
+    loop.run_until_complete(add())
+    return loop, threading.Thread(target=loop.run_forever, daemon=True)
+
+
+def test_set_async_does_not_wait_for_a_listener_whose_loop_does_not_run(kept):
+    async def listen(var, record):
+        heard.append(record.value)
+
+    x, heard = kept.watch("x", 0), []
+    loop, thread = loop_of_a_listener(x, listen)
+    elsewhere(lambda: asyncio.run(x.set_async(1)))
+    assert heard == []
+    loop.run_until_complete(x.set_async(2))
+    thread.start()
+    elsewhere(lambda: asyncio.run(x.set_async(3)))
+    assert heard == [1, 2, 3]
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(60)
+    loop.close()
+
+
+def test_set_async_does_not_wait_for_a_listener_whose_loop_ends_meanwhile(kept, monkeypatch):
+    monkeypatch.setattr(alma, "_LINGER", 0.01)
+
+    async def listen(var, record):
+        asyncio.get_running_loop().stop()
+        await asyncio.Event().wait()
+
+    x = kept.watch("x", 0)
+    loop, thread = loop_of_a_listener(x, listen)
+    thread.start()
+    elsewhere(lambda: asyncio.run(x.set_async(1)))
+    thread.join(60)
+    assert x.get() == 1
+    loop.run_until_complete(asyncio.gather(*cancelled(loop), return_exceptions=True))
+    loop.close()
+
+
+def cancelled(loop):
+    """Return the tasks that a loop has left, cancelled."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    return tasks
+
+
 @looped
 async def test_an_async_listener_that_is_cancelled_is_reported_holds_nobody_up_and_goes_on_with_the_next(caplog):
     x, heard, inside = AlmaVar("x", 0), [], asyncio.Event()
@@ -12837,6 +12959,39 @@ async def test_what_counts_as_async():
         await x.add_listener(fn).set_async(1)
         assert heard == [1]
     assert not alma._is_async(Callable) and not alma._is_async(print) and not alma._is_async(partial(print))
+
+
+@looped
+async def test_a_coroutine_that_a_plain_function_returns_is_refused_and_not_forgotten(kept, caplog, recwarn):
+    async def check(value, *_):
+        await asyncio.sleep(0)
+
+    gc.collect()
+    recwarn.clear()  # what other tests have left behind
+    x, y = kept.watch("x", 0, validators=[lambda value: check(value) if value == 9 else None]), kept.watch("y", 0)
+    for change in (x.set, x.set_async, lambda value: x.update(lambda _: value), lambda value: y.update(check)):
+        with pytest.raises(TypeError, match="nobody awaits"):
+            await (change(9) or asyncio.sleep(0))
+    with pytest.raises(TypeError):
+        AlmaVar("x", 0, validators=[lambda value: check(value)])
+    with pytest.raises(TypeError):
+        await y.wait_for(lambda value: check(value), timeout=0.01)
+    await y.add_listener(lambda var, record: check(record)).set_async(1)
+    gc.collect()
+    assert [record.exc_info[0] for record in caplog.records] == [TypeError]
+    assert (len(x), len(y)) == (1, 2) and not [warning for warning in recwarn if "never awaited" in str(warning)]
+
+
+@looped
+async def test_a_listener_may_return_a_task_which_runs_by_itself(caplog):
+    x, heard = AlmaVar("x", 0), asyncio.Event()
+
+    async def listen():
+        heard.set()
+
+    await x.add_listener(lambda var, record: asyncio.ensure_future(listen())).set_async(1)
+    await heard.wait()
+    assert not caplog.records
 
 
 @looped
@@ -13434,7 +13589,42 @@ async def test_another_task_can_not_slip_into_an_open_transaction(verb):
         var.set([8])
     go_on.set()
     await holding
-    assert values(var) == [*before[:-1], [5], [6]]
+    assert values(var) == [*before, [5], [6]]
+
+
+@looped
+async def test_another_task_sees_nothing_of_an_open_transaction(kept):
+    x, space, go_on = kept.watch("x", 0), kept.namespace("n", {"a": 1}), asyncio.Event()
+
+    async def hold():
+        with kept.transaction():
+            x.set(5)
+            space["b"] = kept.watch("y", 2).get()
+            del space["a"]
+            await go_on.wait()
+            assert x.get() == 5 and dict(space) == {"b": 2}
+
+    holding = ahead(hold())
+    await asyncio.sleep(0)
+    assert (x.get(), len(x), x.last_change().index, repr(x)[-2:]) == (0, 1, 0, "1)")
+    assert kept.snapshot() == {"x": 0, "n.a": 1} and dict(space) == {"a": 1} and list(kept) == ["x", "n.a"]
+    go_on.set()
+    await holding
+    assert kept.snapshot() == {"x": 5, "n.b": 2, "y": 2}
+
+
+@looped
+async def test_a_transaction_that_another_task_would_end_changes_nothing(kept):
+    x, block = kept.watch("x", 0), contextlib.ExitStack()
+
+    async def begin():
+        block.enter_context(kept.transaction())
+        x.set(1)
+
+    await asyncio.ensure_future(begin())
+    with pytest.raises(RuntimeError):
+        block.close()
+    assert values(x) == [0] and values(x.set(2)) == [0, 2]
 
 
 @looped
@@ -14064,6 +14254,13 @@ def test_a_filled_in_alias_is_what_other_generics_have():
         AlmaVar[int, str]
 
 
+def test_a_filled_in_alias_loads_by_its_schema(kept_file):
+    needs_extra("pydantic", "pydantic")
+    AlmaVar("x", "3").save(kept_file)
+    assert AlmaVar[int].load(kept_file).get() == 3
+    assert AlmaVar[int].load(kept_file, schema=str).get() == "3"
+
+
 def test_type_hints_give_an_alias_that_validates():
     needs_extra("pydantic", "pydantic")
 
@@ -14237,6 +14434,16 @@ def test_a_record_that_no_longer_fits_says_so_only_when_it_is_read(kept_file, ma
     with invalid():
         x.undo()
     assert len(x) == 2 and x.set({"host": "c", "port": 1}).get().port == 1
+
+
+def test_a_part_that_no_longer_fits_is_named_by_its_whole_path(kept_file, made_of):
+    def whole(kind):
+        return made_of("Config", hosts=typing.Dict[str, typing.List[made_of("Host", port=kind)]])
+
+    AlmaVar("x", {"hosts": {"a": [{"port": "80"}, {"port": "http"}]}}, schema=whole(str)).save(kept_file)
+    with pytest.raises(SchemaError) as caught:
+        AlmaVar.load(kept_file, schema=whole(int)).get()
+    assert caught.value.path == ("hosts", "a", 1, "port") and "'hosts'" in str(caught.value)
 
 
 def test_a_field_that_is_gone_or_new_without_a_default_does_not_fit(kept_file, made_of):

@@ -119,6 +119,7 @@ reveal_type(registry.watch("config", {"host": "a"}, schema=Config).get().host)  
 reveal_type(registry.watch("ports", ["80"], schema=alma.Schema(List[int], strict=True)).get())  # list[int]
 reveal_type(AlmaVar("timeout", "1", schema=float))  # AlmaVar[float]
 reveal_type(AlmaVar[int]("typed", 3))  # AlmaVar[int]
+reveal_type(AlmaVar[Config]("typed config", {"host": "a"}, keep_last=9))  # AlmaVar[Config]
 reveal_type(alma.watch("none", None, schema=None))  # AlmaVar[None]
 ports = registry.namespace("by name", {"port": "80"}, schema={"port": int, "hosts": Optional[List[str]]})
 reveal_type(AlmaVar.load("port.json", schema=alma.Schema(int, upgrade=len)))  # AlmaVar[Any]
