@@ -38,6 +38,7 @@ The rooms of this file, top to bottom; a name refers only upward:
     Async           set_async, changes(), wait_for()
     Types           AlmaVar[T], schemas
     Replay          replay, compare, bisect, export_test
+    Sync            Redis / Valkey, WebSocket
     Defaults        the default registry and the module-level functions
     Command line    main(argv=None) -> int
 """
@@ -8719,6 +8720,91 @@ def _atom_literal(value: Any, where: str, modules: Set[str]) -> str:
     if module == "pathlib" and not text.startswith("Pure"):
         text = text[text.index("Path") :]  # no PosixPath can be made on Windows
     return text if module == "datetime" else f"{module}.{text}"
+
+
+# == Sync: Redis / Valkey, WebSocket ==========================================
+#
+# Knows registries, the codec and the journal's place for a cursor. A change is made here first and then travels; the
+# log is the outbox. The bus alone orders, so all replicas end with the same values. What comes from a bus is a
+# stranger's text. Nothing here ever waits in set(), or fails in it.
+
+
+class _Away(Exception):
+    """Raised by a bus that can't be reached now."""
+
+
+class _Refused(Exception):
+    """Raised by a bus that will never have us: a wrong password or token."""
+
+
+class _Lost(Exception):
+    """Raised by a bus that has entries which we'll never get from it: only its state can help."""
+
+
+class _Sent(NamedTuple):
+    """An entry on its way: its number in its origin, its text, and for the state a text for each variable in it."""
+
+    seq: int
+    text: str
+    pieces: Sequence[Tuple[str, str, str]]  # name, kind, text of an entry with this change alone
+
+
+_Numbered = Tuple[Optional[int], Sequence[str], str]  # number (None: a stranger's), names of refused offers, text
+
+
+class _Topic:
+    """What a bus keeps of a topic, in memory. Whoever owns it sees to it that one thread uses it at a time."""
+
+    def __init__(self, backlog: int) -> None:
+        import uuid
+
+        self.epoch = uuid.uuid4().hex  # another one has other numbers
+        self.count = 0  # the number of the newest entry; they begin with 1
+        self.backlog: Deque[_Numbered] = deque(maxlen=backlog)
+        self.newest: Dict[str, str] = {}  # by name, the text of an entry with its newest change alone
+        self.origins: OrderedDict[str, int] = OrderedDict()  # the last sequence of each
+
+    def take(self, origin: str, entries: Iterable[_Sent]) -> List[str]:
+        """Order entries and keep them; return "ok", "seen" or "gap" for each, and take none after a gap."""
+        answers = []
+        for entry in entries:
+            last = self.origins.get(origin, -1)
+            answers.append("seen" if entry.seq <= last else "ok" if entry.seq == last + 1 else "gap")
+            if answers[-1] == "gap":
+                break
+            if answers[-1] == "ok":
+                self._put(origin, entry)
+        return answers
+
+    def _put(self, origin: str, entry: _Sent) -> None:
+        refused = [name for name, kind, _ in entry.pieces if kind == "offer" and name in self.newest]
+        self.newest.update((name, text) for name, _, text in entry.pieces if name not in refused)
+        self.count += 1
+        self.backlog.append((self.count, refused, entry.text))
+        self.origins[origin] = entry.seq
+        self.origins.move_to_end(origin)
+        if len(self.origins) > _ORIGINS:
+            self.origins.popitem(last=False)
+
+    def state(self, origins: Iterable[str]) -> Tuple[str, int, Dict[str, int], Dict[str, str]]:
+        """Return the epoch, the number of the newest entry, the last sequence of those origins, and the state."""
+        return (
+            self.epoch,
+            self.count,
+            {one: self.origins[one] for one in origins if one in self.origins},
+            {**self.newest},
+        )
+
+    def since(self, number: int) -> List[_Numbered]:
+        """Return the entries after that number, at most a slice of them; _Lost if some are no longer kept."""
+        behind = self.count - number
+        if not 0 <= behind <= len(self.backlog):
+            raise _Lost(f"the bus is at entry {self.count} and keeps {len(self.backlog)}; we are at {number}")
+        start = len(self.backlog) - behind
+        return list(islice(self.backlog, start, start + _SLICE))
+
+
+_ORIGINS = 10_000  # whose last sequence is known
 
 
 # == Defaults: the default registry and the module-level functions ============

@@ -15399,6 +15399,9 @@ def test_deletions_of_a_key_are_not_replayed():
     assert var.bisect(lambda value: value == [2], verify=True).index == 2
 
 
+# == Sync: Redis / Valkey, WebSocket ==========================================
+
+
 # == Defaults: the default registry and the module-level functions ============
 
 
