@@ -10029,10 +10029,46 @@ def _look_back(screen: _Screen, registry: AlmaRegistry, first: int) -> Iterator[
     )
 
 
+def _bus(screen: _Screen, args: Any) -> Iterator[str]:
+    """Run a hub, through which links over ws:// keep variables alike, until it is stopped."""
+    from signal import SIGINT
+
+    token = None
+    if args.token_file is not None:
+        with open(args.token_file, encoding="utf-8") as file:
+            token = file.read().strip()
+    hub = Hub(args.host, args.port, token=token, origins=args.origin, names=args.name)
+    if _asyncio().run(_until_stopped(hub, screen)) == SIGINT:
+        raise KeyboardInterrupt
+    return iter([])
+
+
+async def _until_stopped(hub: Hub, screen: _Screen) -> int:
+    """Run a hub until a signal comes, and return its number."""
+    from signal import SIGINT, SIGTERM
+
+    loop = _asyncio().get_running_loop()
+    stopped = loop.create_future()
+    for number in (SIGINT, SIGTERM):
+        try:
+            loop.add_signal_handler(number, _settle, [(stopped, number)])
+        except (NotImplementedError, RuntimeError):
+            pass  # on Windows, or on another thread than the main one
+    async with hub:
+        host = f"[{hub.host}]" if ":" in hub.host else hub.host
+        print(screen.clean(f"ws://{host}:{hub.port} is open; Ctrl-C closes it"), flush=True)
+        return int(await stopped)
+
+
 _OPTIONS: Dict[str, Dict[str, Any]] = {
     "--at": {"metavar": "INDEX|TIME|LABEL", "help": "show one record whole; without NAME, all variables as of then"},
     "--limit": {"metavar": "N", "type": int, "help": "show the newest N, 0 for all (default: 20; in JSON, all)"},
     "--head": {"metavar": "HEX", "help": "compare with the head that it had, kept elsewhere"},
+    "--host": {"metavar": "HOST", "default": "127.0.0.1", "help": "listen here (default: 127.0.0.1)"},
+    "--port": {"metavar": "PORT", "type": int, "default": 8765, "help": "default: 8765; 0 for any that is free"},
+    "--token-file": {"metavar": "FILE", "help": "holds the token that clients need; a must beyond this machine"},
+    "--origin": {"metavar": "URL", "action": "append", "default": [], "help": "let in pages of this origin"},
+    "--name": {"metavar": "NAME", "action": "append", "default": [], "help": "a name of the hub behind a proxy"},
     "--json": {"action": "store_true", "help": "print JSON, with values as alma.to_json writes them"},
     "--types": {"metavar": "MODULE:CLASS", "action": "append", "default": [], "help": "import a class of values"},
     "--trust": {"action": "store_true", "help": "unpickle what is pickled in a file: it may run any code"},
@@ -10046,6 +10082,7 @@ _COMMANDS: Dict[str, Callable[..., Iterator[str]]] = {
     "verify FILE --head --json": _verify,
     "export FILE OUT --types --trust": _export,
     "follow FILE [NAME] --json --types": _follow,
+    "bus --host --port --token-file --origin --name": _bus,
     "demo [FILE]": _open_demo,
 }
 
@@ -10082,7 +10119,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     screen = _Screen(args.color, args.utc)
     try:
         args.types = _asked_types(args.types)
-        if args.run is not _open_demo:
+        if args.run not in (_bus, _open_demo):
             _require_file(args.file)
         for line in args.run(screen, args):
             print(line, flush=True)

@@ -99,7 +99,12 @@ HEAVY = """
     socket sqlite3 unittest urllib websockets zlib
 """
 FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
-EXTRAS = {"crypto": "cryptography", "diff": "deepdiff", "pydantic": "pydantic"}  # the packages by extra
+EXTRAS = {
+    "crypto": "cryptography",
+    "diff": "deepdiff",
+    "pydantic": "pydantic",
+    "websocket": "websockets",
+}  # the packages by extra
 HAND_OVERS = {
     "AlmaRegistry.changes",
     "AlmaRegistry.compact",
