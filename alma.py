@@ -8821,7 +8821,7 @@ _LONGEST_TOPIC = 200
 _LARGEST_BACKLOG, _LARGEST_STATE = 1 << 26, 1 << 28  # characters of a topic
 _HALF_OPEN = 256  # connections that have asked for nothing yet; with one more, the oldest goes
 _BEAT = 1.0  # seconds
-_PATIENCE = 5.0  # seconds for a handshake, a first word, an answer, and for what is sent to get through
+_GRACE = 5.0  # seconds for a handshake, a first word, an answer, and for what is sent to get through
 _SILENCE = 3.5  # seconds without a beat after which a client takes the hub to be away
 _LEAVING, _POLICY, _TOO_BIG, _FAULT, _LATER, _RESYNC = 1001, 1008, 1009, 1011, 1013, 4001  # codes of a close
 _LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
@@ -9030,12 +9030,12 @@ class _Client:
             self.socket.transport.abort()
 
     async def say(self, message: str) -> None:
-        await _asyncio().wait_for(self.socket.send(message), _PATIENCE)
+        await _asyncio().wait_for(self.socket.send(message), _GRACE)
 
     async def converse(self) -> None:
         if len(self.hub._clients) > self.hub._most_clients:
             raise _Full(f"the hub has {self.hub._most_clients} clients")
-        await self.answer(_request(await _asyncio().wait_for(self.socket.recv(), _PATIENCE)))
+        await self.answer(_request(await _asyncio().wait_for(self.socket.recv(), _GRACE)))
         async for message in self.socket:
             await self.answer(_request(message))
 
@@ -9128,7 +9128,7 @@ class Hub:
             select_subprotocol=lambda _, offered: "alma" if "alma" in offered else None,
             create_connection=partial(self._meet, server.ServerConnection),
             compression=None,
-            open_timeout=_PATIENCE,
+            open_timeout=_GRACE,
             close_timeout=_BEAT,
             max_size=_LARGEST_MESSAGE,
             max_queue=2,
@@ -9264,19 +9264,19 @@ def _silent_logger() -> Any:
     return logging.Logger("alma hub", logging.CRITICAL + 1)  # strangers could fill a log; what fails here is reported
 
 
-class _Wire:
+class _Socket:
     """A connection to a hub, which one thread uses; any may cut it."""
 
     def __init__(self, host: str, port: int, url: str, token: Optional[str]) -> None:
         from socket import create_connection
 
         client = _of_extra("websocket", "websockets.sync.client")
-        raw = create_connection((host, port), timeout=_PATIENCE)  # by ourselves: no proxy, no redirection
+        raw = create_connection((host, port), timeout=_GRACE)  # by ourselves: no proxy, no redirection
         self.socket = client.connect(
             url,
             sock=raw,
             compression=None,
-            open_timeout=_PATIENCE,
+            open_timeout=_GRACE,
             close_timeout=_BEAT,
             max_size=_LARGEST_MESSAGE,
             additional_headers={"Authorization": f"Bearer {token}"} if token else {},
@@ -9302,7 +9302,7 @@ class _Wire:
 class _SocketBus:
     """The bus that a hub is, for a link: a connection to send with, and one to follow with."""
 
-    def __init__(self, url: str, topic: str, token: Optional[str] = None) -> None:
+    def __init__(self, url: str, topic: str, token: Optional[str], keep: int) -> None:
         from urllib.parse import urlsplit
 
         _of_extra("websocket", "websockets")
@@ -9312,7 +9312,7 @@ class _SocketBus:
         self.url, self.topic, self.token = url, topic, _checked_token(token)
         self.host, self.port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
         self.gate = threading.Lock()  # guards the two below
-        self.wires: Dict[str, _Wire] = {}
+        self.wires: Dict[str, _Socket] = {}
         self.closed = False
 
     def send(self, origin: str, entries: Sequence[_Sent]) -> List[str]:
@@ -9323,7 +9323,7 @@ class _SocketBus:
                 break
             with self._wire("send") as wire:
                 wire.socket.send(_sending(self.topic, origin, portion))
-                answers += map(str, _listed(wire.hear(_PATIENCE)[0]["answers"]))
+                answers += map(str, _listed(wire.hear(_GRACE)[0]["answers"]))
         return answers
 
     def state(self, origins: Sequence[str]) -> Tuple[str, int, Dict[str, int], Dict[str, str]]:
@@ -9335,10 +9335,10 @@ class _SocketBus:
             wire.place = head["epoch"], head["n"]
             return head["epoch"], head["n"], {str(one): int(seq) for one, seq in head["origins"].items()}, newest
 
-    def _whole_state(self, wire: _Wire) -> Tuple[Dict[str, Any], Dict[str, str]]:
-        messages = [wire.hear(_PATIENCE)]
+    def _whole_state(self, wire: _Socket) -> Tuple[Dict[str, Any], Dict[str, str]]:
+        messages = [wire.hear(_GRACE)]
         while messages[-1][0]["more"]:
-            messages.append(wire.hear(_PATIENCE))
+            messages.append(wire.hear(_GRACE))
         return messages[-1][0], {
             str(name): text for head, texts in messages for name, text in zip(_listed(head["state"]), texts)
         }
@@ -9353,7 +9353,7 @@ class _SocketBus:
                 wire.place = cursor, number
             return cursor, self._news(wire, number)
 
-    def _news(self, wire: _Wire, number: int) -> List[_Numbered]:
+    def _news(self, wire: _Socket, number: int) -> List[_Numbered]:
         try:
             head, texts = wire.hear(_BEAT)
         except TimeoutError:
@@ -9386,7 +9386,7 @@ class _SocketBus:
             wire.cut()
 
     @contextmanager
-    def _wire(self, use: str) -> Generator[_Wire, None, None]:
+    def _wire(self, use: str) -> Generator[_Socket, None, None]:
         """Give a connection for a use; whatever fails there ends it, and is one of a bus's errors."""
         try:
             yield self._opened(use)
@@ -9396,10 +9396,10 @@ class _SocketBus:
                 raise
             raise self._meaning(error) from error
 
-    def _opened(self, use: str) -> _Wire:
+    def _opened(self, use: str) -> _Socket:
         with self.gate:
             known = self.wires.get(use)
-        wire = known or _Wire(self.host, self.port, self.url, self.token)
+        wire = known or _Socket(self.host, self.port, self.url, self.token)
         with self.gate:
             if not self.closed:
                 self.wires[use] = wire
@@ -9423,6 +9423,9 @@ class _SocketBus:
         if isinstance(error, (LookupError, TypeError, ValueError)):
             return _Away(f"no hub answers there: {type(error).__name__}: {error}")
         return error
+
+
+_BUSES.update(ws=_SocketBus, wss=_SocketBus)
 
 
 # == Defaults: the default registry and the module-level functions ============
