@@ -8806,6 +8806,245 @@ class _Topic:
 
 
 _ORIGINS = 10_000  # whose last sequence is known
+_PATIENCE = 1.0  # seconds that a read waits for news, so that silence is known from death
+
+
+class _MemoryBus:
+    """A bus within this process, for tests: its topics live as long as the process."""
+
+    topics: ClassVar[Dict[Tuple[str, str], Tuple[Any, _Topic]]] = {}
+
+    def __init__(self, url: str, topic: str, token: Optional[str], keep: int) -> None:
+        self.news, self.topic = self.topics.setdefault((url, topic), (threading.Condition(), _Topic(keep)))
+        self.closed = False
+
+    def send(self, origin: str, entries: Sequence[_Sent]) -> List[str]:
+        """Have entries ordered; see _Topic.take()."""
+        with self.news:
+            answers = self.topic.take(origin, entries)
+            self.news.notify_all()
+            return answers
+
+    def state(self, origins: Iterable[str]) -> Tuple[str, int, Dict[str, int], Dict[str, str]]:
+        """Return where the topic is now, as one cut; see _Topic.state()."""
+        with self.news:
+            return self.topic.state(origins)
+
+    def read(self, cursor: str, number: int) -> Tuple[str, List[_Numbered]]:
+        """Return the entries after that number; none if none come for a second."""
+        with self.news:
+            if cursor != self.topic.epoch:
+                raise _Lost("the bus is another one")
+            self.news.wait_for(lambda: self.closed or self.topic.count != number, _PATIENCE)
+            return cursor, [] if self.closed else self.topic.since(number)
+
+    def close(self) -> None:
+        """Wake who reads."""
+        with self.news:
+            self.closed = True
+            self.news.notify_all()
+
+
+# One call of this orders a batch: what _Topic.take() does. KEYS: stream, newest, count, the origin's last sequence.
+# ARGV: length of the stream, channel; then for each entry sequence, text, how many pieces, and of each piece name,
+# kind and text, which is empty where it is that of the entry.
+_SEND = """
+local last, answers, i = tonumber(redis.call('GET', KEYS[4]) or -1), {}, 3
+while i <= #ARGV do
+  local seq, text, first = tonumber(ARGV[i]), ARGV[i + 1], i + 3
+  i = first + 3 * tonumber(ARGV[i + 2])
+  if seq <= last then
+    answers[#answers + 1] = 'seen'
+  elseif seq > last + 1 then
+    answers[#answers + 1] = 'gap'
+    break
+  else
+    local refused = {}
+    for j = first, i - 1, 3 do
+      if ARGV[j + 1] == 'offer' and redis.call('HEXISTS', KEYS[2], ARGV[j]) == 1 then
+        refused[#refused + 1] = ARGV[j]
+      else
+        redis.call('HSET', KEYS[2], ARGV[j], ARGV[j + 2] == '' and text or ARGV[j + 2])
+      end
+    end
+    local n = redis.call('INCR', KEYS[3])
+    local names = #refused > 0 and cjson.encode(refused) or '[]'
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'n', n, 'r', names, 'm', text)
+    redis.call('PUBLISH', ARGV[2], text)
+    last = seq
+    answers[#answers + 1] = 'ok'
+  end
+end
+if last >= 0 then redis.call('SET', KEYS[4], last, 'EX', 2592000) end
+return answers
+"""
+
+# Where the topic is: id and number of the newest entry; with a cursor whether entries follow it, else the state, and
+# the last sequences of origins. KEYS: stream, newest, count, the origins' last sequences.
+_LOOK = """
+local info, id = redis.pcall('XINFO', 'STREAM', KEYS[1]), '0-0'
+for i = 1, #info - 1, 2 do
+  if info[i] == 'last-generated-id' then id = info[i + 1] end
+end
+local found = {id, redis.call('GET', KEYS[3]) or '0'}
+if ARGV[1] then
+  found[3] = redis.call('XREAD', 'COUNT', 1, 'STREAMS', KEYS[1], ARGV[1]) and 1 or 0
+  return found
+end
+local lasts = {}
+for i = 4, #KEYS do
+  lasts[i - 3] = redis.call('GET', KEYS[i]) or '-1'
+end
+found[3], found[4] = lasts, redis.call('HGETALL', KEYS[2])
+return found
+"""
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+class _Wire:
+    """A connection to Redis, used by one thread."""
+
+    def __init__(self, pool: Any) -> None:
+        self.redis, self.pool = _of_extra("redis", "redis"), pool
+        self.connection: Any = None
+        self.closed = False
+
+    def ask(self, *command: Any) -> Any:
+        """Return the answer to a command; _Away or _Refused where there is none."""
+        try:
+            self.connection = self.connection or self.pool.make_connection()
+            self.connection.send_command(*command)
+            return self.connection.read_response()
+        except Exception as error:
+            if isinstance(error, self.redis.ResponseError) and "NOSCRIPT" in f"{type(error).__name__} {error}".upper():
+                raise
+            raise self._trouble(error) from error
+
+    def _trouble(self, error: Exception) -> Exception:
+        """Let go of the connection, and return what an error means."""
+        errors, connection, self.connection = self.redis, self.connection, None
+        reason = f"{type(error).__name__}: {error}"
+        if connection is not None and not self.closed:
+            connection.disconnect()
+        if isinstance(error, (errors.AuthenticationError, errors.AuthorizationError)):
+            return _Refused(reason)
+        if isinstance(error, errors.ResponseError) and str(error).startswith(_FOR_GOOD):
+            return _Refused(reason)
+        if self.closed or isinstance(error, (errors.RedisError, OSError)):
+            return _Away(reason)
+        return error
+
+    def run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
+        """Return what a script returns, which is sent only where the server has it not."""
+        from hashlib import sha1
+
+        rest = len(keys), *keys, *arguments
+        try:
+            return self.ask("EVALSHA", sha1(script.encode()).hexdigest(), *rest)
+        except self.redis.ResponseError:
+            return self.ask("EVAL", script, *rest)
+
+    def close(self) -> None:
+        """Have who waits for an answer come back, by shutting the connection down under it."""
+        self.closed, connection = True, self.connection
+        if connection is not None:
+            connection.disconnect()
+
+
+_FOR_GOOD = "NOAUTH", "WRONGPASS", "NOPERM", "WRONGTYPE", "invalid password", "invalid username"
+
+
+class _RedisBus:
+    """A topic in Redis or Valkey: a stream orders and keeps the entries, a hash the state."""
+
+    def __init__(self, url: str, topic: str, token: Optional[str], keep: int) -> None:
+        redis = _of_extra("redis", "redis")
+        retry = _of_extra("redis", "redis.retry").Retry(_of_extra("redis", "redis.backoff").NoBackoff(), 0)
+        waits = {"socket_timeout": 3, "socket_connect_timeout": 3, "retry": retry, "protocol": 2}
+        self.wires = [_Wire(redis.ConnectionPool.from_url(url, **waits)) for _ in range(2)]
+        self.sender, self.reader = self.wires
+        self.stream, self.keep = f"alma:{{{topic}}}", keep
+        self.keys = self.stream, f"{self.stream}:newest", f"{self.stream}:count"
+
+    def _of_origin(self, origin: str) -> str:
+        return f"{self.stream}:origin:{origin}"
+
+    def send(self, origin: str, entries: Sequence[_Sent]) -> List[str]:
+        """Have entries ordered, by one call of the script; see _Topic.take()."""
+        arguments: List[Any] = [self.keep, self.stream]
+        for seq, text, pieces in entries:
+            arguments += (seq, text, len(pieces))
+            for name, kind, part in pieces:
+                arguments += (_bytes(name), kind, "" if part is text else part)
+        answers = self.sender.run(_SEND, (*self.keys, self._of_origin(origin)), *arguments)
+        return [answer.decode() for answer in answers]
+
+    def state(self, origins: Iterable[str]) -> Tuple[str, int, Dict[str, int], Dict[str, str]]:
+        """Return where the topic is now, as one cut; see _Topic.state()."""
+        asked = list(origins)
+        cursor, count, lasts, pairs = self.reader.run(_LOOK, (*self.keys, *map(self._of_origin, asked)))
+        texts = (pair.decode("utf-8", "surrogatepass") for pair in pairs)
+        known = {origin: int(last) for origin, last in zip(asked, lasts) if int(last) >= 0}
+        return cursor.decode(), int(count), known, dict(zip(texts, texts))
+
+    def read(self, cursor: str, number: int) -> Tuple[str, List[_Numbered]]:
+        """Return the entries after a cursor, which has that number; none if none come for a second."""
+        wait = "XREAD", "COUNT", _SLICE, "BLOCK", int(_PATIENCE * 1_000), "STREAMS", self.stream, cursor
+        answer = self.reader.ask(*wait)
+        if not answer:
+            self._look(cursor, number)
+            return cursor, []
+        entries = [self._entry(fields) for _, fields in answer[0][1]]
+        for found, _, _ in entries:
+            if found is not None:
+                if found != number + 1:
+                    raise _Lost(f"after entry {number} of the bus comes {found}")
+                number = found
+        return answer[0][1][-1][0].decode(), entries
+
+    def _look(self, cursor: str, number: int) -> None:
+        """Raise _Lost if nothing comes because what should come is gone."""
+        newest, count, more = self.reader.run(_LOOK, self.keys, cursor)
+        if not more and (newest.decode(), int(count)) != (cursor, number):
+            raise _Lost(f"the bus is at {newest.decode()}, entry {int(count)}, we are at {cursor}, entry {number}")
+
+    @staticmethod
+    def _entry(fields: Any) -> _Numbered:
+        """Return an entry of the stream; a stranger's has no number."""
+        import json
+
+        found = dict(zip(fields[::2], fields[1::2])) if fields else {}
+        text = found.get(b"m", b"").decode("utf-8", "replace")
+        try:
+            names = found[b"r"].decode("utf-8", "surrogatepass")
+            return int(found[b"n"]), () if names == "[]" else json.loads(names), text
+        except (KeyError, ValueError):
+            return None, (), text or repr(found)
+
+    def close(self) -> None:
+        """Close the connections; who waits for an answer gets none."""
+        for wire in self.wires:
+            wire.close()
+
+
+# which bus an url means: made of the url, the topic, the token and how many entries to keep; connects when first used
+_BUSES: Dict[str, Callable[[str, str, Optional[str], int], Any]] = {
+    "redis": _RedisBus,
+    "rediss": _RedisBus,
+    "unix": _RedisBus,
+    "memory": _MemoryBus,
+}
+
+
+def _bus_of(url: str, topic: str, token: Optional[str], keep: int) -> Any:
+    """Return the bus that an url means; ValueError for one that means none."""
+    make = _BUSES.get(url.partition("://")[0])
+    if make is None or "://" not in url:
+        raise ValueError(f"a bus is reached by {', '.join(f'{scheme}://' for scheme in _BUSES)}, not by {url!r}")
+    return make(url, topic, token, keep)
 
 
 # -- over WebSocket
