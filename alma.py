@@ -9058,7 +9058,7 @@ _LARGEST_MESSAGE = 1 << 24  # bytes: the largest entry may be of 20,000 variable
 _MOST_TEXTS = 1 << 16
 _LONGEST_TOPIC = 200
 _LARGEST_BACKLOG, _LARGEST_STATE = 1 << 26, 1 << 28  # characters of a topic
-_HALF_OPEN = 256  # connections that have asked for nothing yet; with one more, the oldest goes
+_HALF_OPEN = 256  # connections that have asked for nothing yet; with one more, the oldest goes. 100 come at once
 _BEAT = 1.0  # seconds
 _GRACE = 5.0  # seconds for a handshake, a first word, an answer, and for what is sent to get through
 _SILENCE = 3.5  # seconds without a beat after which a client takes the hub to be away
@@ -9374,28 +9374,31 @@ class Hub:
             write_limit=1 << 16,
             logger=_silent_logger(),
         )
+        _lengthen_queues(self._server.sockets)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         self._server.close()
-        for connection in list(self._half_open):
-            self._forget(connection)
         await _asyncio().gather(*(client.dismiss(_LEAVING, "the hub ends") for client in self._clients))
-        await self._server.wait_closed()
+        ended = _asyncio().ensure_future(self._server.wait_closed())
+        while not ended.done():
+            for connection in list(self._half_open):
+                self._hang_up(connection)
+            await _asyncio().wait([ended], timeout=_BEAT / 20)  # some may just have been let in
 
     def _meet(self, kind: Any, *args: Any, **options: Any) -> Any:
         """Make a connection. Only so many that ask for nothing are kept, the newest of them."""
         connection = kind(*args, **options)
         self._half_open[connection] = None
         if len(self._half_open) > _HALF_OPEN:
-            self._forget(next(iter(self._half_open)))
+            self._hang_up(next(iter(self._half_open)))
         return connection
 
-    def _forget(self, connection: Any) -> None:
-        del self._half_open[connection]
-        transport = getattr(connection, "transport", None)  # it has none before the loop has turned
-        if transport is not None:
+    def _hang_up(self, connection: Any) -> None:
+        transport = getattr(connection, "transport", None)
+        if transport is not None:  # else the loop has yet to turn: it is one of the newest
+            del self._half_open[connection]
             transport.abort()
 
     def _admit(self, connection: Any, request: Any) -> Any:
@@ -9495,6 +9498,15 @@ def _is_same(token: str, given: str) -> bool:
     from hmac import compare_digest
 
     return compare_digest(token.encode(), given.encode("utf-8", "surrogateescape"))
+
+
+def _lengthen_queues(plugs: Iterable[Any]) -> None:
+    """Have the system hold more callers than are taken at once: one that it drops comes again after a second."""
+    from socket import fromfd
+
+    for plug in plugs:
+        with fromfd(plug.fileno(), plug.family, plug.type) as same:
+            same.listen(1_024)
 
 
 def _silent_logger() -> Any:
@@ -9600,9 +9612,8 @@ class _SocketBus:
                 self._drop("send")  # who sends may wait for ever
                 raise _Away(f"no word from the hub for {_SILENCE} s") from None
             return []
-        if [each for each, _ in head["news"]] != list(range(number + 1, head["n"] + 1)) or len(texts) != len(
-            head["news"]
-        ):
+        numbers = [each for each, _ in head["news"]]
+        if numbers != list(range(number + 1, number + 1 + len(texts))) or head["n"] != number + len(texts):
             raise _Lost(f"after entry {number} the hub tells of {len(texts)} up to {head['n']}")
         wire.place = wire.place[0], head["n"]
         return [(each, [str(name) for name in refused], text) for (each, refused), text in zip(head["news"], texts)]
