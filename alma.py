@@ -9148,23 +9148,21 @@ def _entries_sent(origin: str, heads: Any, texts: Iterator[str]) -> List[_Sent]:
     made = []
     for seq, pieces in heads:
         text = next(texts, "")
-        said = _changes_said(text, origin, seq)
-        made.append(_Sent(seq, text, [_piece_sent(origin, seq, text, said, texts, *piece) for piece in pieces]))
+        made.append(_Sent(seq, text, [(name, kind, next(texts, "") if own else text) for name, kind, own in pieces]))
+        _check_pieces(made[-1], origin)
     if next(texts, None) is not None:
         raise ValueError("there are more texts than the message says")
     return made
 
 
-def _piece_sent(
-    origin: str, seq: int, text: str, said: List[Tuple[Any, Any]], texts: Iterator[str], name: str, kind: str, own: bool
-) -> Tuple[str, str, str]:
-    if own:
-        text = next(texts, "")
-        if (name, kind) in said:
-            said = _changes_said(text, origin, seq)
-    if type(name) is not str or said != [(name, kind)]:
-        raise ValueError("an entry is of other changes than its message says")
-    return name, kind, text
+def _check_pieces(entry: _Sent, origin: str) -> None:
+    """Raise ValueError unless each piece is one of the changes in an entry, alone in its own text."""
+    said = _changes_said(entry.text, origin, entry.seq)
+    all_said = set(said)  # there may be twenty thousand
+    for name, kind, text in entry.pieces:
+        alone = said if text is entry.text else _changes_said(text, origin, entry.seq)
+        if type(name) is not str or alone != [(name, kind)] or (name, kind) not in all_said:
+            raise ValueError("an entry is of other changes than its message says")
 
 
 def _changes_said(text: str, origin: str, seq: Any) -> List[Tuple[Any, Any]]:
