@@ -15567,7 +15567,7 @@ def test_a_hub_says_which_extra_it_needs(monkeypatch):
             attempt()
 
 
-STRANGERS = {
+TOKENLESS = {
     "no token": (401, []),
     "a wrong token": (401, ["Authorization: Bearer s3cret-tokem"]),
     "the beginning of the token": (401, ["Authorization: Bearer s3cret"]),
@@ -15578,9 +15578,9 @@ STRANGERS = {
 }
 
 
-@pytest.mark.parametrize("who", STRANGERS)
+@pytest.mark.parametrize("who", TOKENLESS)
 def test_a_hub_turns_away_who_comes_with(who):
-    status, headers = STRANGERS[who]
+    status, headers = TOKENLESS[who]
     with running_hub(token="s3cret-token") as hub:
         found, answer = knock(hub, *headers)
         assert (found, "token is missing or wrong" in answer, "s3cret" in answer) == (status, True, False)
