@@ -9841,6 +9841,7 @@ class SyncLink:
         may_wait = not _is_busy() and threading.current_thread() not in self._threads
         if may_wait and self._end is None:
             self._wait_until(self._monitor.time, timeout)
+            self._write_down()
         self._finish("closed", "close() was called")
         for thread in self._threads if may_wait else ():
             thread.join(timeout)
@@ -9990,7 +9991,7 @@ class SyncLink:
         if self._lost is None and self._send_some():
             return
         try:
-            self._bell.get(timeout=_PATIENCE)
+            self._bell.get(timeout=_PATIENCE if self._deadline is None else _SOONEST)
         except Exception:  # queue.Empty, which would have to be imported
             self._mind_silence()
         self._rung = False  # first: what comes from here on rings again
@@ -10130,6 +10131,7 @@ class SyncLink:
             self._resync(self._lost)
         if self._goal is None:
             self._goal = self._number if self._opened else self._bus.state(())[1]
+            self._word = monotonic()
         if self._number >= self._goal:
             self._known.set()
         cursor, entries = self._bus.read(self._cursor, self._at)
@@ -10236,6 +10238,9 @@ class SyncLink:
         with monitor.lock:
             monitor.settle()
             if monitor.journal is not None and monitor.idle is not _CLOSED:
+                self._replica.look()
+                if self._replica.is_quiet():
+                    self._begin_anew()
                 with _whole_or_not(monitor, None):
                     monitor.idle.beside = self._memo
 
