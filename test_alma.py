@@ -15572,7 +15572,7 @@ TOKENLESS = {
     "a wrong token": (401, ["Authorization: Bearer s3cret-tokem"]),
     "the beginning of the token": (401, ["Authorization: Bearer s3cret"]),
     "an empty token": (401, ["Authorization: Bearer "]),
-    "the token as a password": (401, ["Authorization: Basic s3cret-token"]),
+    "the token in another scheme": (401, ["Authorization: Digest s3cret-token"]),
     "a token of strange bytes": (401, ["Authorization: Bearer ä"]),
     "a wrong token as a subprotocol": (401, ["Sec-WebSocket-Protocol: alma, alma.token.s3cret"]),
 }
@@ -15621,6 +15621,14 @@ def test_a_hub_that_listens_everywhere_is_known_by_the_address_where_a_client_ca
         bearer = "Authorization: Bearer t"
         assert knock(hub, bearer)[0] == knock(hub, bearer, host="localhost:{port}")[0] == 101
         assert knock(hub, bearer, host="0.0.0.0:{port}")[0] == knock(hub, bearer, host="192.168.1.2:{port}")[0] == 403
+
+
+def test_a_hub_that_was_reached_over_the_network_is_not_called_as_on_loopback():
+    hub = alma.Hub("hub.example", token="t")
+    assert hub._is_called("192.168.1.2:8765", "192.168.1.2", 8765) and hub._is_called("[fd00::1]:80", "fd00::1", 80)
+    assert hub._is_called("hub.example:8765", "192.168.1.2", 8765)
+    for host in ("localhost:8765", "127.0.0.1:8765", "[::1]:8765", "192.168.1.3:8765", "192.168.1.2", "hub.example:1"):
+        assert not hub._is_called(host, "192.168.1.2", 8765)
 
 
 def test_a_hub_is_known_by_the_names_it_was_given_whatever_their_port():
@@ -16012,7 +16020,7 @@ def test_who_says_nothing_is_asked_to_leave(monkeypatch):
 
 def test_who_asks_for_nothing_is_hung_up_on(monkeypatch):
     monkeypatch.setattr(alma, "_GRACE", 0.05)
-    with running_hub() as hub, socket.create_connection(("127.0.0.1", hub.port), timeout=30) as plug:
+    with running_hub() as hub, socket.create_connection(("127.0.0.1", hub.port), timeout=5) as plug:
         plug.sendall(b"GET / HTTP/1.1\r\nHost:")
         assert not hung_up(plug)
 
@@ -16090,7 +16098,7 @@ def a_hub_that_hangs():
 
 
 def test_a_hub_without_a_word_for_a_while_is_away(monkeypatch):
-    monkeypatch.setattr(alma, "_SILENCE", 0.2)
+    monkeypatch.setattr(alma, "_DEAF", 0.2)
     monkeypatch.setattr(alma, "_BEAT", 0.05)
     with a_hub_that_hangs() as url:
         bus = alma._SocketBus(url, "game", None, 1)
@@ -16110,7 +16118,7 @@ def test_a_hub_that_does_not_answer_is_away(monkeypatch):
 
 
 def test_a_reader_that_finds_the_hub_silent_frees_who_sends(monkeypatch):
-    monkeypatch.setattr(alma, "_SILENCE", 0.2)
+    monkeypatch.setattr(alma, "_DEAF", 0.2)
     monkeypatch.setattr(alma, "_BEAT", 0.05)
     with a_hub_that_hangs() as url:
         bus, outcome = alma._SocketBus(url, "game", None, 1), queue.Queue()
@@ -16222,6 +16230,68 @@ def test_a_hub_leaves_no_task_and_no_connection_behind():
 def test_a_port_that_is_taken_is_an_os_error():
     with running_hub() as hub, pytest.raises(OSError):
         asyncio.run(alma.Hub(port=hub.port).__aenter__())
+
+
+def hub_url(hub):
+    return f"ws://127.0.0.1:{hub.port}"
+
+
+def test_links_on_a_hub_keep_registries_alike():
+    one, other = AlmaRegistry(), AlmaRegistry()
+    score = one.watch("score", 1)
+    with running_hub(token="s3cret") as hub:
+        with alma.sync(one, hub_url(hub), token="s3cret") as link, alma.sync(
+            other, hub_url(hub), token="s3cret"
+        ) as last:
+            assert (link.status, last.status) == ("live", "live") and other.watch("score", 0).get() == 1
+            score.set([1, {"a": (2, b"c")}])
+            other.get_var("score").wait([1, {"a": (2, b"c")}], timeout=30)
+            with other.transaction():
+                other.get_var("score").set(3)
+                other.watch("name", "ä\n\ud800")
+            score.wait(3, timeout=30)
+            until_true(lambda: "name" in one)
+            assert one.watch("name", "").get() == "ä\n\ud800"
+
+
+def test_a_link_with_a_wrong_token_is_refused_and_told_by_the_hub_why():
+    with running_hub(token="right") as hub, pytest.raises(SyncError, match="The token is missing or wrong"):
+        alma.sync(AlmaRegistry(), hub_url(hub), token="wrong")
+
+
+def test_links_fill_a_hub_that_was_started_anew():
+    one, other = AlmaRegistry(), AlmaRegistry()
+    score, events = one.watch("score", 1), []
+    with contextlib.ExitStack() as stack:
+        with running_hub() as hub:
+            link = stack.enter_context(alma.sync(one, hub_url(hub)))
+            last = stack.enter_context(alma.sync(other, hub_url(hub)))
+            last.on_event(events.append)
+            other.watch("score", 0).wait(1, timeout=30)
+        until_true(lambda: link.status == last.status == "lagging")
+        score.set(2)  # on its way while there is no hub
+        with running_hub(port=hub.port):
+            other.get_var("score").wait(2, timeout=60)
+            other.get_var("score").set(3)
+            score.wait(3, timeout=30)
+            link.flush(30)
+            last.flush(30)
+            until_true(lambda: link.status == last.status == "live")
+            assert {"lagging", "live"} < {event.kind for event in events}
+            link.close()
+            last.close()
+
+
+def test_many_changes_through_a_hub_all_arrive_once():
+    one, other = AlmaRegistry(), AlmaRegistry()
+    count, many = one.watch("count", 0), rounds(2_000, 20_000)
+    with running_hub(backlog=many + 1) as hub, alma.sync(one, hub_url(hub)) as link, alma.sync(other, hub_url(hub)):
+        there = other.watch("count", 0)
+        for number in range(1, many):
+            count.set(number)
+        link.flush(60)
+        there.wait(many - 1, timeout=60)
+        assert [record.value for record in there.history()] == [*range(many)]
 
 
 # == Defaults: the default registry and the module-level functions ============
