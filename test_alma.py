@@ -16239,19 +16239,18 @@ def hub_url(hub):
 def test_links_on_a_hub_keep_registries_alike():
     one, other = AlmaRegistry(), AlmaRegistry()
     score = one.watch("score", 1)
-    with running_hub(token="s3cret") as hub:
-        with alma.sync(one, hub_url(hub), token="s3cret") as link, alma.sync(
-            other, hub_url(hub), token="s3cret"
-        ) as last:
-            assert (link.status, last.status) == ("live", "live") and other.watch("score", 0).get() == 1
-            score.set([1, {"a": (2, b"c")}])
-            other.get_var("score").wait([1, {"a": (2, b"c")}], timeout=30)
-            with other.transaction():
-                other.get_var("score").set(3)
-                other.watch("name", "ä\n\ud800")
-            score.wait(3, timeout=30)
-            until_true(lambda: "name" in one)
-            assert one.watch("name", "").get() == "ä\n\ud800"
+    with running_hub(token="s3cret") as hub, contextlib.ExitStack() as stack:
+        for registry in (one, other):
+            assert stack.enter_context(alma.sync(registry, hub_url(hub), token="s3cret")).status == "live"
+        assert other.watch("score", 0).get() == 1
+        score.set([1, {"a": (2, b"c")}])
+        other.get_var("score").wait([1, {"a": (2, b"c")}], timeout=30)
+        with other.transaction():
+            other.get_var("score").set(3)
+            other.watch("name", "ä\n\ud800")
+        score.wait(3, timeout=30)
+        until_true(lambda: "name" in one)
+        assert one.watch("name", "").get() == "ä\n\ud800"
 
 
 def test_a_link_with_a_wrong_token_is_refused_and_told_by_the_hub_why():
