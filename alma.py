@@ -10379,12 +10379,13 @@ def sync(
 
 _LARGEST_ENTRY = 1 << 20  # characters
 _LARGEST_MESSAGE = 1 << 24  # bytes: the largest entry may be of 20,000 variables, with a text of 300 for each
+_PORTION = 1 << 17  # characters of a message, where one entry is not more: it gets through slow lines, too
 _MOST_TEXTS = 1 << 16
 _LONGEST_TOPIC = 200
 _LARGEST_BACKLOG, _LARGEST_STATE = 1 << 26, 1 << 28  # characters of a topic
-_HALF_OPEN = 256  # connections that have asked for nothing yet; with one more, the oldest goes. 100 come at once
+_HALF_OPEN = 256  # connections that are not let in yet; with one more, the oldest goes. 100 come at once
 _BEAT = 1.0  # seconds
-_GRACE = 5.0  # seconds for a handshake, a first word, an answer, and for what is sent to get through
+_GRACE = 5.0  # seconds for a handshake, a first word, and for a message to get through
 _DEAF = 3.5  # seconds without a beat after which a client takes the hub to be away
 _LEAVING, _POLICY, _TOO_BIG, _FAULT, _LATER, _RESYNC = 1001, 1008, 1009, 1011, 1013, 4001  # codes of a close
 _LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
@@ -10432,7 +10433,7 @@ def _portions(given: Iterable[Tuple[_T, Sequence[str]]]) -> Iterator[List[_T]]:
     size = 0
     for thing, texts in given:
         length = sum(map(len, texts)) + 100 * len(texts)
-        if portion and (size + length > _LARGEST_ENTRY or len(portion) == _SLICE):
+        if portion and (size + length > _PORTION or len(portion) == _SLICE):
             yield portion
             portion, size = [], 0
         portion.append(thing)
@@ -10688,6 +10689,7 @@ class Hub:
             process_request=self._admit,
             select_subprotocol=lambda _, offered: "alma" if "alma" in offered else None,
             create_connection=partial(self._meet, server.ServerConnection),
+            server_header=None,
             compression=None,
             open_timeout=_GRACE,
             close_timeout=_BEAT,
@@ -10725,7 +10727,6 @@ class Hub:
 
     def _admit(self, connection: Any, request: Any) -> Any:
         """Return the answer to a request that is turned away, or None."""
-        self._half_open.pop(connection, None)
         hosts, origins = map(request.headers.get_all, ("Host", "Origin"))
         if "?" in request.path:
             return connection.respond(400, "The address of a hub has no query: a token travels in a header.\n")
@@ -10735,6 +10736,7 @@ class Hub:
             return connection.respond(403, "Pages of this Origin are not let in.\n")
         if self._token is not None and not any(_is_same(self._token, one) for one in _tokens_in(request.headers)):
             return connection.respond(401, "The token is missing or wrong.\n")
+        self._half_open.pop(connection, None)  # who is turned away stays among them: it may be slow to go
         return None
 
     def _is_called(self, host: str, address: str, port: int) -> bool:
@@ -10896,7 +10898,8 @@ class _SocketBus:
                 break
             with self._wire("send") as wire:
                 wire.socket.send(_sending(self.topic, origin, portion))
-                answers += map(str, _listed(wire.hear(_GRACE)[0]["answers"]))
+                said = wire.hear(6 * _GRACE)[0]  # what was sent may take its time, and read() notices a hub that hangs
+                answers += map(str, _listed(said["answers"]))
         return answers
 
     def state(self, origins: Sequence[str]) -> Tuple[str, int, Dict[str, int], Dict[str, str]]:
