@@ -16038,7 +16038,9 @@ def hung_up(plug):
 
 def test_connections_left_half_open_keep_nobody_out(monkeypatch):
     monkeypatch.setattr(alma, "_HALF_OPEN", 100)
-    with running_hub() as hub, contextlib.ExitStack() as stack:
+    with running_hub() as hub, hub_bus(hub) as bus, a_guest(hub) as guest, contextlib.ExitStack() as stack:
+        bus.send(ORIGIN, sets(0))
+        guest.send('{"follow":"game"}')
         plugs = [stack.enter_context(socket.create_connection(("127.0.0.1", hub.port), timeout=30)) for _ in range(200)]
         for plug in plugs[100:]:
             plug.sendall(b"GET / HTTP/1.1\r\n")
@@ -16046,6 +16048,10 @@ def test_connections_left_half_open_keep_nobody_out(monkeypatch):
         for plug in plugs[:100]:
             assert not hung_up(plug)  # the oldest, for the newer ones
         until_true(lambda: len(hub._half_open) <= 100)
+        sender = bus.wires["send"]
+        bus.send(ORIGIN, sets(1))
+        while said(guest.recv(timeout=30).split("\n")[1:]) != [1]:
+            assert bus.wires["send"] is sender  # who was there before is there still
 
 
 def test_who_was_turned_away_and_does_not_go_is_one_of_those_who_are_half_open(monkeypatch):
