@@ -9187,7 +9187,7 @@ class _Seal:
         name, kind, label = raw["name"], raw["kind"], raw.get("label")
         space, encoded = raw.get("space"), raw.get("encoded", False)
         plain = name and type(name) is str and type(label) in (str, type(None)) and type(encoded) is bool
-        if not plain or kind not in _CHANGE_KINDS or not (space is None or name.startswith(f"{_checked_space(space)}.")):
+        if not plain or kind not in _CHANGE_KINDS or not _is_key_of(name, space):
             raise ValueError("a change in it is none that Alma knows")
         value = DELETED if kind == "deletion" else self.codec.decode(raw["value"])
         return _Change(name, kind, value, label, space, encoded)
@@ -9196,10 +9196,12 @@ class _Seal:
 _CHANGE_KINDS = "set", "offer", "deletion"
 
 
-def _checked_space(name: Any) -> str:
-    if type(name) is not str or not name or "@" in name:
-        raise ValueError("it names a namespace that can't be one")
-    return name
+def _is_key_of(name: str, space: Any) -> bool:
+    """Tell whether a name can be that of a key of a namespace; of none, it can."""
+    if space is None:
+        return True
+    known = type(space) is str and space and "@" not in name
+    return bool(known) and name.startswith(f"{space}.") and len(name) > len(space) + 1
 
 
 # -- what a link knows of its variables
@@ -9414,7 +9416,7 @@ class _Replica:
             trail = self._meet(var, start, 0 if start == 0 else -1)
             came = {index for index in range(start, head[0]) if times and self._time(trail, index) in times}
             self._look_at(trail, came)
-        self.renamed, self.after = False, self.monitor.time
+        self.renamed, self.after = False, self.monitor.now()  # younger than what a file may bring
         return known
 
     def own(self) -> _Segment:
@@ -9759,6 +9761,7 @@ class SyncLink:
         self._counts = dict.fromkeys(("sent", "received", "duplicates", "dead_letters"), 0)
         self._letters: Deque[Tuple[str, str]] = deque(maxlen=_DEAD)
         self._listeners: Tuple[Any, ...] = ()
+        self._untold: Deque[SyncEvent] = deque(maxlen=_DEAD)
         self._queue: Deque[_Departure] = deque()  # sealed, and not yet known to be ordered
         self._wanted: Deque[Tuple[_Trail, ChangeRecord[Any], str]] = deque()  # what the bus should have and doesn't
         self._settled = _NEVER  # all of ours up to that time is ordered
@@ -9805,10 +9808,15 @@ class SyncLink:
         return list(self._letters)
 
     def on_event(self, fn: Callable[[SyncEvent], object]) -> "SyncLink":
-        """Have *fn* called with each event from now on, on the link's threads. Returns the link."""
+        """Have *fn* called with each event, on the link's threads, and return the link.
+
+        The first to be given hears of those so far as well.
+        """
         if _is_async(fn):
             raise TypeError(f"{fn!r} is async: an event is told of by a plain call")
         self._listeners += _functions("listeners", [fn])
+        self._hurry["sender"].set()
+        self._ring(None, False)
         return self
 
     def flush(self, timeout: Optional[float] = None) -> None:
@@ -9858,11 +9866,17 @@ class SyncLink:
     # -- telling
 
     def _tell(self, kind: str, text: str, name: Optional[str] = None) -> None:
-        for listener in self._listeners:
-            try:
-                listener(SyncEvent(kind, text, name))
-            except Exception:
-                _report("listener %r of a link failed", listener)
+        self._untold.append(SyncEvent(kind, text, name))
+        self._tell_all()
+
+    def _tell_all(self) -> None:
+        while self._listeners and self._untold:
+            event = self._untold.popleft()
+            for listener in self._listeners:
+                try:
+                    listener(event)
+                except Exception:
+                    _report("listener %r of a link failed", listener)
 
     def _bury(self, reason: str, text: str, name: Optional[str] = None) -> None:
         """Keep what can't be taken or sent as a dead letter, and say so."""
@@ -9882,8 +9896,9 @@ class SyncLink:
             event.set()
         self._bell.put(None)
         self._bus.close()
-        unsent = len(self._queue) + len(self._wanted) + sum(len(trail.due) for trail in self._replica.due.values())
-        if unsent:
+        with self._monitor.lock:
+            self._replica.look()
+        if self._queue or self._wanted or self._replica.due:
             self._tell("unsent", "what was changed here last has not reached the bus")
         self._tell(state, reason)
 
@@ -9988,6 +10003,7 @@ class SyncLink:
 
     def _send(self) -> None:
         """Send what there is, or wait for it."""
+        self._tell_all()  # what was told before there was a listener
         if self._lost is None and self._send_some():
             return
         try:
@@ -10176,11 +10192,11 @@ class SyncLink:
                 monitor.idle.beside = partial(self._memo, outcome)
             replica.settle(outcome)
             self._number = self._number if outcome.number is None else outcome.number
+            self._counts["received"] += outcome.received
+            self._counts["duplicates"] += outcome.duplicates
         self._follow_up(outcome)
 
     def _follow_up(self, outcome: _Outcome) -> None:
-        self._counts["received"] += outcome.received
-        self._counts["duplicates"] += outcome.duplicates
         for reason, text, name in outcome.letters:
             self._bury(reason, text, name)
             if name is not None:
