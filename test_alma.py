@@ -16167,14 +16167,15 @@ def test_what_retention_prunes_before_it_is_sent_is_said_and_the_newest_goes(rep
 
 
 def test_what_was_pruned_after_a_remote_change_still_travels(replicas):
-    here, there = replicas(), replicas()
-    here.watch("x", 0, keep_last=1)
+    here, there, labels = replicas(), replicas(), queue.Queue()
+    here.watch("x", 0, keep_last=1, on_change=[lambda var, record: labels.put(record.label)])
     here.told(there)
     with here.held():
         here["x"].set("ours")
         there["x"].set("theirs")
         there.send()
-        here["x"].wait(lambda value: here["x"].last_change().label == "ours again", timeout=PATIENCE)
+        while labels.get(timeout=PATIENCE) != "ours again":
+            pass
     here.told(there)
     assert here["x"].get() == there["x"].get() == "ours"
 
