@@ -16,8 +16,9 @@ one. *Freeze* and *thaw* forbid and allow changes. A *registry* holds variables 
 *validators* and *middleware* are functions of the owner, *guests* together; a *notice* tells listeners of a record.
 A *follower* reads records from the log as they come, on its own loop or thread; changes only wake it.
 A *branch* is a variable that shares a past with another, up to a *fork*; a *namespace* is a dict whose keys are
-variables. A *schema* is the type that each value has to fit. A *path* is the keys and indices that lead to a part of
-a value; *alike* is of one type and equal.
+variables. A *bus* carries changes between processes, by *topic*: each process has a *replica*, and its changes are
+known by an *origin* and a sequence. A *schema* is the type that each value has to fit. A *path* is the keys and
+indices that lead to a part of a value; *alike* is of one type and equal.
 
 The rooms of this file, top to bottom; a name refers only upward:
 
@@ -9249,7 +9250,8 @@ class _Trail:
 
     def clip(self) -> int:
         """Forget what has to travel and has been pruned, but for the newest value; return how many that were."""
-        first, gone, kept = self.log.head[2].first, 0, deque()  # type: Tuple[int, int, Deque[List[int]]]
+        first, gone = self.log.head[2].first, 0
+        kept: Deque[List[int]] = deque()
         for start, stop in self.due:
             if start == 0:
                 kept.append([0, 1])
@@ -9726,7 +9728,7 @@ class SyncStatus(str):
         return status
 
 
-_ROLES = "sender", "receiver"
+_ROLES: Tuple[str, ...] = "sender", "receiver"
 _SOONEST, _LATEST = 0.05, 60.0  # seconds between attempts to reach a bus, from the first to the longest
 _SILENCE = 4.0  # seconds without a word from the bus after which a link is no longer live
 _DEAD = 100  # dead ones that are kept
@@ -10145,10 +10147,9 @@ class SyncLink:
         """Take what comes, or wait for it."""
         if self._lost is not None:
             self._resync(self._lost)
-        if self._goal is None:
-            self._goal = self._number if self._opened else self._bus.state(())[1]
-            self._word = monotonic()
-        if self._number >= self._goal:
+        if self._goal is None:  # the journal said where to go on
+            self._goal, self._word = self._bus.state(())[1], monotonic()
+        if self._number >= (self._goal or 0):
             self._known.set()
         cursor, entries = self._bus.read(self._cursor, self._at)
         self._word = monotonic()
@@ -10277,7 +10278,8 @@ class SyncLink:
             for start in range(0, len(arrivals), _TOGETHER):
                 self._commit(partial(replica.take_state, arrivals[start : start + _TOGETHER], forgot))
             self._fill_up({change.name: change for arrival in arrivals for change in arrival.changes}, forgot)
-            self._cursor, self._at, self._number, self._lost, self._opened = cursor, number, number, None, True
+            self._cursor, self._at, self._number, self._goal = cursor, number, number, number
+            self._lost, self._opened = None, True
             self._write_down()
         self._word = monotonic()
         self._ring(None, False)
