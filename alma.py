@@ -10191,7 +10191,8 @@ class SyncLink:
                 self._begin_anew()
             with _whole_or_not(monitor, None, apart=True):
                 outcome = step()
-                monitor.idle.beside = partial(self._memo, outcome)
+                if outcome.arrived:  # else it can wait
+                    monitor.idle.beside = partial(self._memo, outcome)
             replica.settle(outcome)
             self._number = self._number if outcome.number is None else outcome.number
             self._counts["received"] += outcome.received

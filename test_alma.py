@@ -15780,6 +15780,39 @@ def test_replicas_that_set_at_once_end_alike_and_each_has_each_change_once(repli
     assert all(other == first for other in others)
 
 
+def test_what_was_set_here_before_the_state_came_wins_over_it(replicas, monkeypatch):
+    there, state, away = replicas(), alma._MemoryBus.state, threading.Event()
+    there.watch("x", 5)
+    there.send()
+
+    def late_state(bus, origins):
+        if not away.is_set():
+            raise alma._Away("not yet")
+        return state(bus, origins)
+
+    monkeypatch.setattr(alma._MemoryBus, "state", late_state)
+    here = replicas(wait=0)
+    assert here.link.status == "lagging"
+    here.watch("x", 1).set(2)
+    away.set()
+    here.told(there)
+    assert here["x"].get() == there["x"].get() == 2
+    assert here.values("x") == [1, 2] and there.values("x") == [5, 2]
+
+
+def test_an_entry_that_the_bus_has_twice_is_taken_once(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 0)
+    here.told(there)
+    entry = entry_of("x", 1)
+    for _ in range(2):
+        here.link._bus.topic.origins.pop("1" * 32, None)  # as if it was so long ago that it has been forgotten
+        here.link._bus.send("1" * 32, [alma._Sent(0, entry, [("x", "set", entry)])])
+    here.told(there)
+    assert there.values("x") == [0, 1]
+    assert there.link.status.duplicates == 1
+
+
 def test_a_set_by_a_validator_while_a_change_comes_is_one_of_ours(replicas):
     here, there = replicas(), replicas()
     here.watch("x", 0)
