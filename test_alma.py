@@ -16507,6 +16507,25 @@ def test_a_registry_that_was_killed_repeats_nothing_and_skips_nothing(replicas, 
     assert collections.Counter(here.values("y")) == collections.Counter(ys)
 
 
+def test_each_opening_has_an_origin_of_its_own_and_what_was_unsent_keeps_the_old_one(replicas, memory_url, tmp_path):
+    here = journalled_replica(replicas, tmp_path / JOURNALLED, memory_url)
+    here.watch("x", 0)
+    here.send()
+    old = here.link.origin
+    with here.held():
+        here["x"].set(1)
+        copy = killed(tmp_path / JOURNALLED, tmp_path / "copy")
+        here.link._finish("closed", "killed")
+    here = journalled_replica(replicas, copy, memory_url)
+    here["x"].set(2)
+    here.send()
+    sent = [json.loads(text)["entry"] for _, _, text in here.link._bus.topic.backlog]
+    assert [(entry["origin"], entry["changes"][0]["value"]) for entry in sent] == [
+        (old, 0), (old, 1), (here.link.origin, 2)
+    ]  # fmt: skip
+    assert here.link.origin != old
+
+
 def test_a_change_and_the_place_behind_it_are_written_in_one(replicas, tmp_path):
     here = journalled_replica(replicas, tmp_path / JOURNALLED, f"memory://{tmp_path}")
     there = replicas(f"memory://{tmp_path}")
