@@ -9832,14 +9832,15 @@ class SyncLink:
             raise RuntimeError("flush() waits for other threads: call it outside of guests and transactions")
         with self._monitor.lock:
             target = self._monitor.time
-        if not self._wait_until(target, timeout):
+        if self._is_open() and not self._wait_until(target, timeout):
             raise TimeoutError(f"not all was ordered by {self._url} within {timeout} s")
         if self._settled < target:
-            raise SyncError(self._url, f"the link is {self.status}: {self._end[1] if self._end else 'a fork has it'}")
+            why = f"is {self._end[0]}: {self._end[1]}" if self._end else f"belongs to process {self._pid}"
+            raise SyncError(self._url, f"the link {why}")
 
     def _wait_until(self, target: int, timeout: Optional[float]) -> bool:
         def is_over() -> bool:
-            return self._settled >= target or self._end is not None or self._pid != os.getpid()
+            return self._settled >= target or self._end is not None
 
         self._ring(None, False)
         with self._news:
@@ -10191,7 +10192,8 @@ class SyncLink:
                 self._begin_anew()
             with _whole_or_not(monitor, None, apart=True):
                 outcome = step()
-                monitor.idle.beside = partial(self._memo, outcome)
+                if outcome.arrived:  # else it can wait
+                    monitor.idle.beside = partial(self._memo, outcome)
             replica.settle(outcome)
             self._number = self._number if outcome.number is None else outcome.number
             self._counts["received"] += outcome.received

@@ -15728,6 +15728,15 @@ def test_what_ours_again_says_does_not_travel(replicas):
     assert there.values("x") == [0, "theirs", "ours"]
 
 
+def test_a_large_state_comes_whole(replicas):
+    here = replicas()
+    with here.registry.transaction():
+        for n in range(1_000):
+            here.watch(f"x{n}", n)
+    here.send()
+    assert replicas().registry.snapshot() == {f"x{n}": n for n in range(1_000)}
+
+
 def test_a_change_ordered_after_ours_wins_also_where_both_are_read_at_once(replicas):
     here, there = replicas(), replicas()
     here.watch("x", 0)
@@ -15770,6 +15779,39 @@ def test_replicas_that_set_at_once_end_alike_and_each_has_each_change_once(repli
     first, *others = (collections.Counter(one.values("x")) for one in all_of)
     assert set(first.values()) == {1}
     assert all(other == first for other in others)
+
+
+def test_what_was_set_here_before_the_state_came_wins_over_it(replicas, monkeypatch):
+    there, state, away = replicas(), alma._MemoryBus.state, threading.Event()
+    there.watch("x", 5)
+    there.send()
+
+    def late_state(bus, origins):
+        if not away.is_set():
+            raise alma._Away("not yet")
+        return state(bus, origins)
+
+    monkeypatch.setattr(alma._MemoryBus, "state", late_state)
+    here = replicas(wait=0)
+    assert here.link.status == "lagging"
+    here.watch("x", 1).set(2)
+    away.set()
+    here.told(there)
+    assert here["x"].get() == there["x"].get() == 2
+    assert here.values("x") == [1, 2] and there.values("x") == [5, 2]
+
+
+def test_an_entry_that_the_bus_has_twice_is_taken_once(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 0)
+    here.told(there)
+    entry = entry_of("x", 1)
+    for _ in range(2):
+        here.link._bus.topic.origins.pop("1" * 32, None)  # as if it was so long ago that it has been forgotten
+        here.link._bus.send("1" * 32, [alma._Sent(0, entry, [("x", "set", entry)])])
+    here.told(there)
+    assert there.values("x") == [0, 1]
+    assert there.link.status.duplicates == 1
 
 
 def test_a_set_by_a_validator_while_a_change_comes_is_one_of_ours(replicas):
@@ -16353,14 +16395,16 @@ def test_a_server_that_begins_empty_gets_back_what_is_in_force(replicas, redis_s
     here.told(there)
     there.told(here)
     redis_server.stop()
+    here["x"].set(3).set(4)
     redis_server.start()
     assert {here.event("resync").kind, there.event("resync").kind} == {"resync"}
     assert here.event("lost").text
     here.told(there)
     there.told(here)
     late = replicas(redis_server.url)
-    assert [late[name].get() for name in "xy"] == [1, 2]
-    assert set(here.values("x")) == set(there.values("x")) == {0, 1}
+    assert [late[name].get() for name in "xy"] == [4, 2]
+    assert [value for value in here.values("x") if value != 1] == [0, 3, 4]  # the other may have offered its 1
+    assert there["x"].get() == 4 and there["y"].get() == 2
 
 
 def test_a_reader_whose_entries_were_trimmed_takes_the_state(replicas, redis_server):
@@ -16464,6 +16508,25 @@ def test_a_registry_that_was_killed_repeats_nothing_and_skips_nothing(replicas, 
     assert collections.Counter(here.values("y")) == collections.Counter(ys)
 
 
+def test_each_opening_has_an_origin_of_its_own_and_what_was_unsent_keeps_the_old_one(replicas, memory_url, tmp_path):
+    here = journalled_replica(replicas, tmp_path / JOURNALLED, memory_url)
+    here.watch("x", 0)
+    here.send()
+    old = here.link.origin
+    with here.held():
+        here["x"].set(1)
+        copy = killed(tmp_path / JOURNALLED, tmp_path / "copy")
+        here.link._finish("closed", "killed")
+    here = journalled_replica(replicas, copy, memory_url)
+    here["x"].set(2)
+    here.send()
+    sent = [json.loads(text)["entry"] for _, _, text in here.link._bus.topic.backlog]
+    assert [(entry["origin"], entry["changes"][0]["value"]) for entry in sent] == [
+        (old, 0), (old, 1), (here.link.origin, 2)
+    ]  # fmt: skip
+    assert here.link.origin != old
+
+
 def test_a_change_and_the_place_behind_it_are_written_in_one(replicas, tmp_path):
     here = journalled_replica(replicas, tmp_path / JOURNALLED, f"memory://{tmp_path}")
     there = replicas(f"memory://{tmp_path}")
@@ -16492,6 +16555,21 @@ def test_an_old_copy_of_a_journal_gets_back_what_it_had_sent_itself(replicas, me
     there = replicas()
     there.told(here)
     assert here["x"].get() == there["x"].get() == 2
+
+
+def test_what_was_pruned_while_it_waited_in_a_journal_is_said_and_the_newest_goes(replicas, memory_url, tmp_path):
+    here = journalled_replica(replicas, tmp_path / JOURNALLED, memory_url)
+    here.watch("x", 0, keep_last=2)
+    here.send()
+    with here.held():
+        for n in range(1, 11):
+            here["x"].set(n)
+        copy = killed(tmp_path / JOURNALLED, tmp_path / "copy")
+        here.link._finish("closed", "killed")
+    here, there = journalled_replica(replicas, copy, memory_url), replicas()
+    here.told(there)
+    assert here.event("pruned").name == "x"
+    assert there["x"].get() == here["x"].get() == 10
 
 
 def test_a_journal_with_a_place_in_a_topic_verifies_loads_and_saves(replicas, memory_url, tmp_path):
