@@ -16,8 +16,9 @@ one. *Freeze* and *thaw* forbid and allow changes. A *registry* holds variables 
 *validators* and *middleware* are functions of the owner, *guests* together; a *notice* tells listeners of a record.
 A *follower* reads records from the log as they come, on its own loop or thread; changes only wake it.
 A *branch* is a variable that shares a past with another, up to a *fork*; a *namespace* is a dict whose keys are
-variables. A *schema* is the type that each value has to fit. A *path* is the keys and indices that lead to a part of
-a value; *alike* is of one type and equal.
+variables. A *bus* carries changes between processes, by *topic*: each process has a *replica*, and its changes are
+known by an *origin* and a sequence. A *schema* is the type that each value has to fit. A *path* is the keys and
+indices that lead to a part of a value; *alike* is of one type and equal.
 
 The rooms of this file, top to bottom; a name refers only upward:
 
@@ -38,6 +39,7 @@ The rooms of this file, top to bottom; a name refers only upward:
     Async           set_async, changes(), wait_for()
     Types           AlmaVar[T], schemas
     Replay          replay, compare, bisect, export_test
+    Sync            Redis / Valkey, WebSocket
     Defaults        the default registry and the module-level functions
     Command line    main(argv=None) -> int
 """
@@ -114,6 +116,7 @@ __all__ = [
     "Encrypt",
     "FileFormatError",
     "FrozenError",
+    "Hub",
     "JournalError",
     "Listener",
     "MergeConflict",
@@ -129,6 +132,9 @@ __all__ = [
     "StaleWriteError",
     "Step",
     "SyncError",
+    "SyncEvent",
+    "SyncLink",
+    "SyncStatus",
     "UnknownNameError",
     "Unresolved",
     "UntrustedDataError",
@@ -155,6 +161,7 @@ __all__ = [
     "restore",
     "save",
     "snapshot",
+    "sync",
     "theirs",
     "to_json",
     "transact_async",
@@ -3703,14 +3710,16 @@ class _Transaction:
     """An open transaction: only its own thread sees the draft, until *committed* makes it everybody's."""
 
     __slots__ = (
-        "apart", "committed", "draft", "label", "monitor", "notices", "open", "owner", "resumed", "task", "time",
-        "touched",
+        "apart", "beside", "committed", "draft", "joined", "label", "monitor", "notices", "open", "owner", "resumed",
+        "task", "time", "touched",
     )  # fmt: skip
 
     def __init__(self, monitor: _Monitor, label: Optional[str], apart: bool = False) -> None:
         self.monitor, self.label = monitor, label
         self.owner, self.task = _get_ident(), _current_task()
-        self.apart = apart  # whether each change is one of its own, with its own time
+        self.apart = apart  # whether each change is one of its own, with its own time,
+        self.joined: Set[Tuple[_Log, int]] = set()  # but for these, which have that of the one before
+        self.beside: Optional[Callable[[], Tuple[str, str]]] = None  # key and text that a journal keeps with it
         self.draft = _Draft({}, {}, {})
         self.resumed: List[Tuple[Any, ...]] = []  # variables taken by their first watch(), with the options before it
         self.touched: List[AlmaVar[Any]] = []  # not in the draft: a savepoint taken back must not lose them
@@ -3782,7 +3791,7 @@ class _Transaction:
             count, _, layout, _ = self.draft.heads[log]
             if index >= count:
                 continue  # an append that was interrupted
-            if self.apart:
+            if self.apart and (log, index) not in self.joined:
                 time = self.monitor.now()
             position = index - layout.shift
             layout.times[position] = time
@@ -7020,6 +7029,13 @@ class _Journal:
                 self._write_space(thing)
             elif thing._log in self.entries:
                 self._write_header(self.entries[thing._log])
+        if transaction.beside is not None:
+            self._set_meta(*transaction.beside())
+
+    def kept(self, key: str) -> Optional[str]:
+        """Return the text that a transaction has left under a key, beside what it changed."""
+        rows = self._run("SELECT value FROM meta WHERE key = ?", key)
+        return rows[0][0] if rows else None
 
     def _compare_all(self) -> None:
         """Write what the registry has and the file has not, and remove what is over."""
@@ -8801,6 +8817,2288 @@ def _atom_literal(value: Any, where: str, modules: Set[str]) -> str:
     return text if module == "datetime" else f"{module}.{text}"
 
 
+# == Sync: Redis / Valkey, WebSocket ==========================================
+#
+# Knows registries, the codec and the journal's place for a cursor. A change is made here first and then travels; the
+# log is the outbox. The bus alone orders, so all replicas end with the same values. What comes from a bus is a
+# stranger's text. Nothing here ever waits in set(), or fails in it.
+
+
+class _Away(Exception):
+    """Raised by a bus that can't be reached now."""
+
+
+class _Refused(Exception):
+    """Raised by a bus that will never have us: a wrong password or token."""
+
+
+class _Lost(Exception):
+    """Raised by a bus that has entries which we'll never get from it: only its state can help."""
+
+
+class _Sent(NamedTuple):
+    """An entry on its way: its number in its origin, its text, and for the state a text for each variable in it."""
+
+    seq: int
+    text: str
+    pieces: Sequence[Tuple[str, str, str]]  # name, kind, text of an entry with this change alone
+
+
+_Numbered = Tuple[Optional[int], Sequence[str], str]  # number (None: a stranger's), names of refused offers, text
+
+
+class _Topic:
+    """What a bus keeps of a topic, in memory. Whoever owns it sees to it that one thread uses it at a time."""
+
+    def __init__(self, backlog: int) -> None:
+        import uuid
+
+        self.epoch = uuid.uuid4().hex  # another one has other numbers
+        self.count = 0  # the number of the newest entry; they begin with 1
+        self.backlog: Deque[_Numbered] = deque(maxlen=backlog)
+        self.newest: Dict[str, str] = {}  # by name, the text of an entry with its newest change alone
+        self.origins: OrderedDict[str, int] = OrderedDict()  # the last sequence of each
+
+    def take(self, origin: str, entries: Iterable[_Sent]) -> List[str]:
+        """Order entries and keep them; return "ok", "seen" or "gap" for each, and take none after a gap."""
+        answers = []
+        for entry in entries:
+            last = self.origins.get(origin, -1)
+            answers.append("seen" if entry.seq <= last else "ok" if entry.seq == last + 1 else "gap")
+            if answers[-1] == "gap":
+                break
+            if answers[-1] == "ok":
+                self._put(origin, entry)
+        return answers
+
+    def _put(self, origin: str, entry: _Sent) -> None:
+        refused = [name for name, kind, _ in entry.pieces if kind == "offer" and name in self.newest]
+        self.newest.update((name, text) for name, _, text in entry.pieces if name not in refused)
+        self.count += 1
+        self.backlog.append((self.count, refused, entry.text))
+        self.origins[origin] = entry.seq
+        self.origins.move_to_end(origin)
+        if len(self.origins) > _ORIGINS:
+            self.origins.popitem(last=False)
+
+    def state(self, origins: Iterable[str]) -> Tuple[str, int, Dict[str, int], Dict[str, str]]:
+        """Return the epoch, the number of the newest entry, the last sequence of those origins, and the state."""
+        return (
+            self.epoch,
+            self.count,
+            {one: self.origins[one] for one in origins if one in self.origins},
+            {**self.newest},
+        )
+
+    def since(self, number: int) -> List[_Numbered]:
+        """Return the entries after that number, at most a slice of them; _Lost if some are no longer kept."""
+        behind = self.count - number
+        if not 0 <= behind <= len(self.backlog):
+            raise _Lost(f"the bus is at entry {self.count} and keeps {len(self.backlog)}; we are at {number}")
+        start = len(self.backlog) - behind
+        return list(islice(self.backlog, start, start + _SLICE))
+
+
+_ORIGINS = 10_000  # whose last sequence is known
+_PATIENCE = 1.0  # seconds that a read waits for news, so that silence is known from death
+
+
+class _MemoryBus:
+    """A bus within this process, for tests: its topics live as long as the process."""
+
+    topics: ClassVar[Dict[Tuple[str, str], Tuple[Any, _Topic]]] = {}
+
+    def __init__(self, url: str, topic: str, token: Optional[str], keep: int) -> None:
+        self.news, self.topic = self.topics.setdefault((url, topic), (threading.Condition(), _Topic(keep)))
+        self.closed = False
+
+    def send(self, origin: str, entries: Sequence[_Sent]) -> List[str]:
+        """Have entries ordered; see _Topic.take()."""
+        with self.news:
+            answers = self.topic.take(origin, entries)
+            self.news.notify_all()
+            return answers
+
+    def state(self, origins: Iterable[str]) -> Tuple[str, int, Dict[str, int], Dict[str, str]]:
+        """Return where the topic is now, as one cut; see _Topic.state()."""
+        with self.news:
+            return self.topic.state(origins)
+
+    def read(self, cursor: str, number: int) -> Tuple[str, List[_Numbered]]:
+        """Return the entries after that number; none if none come for a second."""
+        with self.news:
+            if cursor != self.topic.epoch:
+                raise _Lost("the bus is another one")
+            self.news.wait_for(lambda: self.closed or self.topic.count != number, _PATIENCE)
+            return cursor, [] if self.closed else self.topic.since(number)
+
+    def close(self) -> None:
+        """Wake who reads."""
+        with self.news:
+            self.closed = True
+            self.news.notify_all()
+
+
+# One call of this orders a batch: what _Topic.take() does. KEYS: stream, newest, count, the origin's last sequence.
+# ARGV: length of the stream, channel; then for each entry sequence, text, how many pieces, and of each piece name,
+# kind and text, which is empty where it is that of the entry.
+_SEND = """
+local last, answers, i = tonumber(redis.call('GET', KEYS[4]) or -1), {}, 3
+while i <= #ARGV do
+  local seq, text, first = tonumber(ARGV[i]), ARGV[i + 1], i + 3
+  i = first + 3 * tonumber(ARGV[i + 2])
+  if seq <= last then
+    answers[#answers + 1] = 'seen'
+  elseif seq > last + 1 then
+    answers[#answers + 1] = 'gap'
+    break
+  else
+    local refused = {}
+    for j = first, i - 1, 3 do
+      if ARGV[j + 1] == 'offer' and redis.call('HEXISTS', KEYS[2], ARGV[j]) == 1 then
+        refused[#refused + 1] = ARGV[j]
+      else
+        redis.call('HSET', KEYS[2], ARGV[j], ARGV[j + 2] == '' and text or ARGV[j + 2])
+      end
+    end
+    local n = redis.call('INCR', KEYS[3])
+    local names = #refused > 0 and cjson.encode(refused) or '[]'
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'n', n, 'r', names, 'm', text)
+    redis.call('PUBLISH', ARGV[2], text)
+    last = seq
+    answers[#answers + 1] = 'ok'
+  end
+end
+if last >= 0 then redis.call('SET', KEYS[4], last, 'EX', 2592000) end
+return answers
+"""
+
+# Where the topic is: id and number of the newest entry; with a cursor whether entries follow it, else the state, and
+# the last sequences of origins. KEYS: stream, newest, count, the origins' last sequences.
+_LOOK = """
+local info, id = redis.pcall('XINFO', 'STREAM', KEYS[1]), '0-0'
+for i = 1, #info - 1, 2 do
+  if info[i] == 'last-generated-id' then id = info[i + 1] end
+end
+local found = {id, redis.call('GET', KEYS[3]) or '0'}
+if ARGV[1] then
+  found[3] = redis.call('XREAD', 'COUNT', 1, 'STREAMS', KEYS[1], ARGV[1]) and 1 or 0
+  return found
+end
+local lasts = {}
+for i = 4, #KEYS do
+  lasts[i - 3] = redis.call('GET', KEYS[i]) or '-1'
+end
+found[3], found[4] = lasts, redis.call('HGETALL', KEYS[2])
+return found
+"""
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+class _Wire:
+    """A connection to Redis, used by one thread."""
+
+    def __init__(self, pool: Any) -> None:
+        self.errors, self.pool = _of_extra("redis", "redis.exceptions"), pool
+        self.connection: Any = None
+        self.closed = False
+
+    def ask(self, *command: Any) -> Any:
+        """Return the answer to a command; _Away or _Refused where there is none, an error of the script as it is."""
+        try:
+            if self.closed:
+                raise ConnectionError("it is closed")
+            self.connection = self.connection or self.pool.make_connection()
+            self.connection.send_command(*command)
+            return self.connection.read_response()
+        except self.errors.NoScriptError:
+            raise
+        except Exception as error:
+            raise self._trouble(error) from error
+
+    def _trouble(self, error: Exception) -> Exception:
+        """Let go of the connection, and return what an error means."""
+        errors, connection, self.connection = self.errors, self.connection, None
+        reason = f"{type(error).__name__}: {error}"
+        if connection is not None and not self.closed:
+            connection.disconnect()
+        for_good = errors.AuthenticationError, errors.AuthorizationError, errors.NoPermissionError
+        if isinstance(error, for_good) or (isinstance(error, errors.ResponseError) and "WRONGTYPE" in str(error)):
+            return _Refused(reason)
+        if self.closed or isinstance(error, (errors.RedisError, OSError)):
+            return _Away(reason)
+        return error
+
+    def run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
+        """Return what a script returns, which is sent only where the server has it not."""
+        from hashlib import sha1
+
+        rest = len(keys), *keys, *arguments
+        try:
+            return self.ask("EVALSHA", sha1(script.encode()).hexdigest(), *rest)
+        except self.errors.NoScriptError:
+            return self.ask("EVAL", script, *rest)
+
+    def close(self) -> None:
+        """Have who waits for an answer come back, by shutting the connection down under it."""
+        self.closed, connection = True, self.connection
+        if connection is not None:
+            connection.disconnect()
+
+
+class _RedisBus:
+    """A topic in Redis or Valkey: a stream orders and keeps the entries, a hash the state."""
+
+    def __init__(self, url: str, topic: str, token: Optional[str], keep: int) -> None:
+        redis = _of_extra("redis", "redis")
+        retry = _of_extra("redis", "redis.retry").Retry(_of_extra("redis", "redis.backoff").NoBackoff(), 0)
+        waits = {"socket_timeout": 3, "socket_connect_timeout": 3, "retry": retry, "protocol": 2}
+        self.wires = [_Wire(redis.ConnectionPool.from_url(url, **waits)) for _ in range(2)]
+        self.sender, self.reader = self.wires
+        self.stream, self.keep = f"alma:{{{topic}}}", keep
+        self.keys = self.stream, f"{self.stream}:newest", f"{self.stream}:count"
+
+    def _of_origin(self, origin: str) -> str:
+        return f"{self.stream}:origin:{origin}"
+
+    def send(self, origin: str, entries: Sequence[_Sent]) -> List[str]:
+        """Have entries ordered, by one call of the script; see _Topic.take()."""
+        arguments: List[Any] = [self.keep, self.stream]
+        for seq, text, pieces in entries:
+            arguments += (seq, text, len(pieces))
+            for name, kind, part in pieces:
+                arguments += (_bytes(name), kind, "" if part is text else part)
+        answers = self.sender.run(_SEND, (*self.keys, self._of_origin(origin)), *arguments)
+        return [answer.decode() for answer in answers]
+
+    def state(self, origins: Iterable[str]) -> Tuple[str, int, Dict[str, int], Dict[str, str]]:
+        """Return where the topic is now, as one cut; see _Topic.state()."""
+        asked = list(origins)
+        cursor, count, lasts, pairs = self.reader.run(_LOOK, (*self.keys, *map(self._of_origin, asked)))
+        texts = (pair.decode("utf-8", "surrogatepass") for pair in pairs)
+        known = {origin: int(last) for origin, last in zip(asked, lasts) if int(last) >= 0}
+        return cursor.decode(), int(count), known, dict(zip(texts, texts))
+
+    def read(self, cursor: str, number: int) -> Tuple[str, List[_Numbered]]:
+        """Return the entries after a cursor, which has that number; none if none come for a second."""
+        wait = "XREAD", "COUNT", _SLICE, "BLOCK", int(_PATIENCE * 1_000), "STREAMS", self.stream, cursor
+        answer = self.reader.ask(*wait)
+        if not answer:
+            self._look(cursor, number)
+            return cursor, []
+        entries = [self._entry(fields) for _, fields in answer[0][1]]
+        for found, _, _ in entries:
+            if found is not None:
+                if found != number + 1:
+                    raise _Lost(f"after entry {number} of the bus comes {found}")
+                number = found
+        return answer[0][1][-1][0].decode(), entries
+
+    def _look(self, cursor: str, number: int) -> None:
+        """Raise _Lost if nothing comes because what should come is gone."""
+        newest, count, more = self.reader.run(_LOOK, self.keys, cursor)
+        if not more and (newest.decode(), int(count)) != (cursor, number):
+            raise _Lost(f"the bus is at {newest.decode()}, entry {int(count)}, we are at {cursor}, entry {number}")
+
+    @staticmethod
+    def _entry(fields: Any) -> _Numbered:
+        """Return an entry of the stream; a stranger's has no number."""
+        import json
+
+        found = dict(zip(fields[::2], fields[1::2])) if fields else {}
+        text = found.get(b"m", b"").decode("utf-8", "replace")
+        try:
+            names = found[b"r"].decode("utf-8", "surrogatepass")
+            return int(found[b"n"]), () if names == "[]" else json.loads(names), text
+        except (KeyError, ValueError):
+            return None, (), text or repr(found)
+
+    def close(self) -> None:
+        """Close the connections; who waits for an answer gets none."""
+        for wire in self.wires:
+            wire.close()
+
+
+# which bus an url means: made of the url, the topic, the token and how many entries to keep; connects when first used
+_BUSES: Dict[str, Callable[[str, str, Optional[str], int], Any]] = {
+    "redis": _RedisBus,
+    "rediss": _RedisBus,
+    "unix": _RedisBus,
+    "memory": _MemoryBus,
+}
+
+
+def _bus_of(url: str, topic: str, token: Optional[str], keep: int) -> Any:
+    """Return the bus that an url means; ValueError for one that means none."""
+    make = _BUSES.get(url.partition("://")[0])
+    if make is None or "://" not in url:
+        raise ValueError(f"a bus is reached by {', '.join(f'{scheme}://' for scheme in _BUSES)}, not by {url!r}")
+    return make(url, topic, token, keep)
+
+
+# -- entries: what travels, as text
+
+
+_LARGEST = 1 << 20  # bytes of an entry
+_BEGINNING = '{"mac":"'  # how each begins, so that what is signed is found by slicing
+
+
+class _Change(NamedTuple):
+    """What an entry says of one variable."""
+
+    name: str
+    kind: str  # set, offer, deletion
+    value: Any  # none of a deletion
+    label: Optional[str]
+    space: Optional[str]  # the namespace of which it is a key
+    encoded: bool  # whether the value is what decoding middleware stored
+
+
+class _Arrival(NamedTuple):
+    """An entry that came, with its number at the bus; with the reason where nothing can be made of it."""
+
+    number: Optional[int]
+    text: str
+    origin: str = ""
+    seq: int = -1
+    time: int = 0
+    sender: str = ""
+    changes: Sequence[_Change] = ()
+    damage: Optional[str] = None
+
+
+class _Segment:
+    """An origin, for what was made up to a time (None: from then on): how many entries left, how many came back."""
+
+    __slots__ = ("back", "left", "origin", "until")
+
+    def __init__(self, origin: str, left: int = 0, until: Optional[int] = None) -> None:
+        self.origin, self.left, self.back, self.until = origin, left, left, until
+
+
+class _Departure:
+    """Changes of one time on their way, in parts (name, kind, text); sealed as the next entry of a segment."""
+
+    __slots__ = ("origin", "parts", "segment", "sent", "time")
+
+    def __init__(self, time: int, parts: List[Tuple[str, str, str]]) -> None:
+        self.time, self.parts = time, parts
+        self.segment, self.origin, self.sent = _Segment(""), "", _Sent(-1, "", ())
+
+
+class _Seal:
+    """Makes entries of changes, and reads those of others; signs and checks them where there is a secret."""
+
+    def __init__(self, codec: _Codec, secret: Union[str, bytes, None]) -> None:
+        import hmac
+        import socket
+
+        self.codec, self.secret, self.hmac = codec, secret.encode() if isinstance(secret, str) else secret, hmac
+        self.sender = _text(f"{socket.gethostname()}:{os.getpid()}")
+
+    def _mac(self, body: str) -> str:
+        return "" if self.secret is None else self.hmac.new(self.secret, body.encode(), "sha256").hexdigest()
+
+    def _entry(self, origin: str, seq: int, time: int, changes: Iterable[str]) -> str:
+        begin = f'{{"origin":"{origin}","seq":{seq},"from":{self.sender},"time":{time},"changes":['
+        body = f"{begin}{','.join(changes)}]}}"
+        return f'{_BEGINNING}{self._mac(body)}","entry":{body}}}'
+
+    def seal(self, departure: _Departure, segment: _Segment) -> None:
+        """Make a departure the next entry of a segment, and of each variable's last change a piece for the state."""
+        time, parts, origin, seq = departure.time, departure.parts, segment.origin, segment.left
+        text = self._entry(origin, seq, time, [part for _, _, part in parts])
+        last = {name: (kind, part) for name, kind, part in parts}
+        pieces = [
+            (name, kind, text if len(parts) == 1 else self._entry(origin, seq, time, [part]))
+            for name, (kind, part) in last.items()
+        ]
+        if len(text) > _LARGEST or len(text.encode()) > _LARGEST:
+            raise CodecError("value", f"more than {_LARGEST:,} bytes", "keep it smaller")
+        departure.segment, departure.origin, departure.sent = segment, origin, _Sent(seq, text, pieces)
+        segment.left += 1
+
+    def part(self, trail: "_Trail", record: ChangeRecord[Any], kind: str) -> Tuple[str, str, str]:
+        """Return the name, kind and text of a change; CodecError for a value that has none."""
+        name, more, encoded = trail.var._name, "", trail.var._is_encoded()
+        if _is_deletion(record):
+            kind = "deletion"
+        else:
+            value = _unpack(record._stored) if encoded else record.value
+            more = f',"value":{_text(self.codec.encode(value, f"{name!r}, record {record.index}: value"))}'
+        if trail.space is not None:
+            more += f',"space":{_text(trail.space._name)}'
+        if encoded:
+            more += ',"encoded":true'
+        label = "null" if record.label is None else _text(record.label)
+        return name, kind, f'{{"name":{_text(name)},"kind":"{kind}"{more},"label":{label}}}'
+
+    def read(self, number: Optional[int], refused: Sequence[str], text: str) -> _Arrival:
+        """Return what an entry says, without the offers that were refused; it may be a stranger's."""
+        try:
+            if len(text) > _LARGEST:
+                raise ValueError(f"it is larger than {_LARGEST:,} bytes")
+            return self._read(number, refused, text)
+        except Exception as error:  # whatever a stranger may have written
+            return _Arrival(number, text, damage=str(error) or type(error).__name__)
+
+    def _read(self, number: Optional[int], refused: Sequence[str], text: str) -> _Arrival:
+        raw = _parse(self._body(text))
+        origin, seq, sender, time, changes = (raw[name] for name in ("origin", "seq", "from", "time", "changes"))
+        if number is None or not (type(origin) is type(sender) is str and type(seq) is type(time) is int):
+            raise ValueError("it is no entry of Alma's")
+        read = [self._change(change) for change in _listed(changes)]
+        kept = [change for change in read if not (change.kind == "offer" and change.name in refused)]
+        return _Arrival(number, text, origin, seq, time, sender, kept)
+
+    def _body(self, text: str) -> str:
+        """Return the text of the entry that a message holds; ValueError if it was not signed with our secret."""
+        start = len(_BEGINNING)
+        mac, mark, _ = text[start : start + 80].partition('","entry":')
+        if not text.startswith(_BEGINNING) or not mark or not text.endswith("}"):
+            raise ValueError("it is no entry of Alma's")
+        body = text[start + len(mac) + len(mark) : -1]
+        if self.secret is not None and not self.hmac.compare_digest(_bytes(mac), _bytes(self._mac(body))):
+            raise ValueError("it is not signed with our secret")
+        return body
+
+    def _change(self, raw: Any) -> _Change:
+        name, kind, label = raw["name"], raw["kind"], raw.get("label")
+        space, encoded = raw.get("space"), raw.get("encoded", False)
+        plain = name and type(name) is str and type(label) in (str, type(None)) and type(encoded) is bool
+        if not plain or kind not in _CHANGE_KINDS or not _is_key_of(name, space):
+            raise ValueError("a change in it is none that Alma knows")
+        value = DELETED if kind == "deletion" else self.codec.decode(raw["value"])
+        return _Change(name, kind, value, label, space, encoded)
+
+
+_CHANGE_KINDS = "set", "offer", "deletion"
+
+
+def _is_key_of(name: str, space: Any) -> bool:
+    """Tell whether a name can be that of a key of a namespace; of none, it can."""
+    if space is None:
+        return True
+    known = type(space) is str and space and "@" not in name
+    return bool(known) and name.startswith(f"{space}.") and len(name) > len(space) + 1
+
+
+# -- what a link knows of its variables
+
+
+class _Trail:
+    """What a link knows of the log of a variable: which of its records have to travel, and what becomes of others'."""
+
+    __slots__ = ("again", "due", "local", "log", "offer", "ours", "place", "sent", "space", "theirs", "var")
+
+    def __init__(self, var: AlmaVar[Any], space: Optional[AlmaNamespace], place: int, offer: int) -> None:
+        self.var, self.log, self.space = var, var._log, space
+        self.place = place  # the records before it have been looked at
+        self.offer = offer  # the record that counts only where the bus has nothing of that name; -1 for none
+        self.due: Deque[List[int]] = deque()  # ranges of records that have to travel
+        self.local = _NEVER  # when the newest change was made here that has to travel, or had to
+        self.sent = _NEVER  # the same of those that are on their way
+        self.ours = self.theirs = -1  # the newest record of a change made here, and of one made elsewhere
+        self.again = False  # whether its value is on its way once more, as the bus has lost it
+
+    def look(self, count: int, arrived: AbstractSet[int]) -> None:
+        """Note the records up to *count* that were made here."""
+        for index in range(self.place, count) if arrived else ():
+            if index not in arrived:
+                self._note(index, index + 1)
+        if not arrived and count > self.place:
+            self._note(self.place, count)
+        self.place = count
+
+    def _note(self, start: int, stop: int) -> None:
+        if self.due and self.due[-1][1] == start:
+            self.due[-1][1] = stop
+        else:
+            self.due.append([start, stop])
+        if stop - 1 != self.offer:
+            self.ours, self.local = stop - 1, self.log.time(self.log.head, stop - 1)
+
+    def oldest(self, most: int) -> List[Tuple[int, int]]:
+        """Return (time, index) of the records that have to travel, oldest first: *most*, and all of the last time."""
+        layout = self.log.head[2]
+        indices = (index for start, stop in self.due for index in range(start, stop))
+        timed = ((layout.times[index - layout.shift if index else 0], index) for index in indices)
+        found = list(islice(timed, most))
+        return found + list(takewhile(lambda entry: entry[0] == found[-1][0], timed))
+
+    def clip(self) -> int:
+        """Forget what has to travel and has been pruned, but for the newest value; return how many that were."""
+        first, gone = self.log.head[2].first, 0
+        kept: Deque[List[int]] = deque()
+        for start, stop in self.due:
+            if start == 0:
+                kept.append([0, 1])
+            gone += max(0, min(first, stop) - max(start, 1))
+            if stop > max(start, first):
+                kept.append([max(start, first), stop])
+        self.due = kept
+        if gone and self.ours >= first and not (kept and kept[-1][1] > self.ours):
+            kept.append([self.ours, self.ours + 1])  # what has been appended again
+        return gone
+
+    def records(self, indices: List[int]) -> List[ChangeRecord[Any]]:
+        """Return the records of what has to travel first, and note that it is on its way."""
+        later, found = [index for index in indices if index], {}
+        for record in self.log.part(self.log.head, later[0], later[-1] + 1) if later else ():
+            found[record.index] = record
+        if len(later) < len(indices):
+            found.update((record.index, record) for record in self.log.part(self.log.head, 0, 1))
+        for _ in indices:
+            self.due[0][0] += 1
+            if self.due[0][0] == self.due[0][1]:
+                self.due.popleft()
+        return [found[index] for index in indices]
+
+
+_PLAIN_OPTIONS = _Options(True, (), (), (), None, False)
+_Key = Tuple[AlmaNamespace, str]
+
+
+class _Scope:
+    """Which variables a link is about: all of a registry, the keys of a namespace, or some that were chosen."""
+
+    def __init__(self, what: Any) -> None:
+        self.registry: Optional[AlmaRegistry] = what if isinstance(what, AlmaRegistry) else None
+        self.space: Optional[AlmaNamespace] = what if isinstance(what, AlmaNamespace) else None
+        self.chosen: Optional[Dict[str, AlmaVar[Any]]] = None
+        if self.space is not None:
+            self.registry = self.space._registry
+        if self.registry is None:
+            self.chosen = self._choose([what] if isinstance(what, AlmaVar) else list(what))
+        owner: Any = self.registry or next(iter((self.chosen or {}).values()))
+        self.monitor: _Monitor = owner._monitor
+
+    @staticmethod
+    def _choose(variables: List[Any]) -> Dict[str, AlmaVar[Any]]:
+        chosen = {var._name: var for var in variables if isinstance(var, AlmaVar)}
+        if not variables or len(chosen) != len(variables) or len({var._monitor for var in variables}) > 1:
+            raise TypeError("sync() takes a registry, a namespace, a variable, or a list of variables of one registry")
+        return chosen
+
+    def _holds(self, name: str) -> bool:
+        return "@" not in name and (self.space is None or name.startswith(f"{self.space._name}."))
+
+    def variables(self) -> List[AlmaVar[Any]]:
+        """Return the variables there are."""
+        if self.registry is None:
+            return list((self.chosen or {}).values())
+        names = _public(self.registry._vars)
+        return [var for name, var in list(names.items()) if self.space is None or self.key(name)]
+
+    def find(self, name: str) -> Optional[AlmaVar[Any]]:
+        """Return the variable of that name, as this thread may see it."""
+        if self.registry is None:
+            return (self.chosen or {}).get(name)
+        return self.registry._vars.current().get(name) if self._holds(name) else None
+
+    def may_make(self, name: str) -> bool:
+        """Tell whether a name that is not known is to become a variable."""
+        return self.registry is not None and self._holds(name)
+
+    def key(self, name: str) -> Optional[_Key]:
+        """Return the namespace, and the key of it, that a name is claimed by."""
+        if self.registry is None and self.monitor.names is None:
+            return None
+        spaces = (self.registry or self.monitor.names.owner)._namespaces.current()  # type: ignore[union-attr]
+        found = self._within(name, spaces)
+        return found if found is not None and found[1] in found[0]._keys.current() else None
+
+    def _within(self, name: str, spaces: Mapping[str, AlmaNamespace]) -> Optional[_Key]:
+        """Return the namespace whose key a name would be."""
+        parts = name.split(".")
+        for n in range(1, len(parts)):
+            space = spaces.get(".".join(parts[:n]))
+            if space is not None and name[len(space._name) + 1 :]:
+                return space, name[len(space._name) + 1 :]
+        return None
+
+    def place(self, name: str, claimed: Optional[str]) -> Optional[_Key]:
+        """Return the namespace and key that a new name belongs to, made if the sender says that there is one."""
+        assert self.registry is not None
+        spaces = self.registry._namespaces
+        if claimed is not None and claimed not in spaces.current():
+            made = AlmaNamespace(self.registry, claimed, _PLAIN_OPTIONS)
+            made._resumed = True
+            spaces.changeable()[claimed] = made
+        return self._within(name, spaces.current())
+
+
+# -- what comes from elsewhere
+
+
+class _Outcome:
+    """What became of entries that were taken together: nothing of it counts before they are committed."""
+
+    def __init__(self) -> None:
+        self.arrived: Dict[_Log, Set[int]] = {}  # records that the link has appended, which don't travel
+        self.theirs: Dict[_Log, int] = {}  # the newest of them that stands for a change made elsewhere,
+        self.again: Dict[_Log, int] = {}  # and for one made here
+        self.ours: Dict[str, _Change] = {}  # changes made here that the bus has ordered last of all
+        self.letters: List[Tuple[str, str, Optional[str]]] = []  # dead ones: why, text, the variable that refused
+        self.heard: Dict[str, int] = {}
+        self.number: Optional[int] = None
+        self.received = self.duplicates = 0
+
+    def note(self, var: AlmaVar[Any], which: Dict[_Log, int]) -> None:
+        """Note that a variable's newest record is the link's."""
+        index = var._head()[0] - 1
+        self.arrived.setdefault(var._log, set()).add(index)
+        which[var._log] = index
+
+
+def _new_origin() -> str:
+    import uuid
+
+    return uuid.uuid4().hex
+
+
+class _Replica:
+    """The variables of a link, and how changes from elsewhere come into them. All assumes the registry's lock.
+
+    What is in force in the end, by what came last in the order of the bus:
+                        nothing of ours on its way    one of ours is
+       another's        that                          ours, appended again
+       ours             ours, appended again if another's was appended after it
+    """
+
+    def __init__(self, scope: _Scope) -> None:
+        self.scope, self.monitor = scope, scope.monitor
+        self.trails: Dict[_Log, _Trail] = {}
+        self.due: Dict[_Log, _Trail] = {}  # those with records that have to travel
+        self.strays: List[_Trail] = []  # variables that came with a past, as from a file
+        self.met: Set[str] = set()
+        self.renamed = True
+        self.after = self.echoed = self.monitor.time  # of the last look; of what the bus has told us of our own
+        self.arrived: List[int] = []  # times of the link's records younger than that
+        self.sent = _NEVER  # of the newest record that is on its way
+        self.heard: OrderedDict[str, int] = OrderedDict()  # the last sequence of each origin
+        self.owns: Dict[str, bool] = {}  # our origins: whether they are of this opening
+        self.segments: List[_Segment] = []  # of what is made here, the last one of what is made from now on
+        self.extra = self.own()  # of values that the bus should have and has not
+
+    def begin(self, echoed: int, arrived: Iterable[int]) -> bool:
+        """Meet the variables; what is younger than *echoed* and did not arrive has to travel.
+
+        Return whether all of that is known: retention may have pruned some.
+        """
+        known, times = True, set(arrived)
+        self.echoed, self.arrived = echoed, sorted(times)
+        for var in self.scope.variables():
+            head, layout = var._log.head, var._log.head[2]
+            position = bisect_right(layout.times, echoed, 0, head[0] - layout.shift)
+            start = position + layout.shift if position > 1 else position
+            known = known and (layout.first == 1 or start >= layout.first)
+            trail = self._meet(var, start, 0 if start == 0 else -1)
+            came = {index for index in range(start, head[0]) if times and self._time(trail, index) in times}
+            self._look_at(trail, came)
+        self.renamed, self.after = False, self.monitor.now()  # younger than what a file may bring
+        return known
+
+    def own(self) -> _Segment:
+        """Return a segment with a new origin."""
+        segment = _Segment(_new_origin())
+        self.owns[segment.origin] = True
+        return segment
+
+    @staticmethod
+    def _time(trail: _Trail, index: int) -> int:
+        return trail.log.time(trail.log.head, index)
+
+    def _meet(self, var: AlmaVar[Any], place: int, offer: int) -> _Trail:
+        key = self.scope.key(var._name)
+        trail = self.trails[var._log] = _Trail(var, None if key is None else key[0], place, offer)
+        self.met.add(var._name)
+        return trail
+
+    def look(self, arrived: Optional[Mapping[_Log, AbstractSet[int]]] = None) -> None:
+        """Note which records have been made since the last look; those that the link made are given. O(variables)."""
+        if self.renamed:
+            self._meet_new()
+        for trail in self.trails.values():
+            if trail.log.head[0] > trail.place:
+                self._look_at(trail, (arrived or {}).get(trail.log, _NOTHING))
+        self.after = self.monitor.time
+
+    def _look_at(self, trail: _Trail, arrived: AbstractSet[int]) -> None:
+        trail.look(trail.log.head[0], arrived)
+        if trail.due:
+            self.due[trail.log] = trail
+
+    def _meet_new(self) -> None:
+        self.renamed, there = False, set()
+        for var in self.scope.variables():
+            log = var._log
+            there.add(log)
+            if log not in self.trails:
+                begun = log.head[2].times[0] > self.after
+                trail = self._meet(var, 0 if begun else log.head[0], 0 if begun and var._name not in self.met else -1)
+                if not begun:
+                    self.strays.append(trail)
+        for log in [log for log in self.trails if log not in there and log not in self.due]:
+            del self.trails[log]
+
+    def is_pending(self, trail: _Trail) -> bool:
+        """Tell whether a change made here is on its way, or has to be, so that the bus will order it last."""
+        return trail.local > self.echoed or trail.again
+
+    def open_segments(self) -> List[_Segment]:
+        """Return the segments of which not all has come back yet, and the current one."""
+        return [one for one in self.segments if one.until is None or one.until > self.echoed]
+
+    def is_quiet(self) -> bool:
+        """Tell whether nothing is on its way, or has to be."""
+        return not self.due and self.sent <= self.echoed
+
+    def take(self, arrivals: Iterable[_Arrival]) -> _Outcome:
+        """Append what entries say, within a transaction."""
+        outcome = _Outcome()
+        for arrival in arrivals:
+            if arrival.damage is not None:
+                outcome.letters.append((arrival.damage, arrival.text, None))
+            elif arrival.seq <= outcome.heard.get(arrival.origin, self.heard.get(arrival.origin, -1)):
+                outcome.duplicates += 1
+            else:
+                outcome.heard[arrival.origin] = arrival.seq
+                self._take(arrival, outcome)
+            outcome.number = outcome.number if arrival.number is None else arrival.number
+        for log in outcome.theirs:
+            self._win(log, outcome)
+        return outcome
+
+    def _take(self, arrival: _Arrival, outcome: _Outcome) -> None:
+        if self._is_ours(arrival):
+            for change in arrival.changes:
+                outcome.ours[change.name] = change
+                var = self.scope.find(change.name)
+                if arrival.origin == self.extra.origin and var is not None and var._log in self.trails:
+                    self.trails[var._log].again = False
+            for segment in self.segments:
+                if segment.origin == arrival.origin:
+                    self.echoed, segment.back = max(self.echoed, arrival.time), arrival.seq + 1
+            return
+        outcome.received += 1
+        try:
+            if len(arrival.changes) == 1:
+                self._put(arrival.changes[0], arrival, outcome)
+            else:
+                self._put_all(arrival, outcome)
+        except Exception as error:  # a validator may raise anything
+            name = arrival.changes[0].name if len(arrival.changes) == 1 else None
+            outcome.letters.append((f"{type(error).__name__}: {error}", arrival.text, name or "several"))
+
+    def _is_ours(self, arrival: _Arrival) -> bool:
+        """Tell whether an entry is of our own making, and is still here: a journal may be an old copy."""
+        is_fresh = self.owns.get(arrival.origin)
+        if is_fresh is not False:
+            return is_fresh is True
+        found = self.scope.find(arrival.changes[0].name) if arrival.changes else None
+        times = () if found is None else found._log.head[2].times
+        return (
+            found is None
+            or found._log.head[2].first > 1
+            or arrival.time in times[bisect_left(times, arrival.time) :][:1]
+        )
+
+    def _put_all(self, arrival: _Arrival, outcome: _Outcome) -> None:
+        """Append the changes of a transaction, all or none, with one time."""
+        transaction, part = self.monitor.transaction, _Outcome()
+        with _savepoint(transaction, None):
+            for change in arrival.changes:
+                self._put(change, arrival, part)
+        records = [(log, index) for log, indices in part.arrived.items() for index in indices]
+        transaction.joined.update(records[1:])
+        for log, index in records:
+            outcome.arrived.setdefault(log, set()).add(index)
+        outcome.theirs.update(part.theirs)
+        for change in arrival.changes:
+            outcome.ours.pop(change.name, None)
+
+    def _put(self, change: _Change, arrival: _Arrival, outcome: _Outcome) -> None:
+        label = change.label or f"from {arrival.sender}"
+        var = self.monitor._perform(self.append, (change, label))
+        outcome.ours.pop(change.name, None)
+        if var is not None:
+            outcome.note(var, outcome.theirs)
+
+    def _win(self, log: _Log, outcome: _Outcome) -> None:
+        """Append ours again where the bus has ordered it after another's, or will."""
+        trail, label = self.trails.get(log), "ours again"
+        if trail is None:
+            return
+        try:
+            change = outcome.ours.get(trail.var._name)
+            if self.is_pending(trail):
+                self.monitor._perform(self._bring_back, (trail.var, trail.ours, label))
+            elif change is not None:
+                self.monitor._perform(self.append, (change, label))
+            else:
+                return
+            outcome.note(trail.var, outcome.again)
+        except Exception as error:
+            outcome.letters.append((f"{type(error).__name__}: {error}", label, trail.var._name))
+
+    @staticmethod
+    def _bring_back(var: AlmaVar[Any], index: int, label: str) -> None:
+        var._bring_back(var._writable(), index, label)
+
+    def settle(self, outcome: _Outcome) -> None:
+        """Have an outcome count that has been committed."""
+        self.look(outcome.arrived)
+        for log, index in outcome.theirs.items():
+            if log in self.trails:
+                self.trails[log].theirs = index
+        for log, index in outcome.again.items():
+            self.trails[log].ours = index
+        for origin, seq in outcome.heard.items():
+            self.heard[origin] = seq
+            self.heard.move_to_end(origin)
+        while len(self.heard) > _ORIGINS:
+            self.heard.popitem(last=False)
+        self.arrived += self.times(outcome)
+
+    def times(self, outcome: _Outcome) -> List[int]:
+        """Return when the records were made that the link has appended."""
+        heads = [(log, log.head[2], indices) for log, indices in outcome.arrived.items()]
+        return sorted(
+            layout.times[index - layout.shift if index else 0] for _, layout, indices in heads for index in indices
+        )
+
+    def take_state(self, arrivals: Iterable[_Arrival], forgot: bool) -> _Outcome:
+        """Append what the bus says is in force, within a transaction; where it *forgot* ours, not over that."""
+        outcome = _Outcome()
+        for arrival in arrivals:
+            if arrival.damage is not None:
+                outcome.letters.append((arrival.damage, arrival.text, None))
+            for change in arrival.changes:
+                var = self.scope.find(change.name)
+                trail = None if var is None else self.trails.get(var._log)
+                if trail is None or not (self.is_pending(trail) or (forgot and trail.ours > trail.theirs)):
+                    self._put_state(change, arrival, outcome)
+        return outcome
+
+    def _put_state(self, change: _Change, arrival: _Arrival, outcome: _Outcome) -> None:
+        try:
+            var = self.scope.find(change.name)
+            if var is None or not self._says(var, change):
+                self._put(change, arrival, outcome)
+        except Exception as error:  # a validator may raise anything
+            outcome.letters.append((f"{type(error).__name__}: {error}", arrival.text, change.name))
+
+    # -- one change
+
+    def append(self, change: _Change, label: str) -> Optional[AlmaVar[Any]]:
+        """Append a change by the way of every verb; return the variable, None where there is nothing to do."""
+        var = self.scope.find(change.name)
+        if var is None:
+            return self._make(change, label) if self.scope.may_make(change.name) else None
+        if change.kind == "offer" and self._says(var, change):
+            return None
+        key = self.scope.key(change.name)
+        if change.kind == "deletion":
+            if key is None:
+                raise ValueError("it deletes what is no key of a namespace here")
+            var._append(var._writable(), DELETED, label)
+        elif change.encoded and var._lacks_middleware():
+            var._append(var._writable(), _pack(change.value), label)
+        elif key is not None and var._head()[1] is DELETED:
+            key[0]._put(key[1], self._stored(var, change), label)
+        else:
+            var._set(self._stored(var, change), label, None)
+        return var
+
+    def differs(self, trail: _Trail, change: _Change) -> bool:
+        """Tell whether a variable has another value than a change says."""
+        try:
+            return not self._says(trail.var, change)
+        except Exception:  # whatever a guest may raise
+            return True
+
+    def _says(self, var: AlmaVar[Any], change: _Change) -> bool:
+        """Tell whether a variable has the value of a change."""
+        if change.kind == "deletion" or var._head()[1] is DELETED:
+            return change.kind == "deletion" and var._head()[1] is DELETED
+        if change.encoded and var._lacks_middleware():
+            return _same(_unpack(var._head()[1]), change.value)
+        return _same(_unpack(self._stored(var, change)), var._current())
+
+    @staticmethod
+    def _stored(var: AlmaVar[Any], change: _Change) -> Any:
+        """Return the packed value of a change, as the variable takes it in."""
+        value = change.value
+        if change.encoded:
+            if not var._is_encoded():
+                raise ValueError("its value has gone through middleware that is not given here")
+            value = var._chain.open(var._head()[0], _pack(value))  # type: ignore[union-attr]
+        elif var._schema is not None:
+            value = _replaced(value, var._schema._revived, {})
+        return var._take_in(value)
+
+    def _make(self, change: _Change, label: str) -> Optional[AlmaVar[Any]]:
+        """Make the variable that a change is of, resumed."""
+        registry, key = self.scope.registry, self.scope.place(change.name, change.space)
+        if registry is None or change.kind == "deletion":
+            return None
+        if key is None:
+            var = registry._watch(change.name, _pack(change.value), _PLAIN_OPTIONS, origin=0)
+        else:
+            var = self._make_key(change, *key)
+        if change.encoded and not var._is_encoded():
+            var._chain = _Chain(var._name, (_NOT_GIVEN,), var._pack)
+            var._log.reopen(var._opener())
+            self.monitor.transaction.look_again(var._log)
+            var._be_careful()
+        if change.kind != "offer" or change.label is not None:
+            var._log.labels[0] = label
+        return var
+
+    def _make_key(self, change: _Change, space: AlmaNamespace, key: str) -> AlmaVar[Any]:
+        value, middleware = change.value, space._options.middleware
+        if change.encoded and not space._resumed:
+            chain = _Chain(change.name, middleware, _pack)
+            if not chain.decoders:
+                raise ValueError("its value has gone through middleware that is not given here")
+            value = chain.open(0, _pack(value))
+        space._put(_checked_key(key), space._packed(key, value), None)
+        return space.var(key)
+
+
+_NOTHING: AbstractSet[int] = frozenset()
+
+
+# -- links
+
+
+class SyncEvent(NamedTuple):
+    """What a link tells of itself: a kind, one sentence that says why, and the variable it is about, if one.
+
+    *kind* is 'live', 'lagging', 'resync', 'lost', 'dead letter', 'differs', 'pruned', 'unsent', 'failed' or 'closed'.
+    """
+
+    kind: str
+    text: str
+    name: Optional[str] = None
+
+
+class SyncStatus(str):
+    """How a link is, in a word: 'live', 'lagging', 'resyncing', 'closed' or 'failed'; and its figures.
+
+    *age* is seconds since the last word from the bus, None before the first; *sent*, *received*, *duplicates* and
+    *dead_letters* count entries.
+    """
+
+    state: str
+    age: Optional[float]
+    sent: int
+    received: int
+    duplicates: int
+    dead_letters: int
+
+    def __new__(cls, state: str, age: Optional[float] = None, **counts: int) -> "SyncStatus":
+        status = super().__new__(cls, state)
+        status.state, status.age = state, age
+        status.sent, status.received = counts.get("sent", 0), counts.get("received", 0)
+        status.duplicates, status.dead_letters = counts.get("duplicates", 0), counts.get("dead_letters", 0)
+        return status
+
+
+_ROLES: Tuple[str, ...] = "sender", "receiver"
+_SOONEST, _LATEST = 0.05, 60.0  # seconds between attempts to reach a bus, from the first to the longest
+_SILENCE = 4.0  # seconds without a word from the bus after which a link is no longer live
+_DEAD = 100  # dead ones that are kept
+_TOGETHER = 200  # entries that are taken under one hold of the lock: a set waits 2 ms at most
+_LOAD = 500  # entries that travel at once
+
+
+class SyncLink:
+    """What keeps variables the same as those of other processes on a topic of a bus; made by sync().
+
+    Local changes never wait for it. Two threads of its own send and receive until close(), or until the registry is
+    closed; they don't keep the process alive. ``with`` closes it. In a fork's child it is closed.
+    """
+
+    def __init__(self, scope: _Scope, bus: Any, seal: _Seal, url: str, topic: str) -> None:
+        from queue import SimpleQueue
+
+        self._scope, self._bus, self._seal, self._url, self._topic = scope, bus, seal, url, topic
+        self._monitor, self._pid = scope.monitor, os.getpid()
+        self._bell: Any = SimpleQueue()  # may be rung by a signal handler
+        self._rung = False
+        self._gate = threading.Lock()  # held while entries are on the way, so that a resync finds nothing half sent
+        self._news = threading.Condition()  # what follows has changed
+        self._known = threading.Event()  # whether what the topic had at first is here
+        self._hurry = {role: threading.Event() for role in _ROLES}
+        self._pauses = dict.fromkeys(_ROLES, 0.0)
+        self._troubles: Dict[str, str] = {}  # by role: why it does not get through
+        self._end: Optional[Tuple[str, str]] = None  # closed or failed, and why
+        self._lost: Optional[str] = "it is new here"  # why the state has to be asked for
+        self._opened = self._told_live = False
+        self._word: Optional[float] = None
+        self._counts = dict.fromkeys(("sent", "received", "duplicates", "dead_letters"), 0)
+        self._letters: Deque[Tuple[str, str]] = deque(maxlen=_DEAD)
+        self._listeners: Tuple[Any, ...] = ()
+        self._untold: Deque[SyncEvent] = deque(maxlen=_DEAD)
+        self._queue: Deque[_Departure] = deque()  # sealed, and not yet known to be ordered
+        self._wanted: Deque[Tuple[_Trail, ChangeRecord[Any], str]] = deque()  # what the bus should have and doesn't
+        self._settled = _NEVER  # all of ours up to that time is ordered
+        self._cursor, self._at, self._number = "", 0, 0  # where we read; its number; that of what was taken last
+        self._written = 0.0  # when the cursor went into the journal
+        self._key = f"sync:{topic}"  # under which
+        self._goal: Optional[int] = None  # the entry that we have to have read to be up to date
+        self._deadline: Optional[float] = None  # of what is left to do once the registry is closed
+        with self._monitor.lock:
+            self._monitor.settle()
+            self._begin()
+            self._monitor.followers[self] = self._ring
+
+    # -- what others ask
+
+    @property
+    def topic(self) -> str:
+        """The topic it was given."""
+        return self._topic
+
+    @property
+    def origin(self) -> str:
+        """What the changes made here are known by, from this opening on."""
+        return self._replica.segments[-1].origin
+
+    @property
+    def status(self) -> SyncStatus:
+        """How it is now."""
+        age = None if self._word is None else monotonic() - self._word
+        return SyncStatus(self._state(age), age, **self._counts)
+
+    def _state(self, age: Optional[float]) -> str:
+        if self._pid != os.getpid():
+            return "closed"
+        if self._end is not None:
+            return self._end[0]
+        if self._troubles or age is None or age > _SILENCE:
+            return "lagging"
+        return "live" if self._lost is None else "resyncing"
+
+    @property
+    def dead_letters(self) -> List[Tuple[str, str]]:
+        """The last entries that could not be taken or sent, oldest first: why, and their text."""
+        return list(self._letters)
+
+    def on_event(self, fn: Callable[[SyncEvent], object]) -> "SyncLink":
+        """Have *fn* called with each event, on the link's threads, and return the link.
+
+        The first to be given hears of those so far as well.
+        """
+        if _is_async(fn):
+            raise TypeError(f"{fn!r} is async: an event is told of by a plain call")
+        self._listeners += _functions("listeners", [fn])
+        self._hurry["sender"].set()
+        self._ring(None, False)
+        return self
+
+    def flush(self, timeout: Optional[float] = None) -> None:
+        """Return when all that was changed here so far has been ordered by the bus.
+
+        TimeoutError after so many seconds; SyncError if the link is closed or has failed before; RuntimeError inside a
+        guest or a transaction.
+        """
+        if _is_busy() or threading.current_thread() in self._threads:
+            raise RuntimeError("flush() waits for other threads: call it outside of guests and transactions")
+        with self._monitor.lock:
+            target = self._monitor.time
+        if self._is_open() and not self._wait_until(target, timeout):
+            raise TimeoutError(f"not all was ordered by {self._url} within {timeout} s")
+        if self._settled < target:
+            why = f"is {self._end[0]}: {self._end[1]}" if self._end else f"belongs to process {self._pid}"
+            raise SyncError(self._url, f"the link {why}")
+
+    def _wait_until(self, target: int, timeout: Optional[float]) -> bool:
+        def is_over() -> bool:
+            return self._settled >= target or self._end is not None
+
+        self._ring(None, False)
+        with self._news:
+            return self._news.wait_for(is_over, timeout)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Send what is unsent, for at most so many seconds, and end. Closing twice does no harm."""
+        if self._pid != os.getpid():
+            return
+        may_wait = not _is_busy() and threading.current_thread() not in self._threads
+        if may_wait and self._end is None:
+            self._wait_until(self._monitor.time, timeout)
+            self._write_down()
+        self._finish("closed", "close() was called")
+        for thread in self._threads if may_wait else ():
+            thread.join(timeout)
+
+    def __enter__(self) -> "SyncLink":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"SyncLink({self._url!r}, topic={self._topic!r}, {self.status})"
+
+    # -- telling
+
+    def _tell(self, kind: str, text: str, name: Optional[str] = None) -> None:
+        self._untold.append(SyncEvent(kind, text, name))
+        self._tell_all()
+
+    def _tell_all(self) -> None:
+        while self._listeners and self._untold:
+            event = self._untold.popleft()
+            for listener in self._listeners:
+                try:
+                    listener(event)
+                except Exception:
+                    _report("listener %r of a link failed", listener)
+
+    def _bury(self, reason: str, text: str, name: Optional[str] = None) -> None:
+        """Keep what can't be taken or sent as a dead letter, and say so."""
+        self._counts["dead_letters"] += 1
+        self._letters.append((reason, text[:10_000]))
+        self._tell("dead letter", reason, name)
+
+    def _finish(self, state: str, reason: str) -> None:
+        """End; the first reason counts."""
+        with self._news:
+            if self._end is not None:
+                return
+            self._end = state, reason
+            self._news.notify_all()
+        self._monitor.followers.pop(self, None)
+        for event in (self._known, *self._hurry.values()):
+            event.set()
+        self._bell.put(None)
+        self._bus.close()
+        with self._monitor.lock:
+            self._replica.look()
+        if self._queue or self._wanted or self._replica.due:
+            self._tell("unsent", "what was changed here last has not reached the bus")
+        self._tell(state, reason)
+
+    def _ring(self, var: Optional[AlmaVar[Any]], renamed: bool = True) -> None:
+        """Wake who sends: a follower of the registry."""
+        if var is None and renamed:
+            self._replica.renamed = True
+        if not self._rung:
+            self._rung = True
+            self._bell.put(None)
+        if self._monitor.idle is _CLOSED:
+            self._hurry["sender"].set()
+
+    # -- both threads
+
+    def _is_open(self) -> bool:
+        return self._end is None and self._pid == os.getpid()
+
+    def _open(self, wait: float) -> None:
+        """Start, and wait for the state; SyncError if the bus refuses us."""
+        try:
+            self._start()
+            self._known.wait(wait)
+        except BaseException:
+            self._finish("closed", "it was interrupted while it opened")
+            raise
+        if self._end is not None and self._end[0] == "failed":
+            raise SyncError(self._url, self._end[1])
+
+    def _start(self) -> None:
+        steps = self._send, self._receive
+        self._threads = [
+            threading.Thread(target=self._work, args=(role, step), name=f"alma sync, {role}", daemon=True)
+            for role, step in zip(_ROLES, steps)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _work(self, role: str, step: Callable[[], None]) -> None:
+        try:
+            self._work_on(role, step)
+        except BaseException as error:
+            _report("a thread of %r failed", self)
+            self._finish("failed", f"{type(error).__name__}: {error}")
+
+    def _work_on(self, role: str, step: Callable[[], None]) -> None:
+        while self._end is None and not self._is_left(role):
+            self._attempt(role, step)
+
+    def _is_left(self, role: str) -> bool:
+        """Tell whether there is nothing more to do as the registry is closed; what is unsent is sent for 5 s."""
+        if self._monitor.idle is not _CLOSED:
+            return False
+        self._deadline = self._deadline or monotonic() + 5
+        if role == "sender" and (monotonic() > self._deadline or self._settled >= self._monitor.time):
+            self._finish("closed", "its registry is closed")
+        return role == "receiver"
+
+    def _attempt(self, role: str, step: Callable[[], None]) -> None:
+        """Take a step; wait after one that failed for a reason that may pass."""
+        try:
+            step()
+            self._got_through(role)
+        except (_Away, JournalError) as error:
+            if self._end is None:
+                self._pause(role, str(error))
+        except _Refused as error:
+            self._finish("failed", str(error))
+        except _Lost as error:
+            self._lost = str(error)
+        except FrozenError as error:
+            if not error.closed:
+                raise
+
+    def _pause(self, role: str, reason: str) -> None:
+        import random
+
+        self._stumble(role, reason)
+        pause = min(_LATEST if self._deadline is None else 1.0, 2 * self._pauses[role] or _SOONEST)
+        self._pauses[role] = pause
+        self._hurry[role].wait(pause * random.uniform(0.5, 1.0))
+        self._hurry[role].clear()
+
+    def _stumble(self, role: str, reason: str) -> None:
+        is_new, self._told_live = not self._troubles, False
+        self._troubles[role] = reason
+        if is_new:
+            self._tell("lagging", reason)
+
+    def _got_through(self, role: str) -> None:
+        if self._pauses[role]:
+            self._pauses[role] = 0.0
+            for other in _ROLES:
+                if other != role:
+                    self._hurry[other].set()
+        self._troubles.pop(role, None)
+        if not self._told_live and not self._troubles and self._lost is None and self._end is None:
+            self._told_live = True
+            self._tell("live", "the bus is heard, and hears us")
+
+    # -- the thread that sends
+
+    def _send(self) -> None:
+        """Send what there is, or wait for it."""
+        self._tell_all()  # what was told before there was a listener
+        if self._lost is None and self._send_some():
+            return
+        try:
+            self._bell.get(timeout=_PATIENCE if self._deadline is None else _SOONEST)
+        except Exception:  # queue.Empty, which would have to be imported
+            self._mind_silence()
+        self._rung = False  # first: what comes from here on rings again
+
+    def _mind_silence(self) -> None:
+        if self._word is not None and monotonic() - self._word > _SILENCE and "receiver" not in self._troubles:
+            self._stumble("receiver", f"for {_SILENCE:g} s nothing from the bus has been taken")
+
+    def _send_some(self) -> bool:
+        """Send what is ready; tell whether there was something."""
+        with self._gate:
+            if self._lost is not None:
+                return False
+            horizon = self._fill()
+            batch = self._batch()
+            if batch:
+                origin = batch[0].origin
+                self._acknowledge(batch, self._bus.send(origin, [departure.sent for departure in batch]))
+            with self._news:
+                self._settled = max(self._settled, self._queue[0].time - 1 if self._queue else horizon)
+                self._news.notify_all()
+        return bool(batch or self._replica.due or self._wanted)
+
+    def _batch(self) -> List[_Departure]:
+        """Return the departures to send next: of one origin, and not too many bytes."""
+        batch: List[_Departure] = []
+        size = 0
+        for departure in islice(self._queue, _LOAD):
+            size += len(departure.sent.text)
+            if batch and (departure.origin != batch[0].origin or size > _LARGEST):
+                break
+            batch.append(departure)
+        return batch
+
+    def _acknowledge(self, batch: List[_Departure], answers: List[str]) -> None:
+        for answer in answers:
+            if answer == "gap":
+                self._lost = "the bus does not know what it has had of us"
+                return
+            self._queue.popleft()
+            self._counts["sent"] += 1
+
+    def _fill(self) -> int:
+        """Make departures of what has to travel; return the time up to which there is nothing more of it."""
+        if len(self._queue) >= _LOAD:
+            return _NEVER
+        with self._monitor.lock:
+            self._monitor.settle()
+            self._replica.look()
+            pruned = [(trail.var._name, gone) for trail, gone in self._clipped() if gone]
+            self._want_strays()
+            wanted = [self._wanted.popleft() for _ in range(min(len(self._wanted), _LOAD))]
+            records = self._oldest()
+            horizon = records[-1][0] if records and self._replica.due else self._monitor.time
+        for name, gone in pruned:
+            self._tell("pruned", f"{gone} records were pruned before they could be sent", name)
+        for trail, record, kind in wanted:
+            self._depart(self._replica.extra, record._time, [(trail, record, kind)])
+        groups: Dict[int, List[Any]] = {}
+        for made, trail, record in records:
+            groups.setdefault(made, []).append((trail, record, "offer" if record.index == trail.offer else "set"))
+        for made, group in groups.items():
+            self._depart(self._segment(made), made, group)
+        return _NEVER if self._wanted else horizon
+
+    def _clipped(self) -> List[Tuple[_Trail, int]]:
+        trails = list(self._replica.due.values())
+        return [(trail, trail.clip()) for trail in trails if trail.log.head[2].first > 1]
+
+    def _want_strays(self) -> None:
+        for trail in self._replica.strays:
+            self._want(trail, "offer")
+        self._replica.strays.clear()
+
+    def _want(self, trail: _Trail, kind: str) -> None:
+        """Have the bus told the newest value of a variable."""
+        record = trail.log.record(trail.log.head, trail.log.head[0] - 1)
+        if record is not None and not (kind == "offer" and _is_deletion(record)):
+            self._wanted.append((trail, record, kind))
+            trail.again = trail.again or kind == "set"
+
+    def _oldest(self) -> List[Tuple[int, _Trail, ChangeRecord[Any]]]:
+        """Take the records that have to travel first, in the order of time, whole transactions."""
+        due = self._replica.due
+        found = [(time, trail, index) for trail in due.values() for time, index in trail.oldest(_LOAD)]
+        found.sort(key=lambda entry: entry[0])
+        taken = found[:_LOAD]
+        taken += takewhile(lambda entry: entry[0] == taken[-1][0], found[_LOAD:])
+        indices: Dict[_Trail, List[int]] = {}
+        for _, trail, index in taken:
+            indices.setdefault(trail, []).append(index)
+        records = {trail: iter(trail.records(of_trail)) for trail, of_trail in indices.items()}
+        for trail in indices:
+            if not trail.due:
+                del due[trail.log]
+        return [(time, trail, next(records[trail])) for time, trail, _ in taken]
+
+    def _segment(self, time: int) -> _Segment:
+        """Return the segment of what was made at a time."""
+        return next(segment for segment in self._replica.segments if segment.until is None or time <= segment.until)
+
+    def _depart(self, segment: _Segment, time: int, group: List[Tuple[_Trail, ChangeRecord[Any], str]]) -> None:
+        """Queue changes of one time as an entry; a dead letter where they have no form, or one that is too large."""
+        last = {trail: position for position, (trail, _, _) in enumerate(group)}
+        try:
+            parts = [
+                self._seal.part(trail, record, kind)
+                for position, (trail, record, kind) in enumerate(group)
+                if kind != "offer" or last[trail] == position
+            ]
+            departure = _Departure(time, parts)
+            self._seal.seal(departure, segment)
+        except CodecError as error:
+            self._give_up([trail for trail, _, _ in group], time, str(error))
+            return
+        self._queue.append(departure)
+        if segment is not self._replica.extra:
+            self._replica.sent = time
+            for trail, _, kind in group:
+                trail.sent = trail.sent if kind == "offer" else time
+
+    def _give_up(self, trails: List[_Trail], time: int, reason: str) -> None:
+        """Keep changes here alone."""
+        with self._monitor.lock:
+            for trail in trails:
+                trail.local, trail.again = trail.sent if trail.local == time else trail.local, False
+        names = sorted({trail.var._name for trail in trails})
+        self._bury(f"not sent: {reason}", ", ".join(names), names[0] if len(names) == 1 else None)
+        for name in names:
+            self._tell("differs", f"what it was set to has not been sent: {reason}", name)
+
+    # -- the thread that receives
+
+    def _receive(self) -> None:
+        """Take what comes, or wait for it."""
+        if self._lost is not None:
+            self._resync(self._lost)
+        if self._goal is None:  # the journal said where to go on
+            self._goal, self._word = self._bus.state(())[1], monotonic()
+        if self._number >= (self._goal or 0):
+            self._known.set()
+        cursor, entries = self._bus.read(self._cursor, self._at)
+        self._word = monotonic()
+        numbers = [number for number, _, _ in entries if number is not None]
+        if entries:
+            kept = [entry for entry in entries if entry[0] is None or entry[0] > self._number]
+            self._counts["duplicates"] += len(entries) - len(kept)
+            arrivals = [self._seal.read(number, refused, text) for number, refused, text in kept]
+            for start in range(0, len(arrivals), _TOGETHER):
+                self._take(arrivals[start : start + _TOGETHER])
+        self._cursor, self._at = cursor, numbers[-1] if numbers else self._at
+        if entries and self._monitor.journal is not None and monotonic() - self._written > _PATIENCE:
+            self._write_down()
+
+    def _take(self, arrivals: List[_Arrival]) -> None:
+        """Take entries, all in one transaction; one by one where a value of theirs keeps it from being written."""
+        try:
+            self._commit(partial(self._replica.take, arrivals))
+        except (CodecError, JournalError) as error:
+            if isinstance(error, JournalError) and "too big" not in error.reason:
+                raise
+            if len(arrivals) > 1:
+                for arrival in arrivals:
+                    self._take([arrival])
+                return
+            self._number = arrivals[0].number or self._number
+            self._bury(str(error), arrivals[0].text)
+
+    def _commit(self, step: Callable[[], _Outcome]) -> None:
+        """Run a step that appends what came from elsewhere, all or nothing, and tell of it."""
+        monitor, replica = self._monitor, self._replica
+        with monitor.lock:
+            monitor.settle()
+            if monitor.idle is _CLOSED:
+                raise FrozenError("a link", closed=True)
+            replica.look()
+            if replica.is_quiet():
+                self._begin_anew()
+            with _whole_or_not(monitor, None, apart=True):
+                outcome = step()
+                if outcome.arrived:  # else it can wait
+                    monitor.idle.beside = partial(self._memo, outcome)
+            replica.settle(outcome)
+            self._number = self._number if outcome.number is None else outcome.number
+            self._counts["received"] += outcome.received
+            self._counts["duplicates"] += outcome.duplicates
+        self._follow_up(outcome)
+
+    def _follow_up(self, outcome: _Outcome) -> None:
+        for reason, text, name in outcome.letters:
+            self._bury(reason, text, name)
+            if name is not None:
+                self._tell("differs", f"a value from another process was refused here: {reason}", name)
+        try:
+            self._monitor.deliver(_NEVER)
+        except BaseException:  # SystemExit; the thread has to go on
+            _report("a listener tried to end a thread of %r", self)
+
+    def _begin_anew(self) -> None:
+        """Note that all of ours has come back."""
+        replica = self._replica
+        replica.echoed, replica.arrived = self._monitor.time, []
+        for segment in replica.segments:
+            segment.back = segment.left
+
+    # -- where we are in the topic, kept in the journal
+
+    def _begin(self) -> None:
+        """Go on where the journal says that we were, or begin."""
+        self._replica = replica = _Replica(self._scope)
+        journal = self._monitor.journal
+        text = None if journal is None else journal.kept(self._key)
+        kept: Dict[str, Any] = {} if text is None else _parse(text)
+        known = replica.begin(kept.get("echoed", self._monitor.time), kept.get("arrived", ()))
+        if known:  # else it can't be told which of an origin's entries is which
+            replica.segments = [_Segment(*segment) for segment in kept.get("segments", ())]
+        for segment in replica.segments[-1:]:
+            segment.until = self._monitor.time
+        replica.segments.append(replica.own())
+        replica.owns = {**dict.fromkeys(kept.get("origins", ()), False), **replica.owns}
+        if "cursor" in kept:
+            self._cursor, self._at, self._number = kept["cursor"], kept["at"], kept["number"]
+            self._lost = None
+        self._write_down()
+
+    def _memo(self, outcome: Optional[_Outcome] = None) -> Tuple[str, str]:
+        """Return the key and the text under which the journal keeps where we are, once an outcome counts."""
+        replica = self._replica
+        arrived = replica.arrived + ([] if outcome is None else replica.times(outcome))
+        number = self._number if outcome is None or outcome.number is None else outcome.number
+        facts: Dict[str, Any] = {
+            "echoed": replica.echoed,
+            "segments": [[one.origin, one.back, one.until] for one in replica.open_segments()],
+            "origins": list(replica.owns)[-_OWN_ORIGINS:],
+            "arrived": [time for time in arrived if time > replica.echoed],
+        }
+        if self._lost is None and not self._wanted:  # else the state has to be asked for once more
+            facts.update(cursor=self._cursor, at=self._at, number=number)
+        return self._key, _text(facts)
+
+    def _write_down(self) -> None:
+        """Write where we are into the journal, if there is one."""
+        self._written, monitor = monotonic(), self._monitor
+        with monitor.lock:
+            monitor.settle()
+            if monitor.journal is not None and monitor.idle is not _CLOSED:
+                self._replica.look()
+                if self._replica.is_quiet():
+                    self._begin_anew()
+                with _whole_or_not(monitor, None):
+                    monitor.idle.beside = self._memo
+
+    # -- starting from the state
+
+    def _resync(self, reason: str) -> None:
+        """Take the state of the bus, and let it know what it has not."""
+        with self._gate:
+            replica = self._replica
+            asked = [segment.origin for segment in (*replica.segments, replica.extra)]
+            cursor, number, lasts, state = self._bus.state(asked)
+            if self._opened:
+                self._tell("resync", reason)
+            forgot = self._compare(lasts)
+            if forgot:
+                self._tell("lost", f"the bus has lost what it had of us: {reason}; what is in force here is sent again")
+            arrivals = [self._seal.read(0, (), text) for text in state.values()]
+            for start in range(0, len(arrivals), _TOGETHER):
+                self._commit(partial(replica.take_state, arrivals[start : start + _TOGETHER], forgot))
+            self._fill_up({change.name: change for arrival in arrivals for change in arrival.changes}, forgot)
+            self._cursor, self._at, self._number, self._goal = cursor, number, number, number
+            self._lost, self._opened = None, True
+            self._write_down()
+        self._word = monotonic()
+        self._ring(None, False)
+
+    def _compare(self, lasts: Mapping[str, int]) -> bool:
+        """Note which of our entries the bus has; tell whether it has lost some, which gives us new origins."""
+        replica = self._replica
+        with self._monitor.lock:
+            self._monitor.settle()
+            replica.look()
+            unseen = [
+                one
+                for one in self._queue
+                if one.segment is not replica.extra and one.sent.seq > lasts.get(one.origin, -1)
+            ]
+            replica.echoed = max(replica.echoed, unseen[0].time - 1 if unseen else replica.sent)
+            for segment in replica.segments:
+                segment.back = segment.left - sum(one.segment is segment for one in unseen)
+            forgot = any(lasts.get(one.origin, -1) + 1 < one.back for one in replica.open_segments())
+            replica.segments = [replica.own()] if forgot else replica.segments
+            replica.extra = replica.own()
+            self._wanted.clear()
+            for trail in replica.trails.values():
+                trail.again = False
+        for departure in unseen if forgot else ():
+            self._seal.seal(departure, replica.segments[0])
+        self._queue = deque(unseen)
+        return forgot
+
+    def _fill_up(self, said: Mapping[str, _Change], forgot: bool) -> None:
+        """Have the bus told what it has not, of what the state says."""
+        replica = self._replica
+        with self._monitor.lock:
+            self._monitor.settle()
+            replica.look()
+            for trail in replica.trails.values():
+                change, ours = said.get(trail.var._name), forgot and trail.ours > trail.theirs
+                if (
+                    not trail.due
+                    and not replica.is_pending(trail)
+                    and (change is None or (ours and replica.differs(trail, change)))
+                ):
+                    self._want(trail, "set" if ours else "offer")
+
+
+_OWN_ORIGINS = 20  # that a journal remembers
+_links: "Set[weakref.ref[SyncLink]]" = set()
+
+
+def _links_after_fork() -> None:
+    _MemoryBus.topics.clear()
+    for link in [reference() for reference in _links.copy()]:
+        if link is not None:
+            link._monitor.followers.pop(link, None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_links_after_fork)
+
+
+def sync(
+    what: Union[AlmaRegistry, AlmaNamespace, AlmaVar[Any], Iterable[AlmaVar[Any]]],
+    url: str,
+    *,
+    topic: str = "alma",
+    secret: Union[str, bytes, None] = None,
+    token: Optional[str] = None,
+    types: _Types = (),
+    wait: float = 5.0,
+    keep: int = 100_000,
+) -> SyncLink:
+    """Keep variables the same as those of other processes on a topic, and return the link that does it.
+
+    *what* is a registry, a namespace, a variable or a list of variables of one registry; branches travel where a list
+    names them. *url* says where the bus is: redis:// rediss:// unix:// memory://, the last within this process. The
+    last writer in the order of the bus wins. What the topic has comes first; unknown names become variables, which the
+    first watch() of the name takes. *secret* signs what is sent and refuses what is not signed so, *token* is shown to
+    a hub, *types* are the classes that values may be of, *keep* is about how many entries the bus keeps. Waits at most
+    *wait* seconds for the topic's state; without a bus the link is 'lagging' and goes on trying. SyncError if the bus
+    refuses us, ValueError for another url or a topic that can't be one, MissingDependencyError without the extra.
+
+    >>> here, there = AlmaRegistry(), AlmaRegistry()
+    >>> score = here.watch("score", 1)
+    >>> with sync(here, "memory://example") as link, sync(there, "memory://example"):
+    ...     link.flush()
+    ...     there.watch("score", 0).wait(2 if score.set(2) else None).label[:5]
+    'from '
+    """
+    if _is_busy():
+        raise RuntimeError("sync() waits for a bus: call it outside of guests and transactions")
+    if not isinstance(topic, str) or not topic or set("{}\r\n") & set(topic):
+        raise ValueError(f"a topic is a str of at least one character, without braces, not {topic!r}")
+    scope = _Scope(what)
+    open_links = [link for link in (reference() for reference in _links.copy()) if link is not None and link._is_open()]
+    if any(link._monitor is scope.monitor and (link._url, link._topic) == (url, topic) for link in open_links):
+        raise ValueError(f"these variables are on the topic {topic!r} of {url} already: close() that link first")
+    bus = _bus_of(url, topic, token, _whole("keep", keep, 1))
+    codec = _Codec({**scope.monitor.types, **_classes(types)}, forms=scope.monitor.forms)
+    link = SyncLink(scope, bus, _Seal(codec, secret), url, topic)
+    _links.add(weakref.ref(link, _links.discard))
+    link._open(wait)
+    return link
+
+
+# -- over WebSocket
+#
+# A message is a line of JSON, and then the texts that it is about, a line each: they travel as they are. A client that
+# says "send" gets "answers"; one that says "follow" gets the "state", unless it says where it is, and from then on
+# "news", which are a beat when there are none.
+
+_LARGEST_ENTRY = 1 << 20  # characters
+_LARGEST_MESSAGE = 1 << 24  # bytes: the largest entry may be of 20,000 variables, with a text of 300 for each
+_PORTION = 1 << 17  # characters of a message, where one entry is not more: it gets through slow lines, too
+_MOST_TEXTS = 1 << 16
+_LONGEST_TOPIC = 200
+_LARGEST_BACKLOG, _LARGEST_STATE = 1 << 26, 1 << 28  # characters of a topic
+_HALF_OPEN = 256  # connections that are not let in yet; with one more, the oldest goes. 100 come at once
+_BEAT = 1.0  # seconds
+_GRACE = 5.0  # seconds for a handshake, a first word, and for a message to get through
+_DEAF = 3.5  # seconds without a beat after which a client takes the hub to be away
+_LEAVING, _POLICY, _TOO_BIG, _FAULT, _LATER, _RESYNC = 1001, 1008, 1009, 1011, 1013, 4001  # codes of a close
+_LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
+
+
+class _Full(Exception):
+    """Raised by a hub that has no room for more."""
+
+
+class _Unfit(Exception):
+    """Raised where a message is none that a hub understands."""
+
+
+_CODES: Dict[Any, int] = {_Full: _LATER, _Lost: _RESYNC, _Unfit: _POLICY}
+
+
+class _Asked(NamedTuple):
+    """What a client wants of a hub: to send entries to a topic, or to follow it."""
+
+    topic: str
+    origin: str = ""
+    entries: Optional[List[_Sent]] = None  # None where it follows
+    origins: Sequence[str] = ()
+    place: Optional[Tuple[str, int]] = None  # epoch and number; without them it begins with the state
+
+
+def _message(head: Dict[str, Any], texts: Iterable[str] = ()) -> str:
+    return "\n".join([_text(head), *texts])
+
+
+def _split(message: Any) -> Tuple[Dict[str, Any], List[str]]:
+    """Return the head of a message and the texts behind it; TypeError or ValueError for what is none."""
+    if not isinstance(message, str) or message.count("\n") > _MOST_TEXTS:
+        raise ValueError(f"a message is text, and has at most {_MOST_TEXTS:,} lines")
+    line, *texts = message.split("\n")
+    head = _parse(line)
+    if type(head) is not dict:
+        raise ValueError("a message begins with an object")
+    return head, texts
+
+
+def _portions(given: Iterable[Tuple[_T, Sequence[str]]]) -> Iterator[List[_T]]:
+    """Yield things, each given with its texts, in lists of a size that gets through quickly."""
+    portion: List[_T] = []
+    size = 0
+    for thing, texts in given:
+        length = sum(map(len, texts)) + 100 * len(texts)
+        if portion and (size + length > _PORTION or len(portion) == _SLICE):
+            yield portion
+            portion, size = [], 0
+        portion.append(thing)
+        size += length
+    if portion:
+        yield portion
+
+
+def _texts_of(entry: _Sent) -> List[str]:
+    """Return the texts that a message has for an entry: its own, and those of its pieces that are others."""
+    return [entry.text, *(text for _, _, text in entry.pieces if text != entry.text)]
+
+
+def _sending(topic: str, origin: str, entries: Iterable[_Sent]) -> str:
+    heads = [[it.seq, [[name, kind, text != it.text] for name, kind, text in it.pieces]] for it in entries]
+    texts = (text for entry in entries for text in _texts_of(entry))
+    return _message({"send": topic, "origin": origin, "entries": heads}, texts)
+
+
+def _request(message: Any) -> _Asked:
+    """Return what a message asks for; _Unfit for one that can't be understood, or says what is not so."""
+    try:
+        head, texts = _split(message)
+        topic = head["send" if "send" in head else "follow"]
+        if type(topic) is not str or not 0 < len(topic) <= _LONGEST_TOPIC:
+            raise ValueError(f"a topic is a text of at most {_LONGEST_TOPIC} characters")
+        if "send" in head:
+            origin = str(head["origin"])
+            return _Asked(topic, origin, _entries_sent(origin, head["entries"], iter(texts)))
+        place = (str(head["epoch"]), _whole("n", head["n"], 0)) if "epoch" in head else None
+        return _Asked(topic, origins=[str(one) for one in head.get("origins", ())], place=place)
+    except (LookupError, TypeError, ValueError) as error:
+        raise _Unfit(f"not understood: {type(error).__name__}: {error}") from None
+
+
+def _entries_sent(origin: str, heads: Any, texts: Iterator[str]) -> List[_Sent]:
+    made = []
+    for seq, pieces in heads:
+        text = next(texts, "")
+        made.append(_Sent(seq, text, [(name, kind, next(texts, "") if own else text) for name, kind, own in pieces]))
+        _check_pieces(made[-1], origin)
+    if next(texts, None) is not None:
+        raise ValueError("there are more texts than the message says")
+    return made
+
+
+def _check_pieces(entry: _Sent, origin: str) -> None:
+    """Raise ValueError unless each piece is one of the changes in an entry, alone in its own text."""
+    said = _changes_said(entry.text, origin, entry.seq)
+    all_said = set(said)  # there may be twenty thousand
+    for name, kind, text in entry.pieces:
+        alone = said if text is entry.text else _changes_said(text, origin, entry.seq)
+        if type(name) is not str or alone != [(name, kind)] or (name, kind) not in all_said:
+            raise ValueError("an entry is of other changes than its message says")
+
+
+def _changes_said(text: str, origin: str, seq: Any) -> List[Tuple[Any, Any]]:
+    """Return names and kinds of the changes in the text of an entry, which has to be of that origin and number."""
+    if len(text) > _LARGEST_ENTRY:
+        raise ValueError(f"an entry has more than {_LARGEST_ENTRY:,} characters")
+    entry = _parse(text)["entry"]
+    if _whole("seq", seq, 0) >= 1 << 53 or (entry["origin"], entry["seq"]) != (origin, seq):
+        raise ValueError("an entry is of another origin or number than its message says")
+    return [(change["name"], change["kind"]) for change in entry["changes"]]
+
+
+class _Followed:
+    """A topic of a hub, and the bells of those who follow it. What one of them is told is made for all."""
+
+    __slots__ = ("backlog", "bells", "size", "state", "told", "topic")
+
+    def __init__(self, backlog: int) -> None:
+        self.topic, self.backlog = _Topic(sys.maxsize), backlog  # it is cut here: by its size, too
+        self.bells: Set[Any] = set()
+        self.size = self.state = 0  # characters of the backlog, and of the newest state
+        self.told = (-1, -1, "")  # behind which entry, up to which, the message
+
+    def take(self, origin: str, entries: List[_Sent]) -> List[str]:
+        """Order entries, keep them, and wake the followers."""
+        if self.state > _LARGEST_STATE:
+            raise _Full(f"the state of this topic has over {_LARGEST_STATE:,} characters")
+        names = {name for entry in entries for name, _, _ in entry.pieces}
+        before, self.state = self.topic.count, self.state - self._length(names)
+        answers = self.topic.take(origin, entries)
+        self.state += self._length(names)
+        backlog = self.topic.backlog
+        self.size += sum(len(text) for _, _, text in islice(reversed(backlog), self.topic.count - before))
+        while len(backlog) > self.backlog or self.size > _LARGEST_BACKLOG:
+            self.size -= len(backlog.popleft()[2])
+        for bell in self.bells:
+            bell.set()
+        return answers
+
+    def _length(self, names: Iterable[str]) -> int:
+        return sum(len(self.topic.newest.get(name, "")) for name in names)
+
+    def news(self, number: int) -> Tuple[int, str]:
+        """Return the number up to which a message tells what came after an entry, and the message."""
+        if self.told[0] != number or self.told[1] == number:
+            entries = next(_portions((it, it[2:]) for it in self.topic.since(number)), [])
+            head = {"news": [[each, refused] for each, refused, _ in entries], "n": number + len(entries)}
+            self.told = number, number + len(entries), _message(head, (text for _, _, text in entries))
+        return self.told[1:]
+
+    def opening(self, origins: Iterable[str]) -> Tuple[int, Iterator[str]]:
+        """Return the number of the newest entry, and the messages that tell the state after it."""
+        epoch, number, known, newest = self.topic.state(origins)
+        portions: List[List[str]] = list(_portions((name, [name, text]) for name, text in newest.items())) or [[]]
+        head = {"epoch": epoch, "n": number, "origins": known}
+        return number, (
+            _message({**head, "state": names, "more": at < len(portions)}, map(newest.__getitem__, names))
+            for at, names in enumerate(portions, 1)
+        )
+
+
+class _Client:
+    """One connection of a hub. It is answered here; what it follows is sent to it by a task of its own."""
+
+    __slots__ = ("bell", "followed", "follower", "hub", "socket")
+
+    def __init__(self, hub: "Hub", socket: Any) -> None:
+        self.hub, self.socket, self.bell = hub, socket, _asyncio().Event()
+        self.followed: Optional[_Followed] = None
+
+    async def serve(self) -> None:
+        """Answer until the client has gone, or has to go."""
+        try:
+            await self.or_dismiss(self.converse)
+        finally:
+            if self.followed is not None:
+                self.followed.bells.discard(self.bell)
+                self.follower.cancel()
+
+    async def or_dismiss(self, work: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Await *work*; what ends it closes the connection, and is the reason."""
+        code, reason = _LATER, "too slow, or silent"
+        try:
+            await work(*args)
+        except _of_extra("websocket", "websockets.exceptions").ConnectionClosed:
+            return
+        except _asyncio().TimeoutError:
+            pass
+        except (_Full, _Lost, _Unfit) as error:
+            code, reason = _CODES[type(error)], str(error)
+        except Exception:
+            _report("a hub could not serve a client")
+            code, reason = _FAULT, "the hub failed"
+        await self.dismiss(code, reason)
+
+    async def dismiss(self, code: int, reason: str) -> None:
+        """Close the connection; who does not take the reason in time goes without it."""
+        closing = self.socket.close(code, reason.encode("utf-8", "replace")[:120].decode("utf-8", "ignore"))
+        try:
+            await _asyncio().wait([_asyncio().ensure_future(closing)], timeout=_BEAT)
+        finally:
+            self.socket.transport.abort()
+
+    async def say(self, message: str) -> None:
+        await _asyncio().wait_for(self.socket.send(message), _GRACE)
+
+    async def converse(self) -> None:
+        if len(self.hub._clients) > self.hub._most_clients:
+            raise _Full(f"the hub has {self.hub._most_clients} clients")
+        await self.answer(_request(await _asyncio().wait_for(self.socket.recv(), _GRACE)))
+        async for message in self.socket:
+            await self.answer(_request(message))
+
+    async def answer(self, asked: _Asked) -> None:
+        followed = self.hub._followed(asked.topic)
+        if asked.entries is not None:
+            await self.say(_message({"answers": followed.take(asked.origin, asked.entries)}))
+        elif self.followed is not None:
+            raise _Unfit("a connection follows one topic")
+        else:
+            self.followed = followed
+            followed.bells.add(self.bell)  # now: a topic without one may be forgotten
+            self.follower = _asyncio().ensure_future(self.or_dismiss(self.follow, followed, asked))
+
+    async def follow(self, followed: _Followed, asked: _Asked) -> None:
+        """Send what comes, as fast as this client takes it, until it is gone."""
+        number = await self.begin(followed, asked)
+        while True:
+            self.bell.clear()
+            number, message = followed.news(number)
+            await self.say(message)
+            if number == followed.topic.count:
+                await self.rung()
+
+    async def rung(self) -> None:
+        """Return when something has come, or a beat is due."""
+        try:
+            await _asyncio().wait_for(self.bell.wait(), _BEAT)
+        except _asyncio().TimeoutError:
+            pass
+
+    async def begin(self, followed: _Followed, asked: _Asked) -> int:
+        """Return the number of the entry behind which the client is, after telling it the state if need be."""
+        if asked.place is None:
+            number, messages = followed.opening(asked.origins)
+            for message in messages:
+                await self.say(message)
+            return number
+        if asked.place[0] != followed.topic.epoch:
+            raise _Lost("the hub was started anew, and has nothing of what it had")
+        return asked.place[1]
+
+
+class Hub:
+    """A bus for those without Redis: orders what links send, keeps it in memory, passes it on over WebSocket.
+
+    An async context manager, that listens at *host* and *port* within its block; port 0 is a free one, and `port` says
+    which. Each client has to know the *token*, which a hub that others than this machine can reach must have. Pages
+    have to be of one of *origins*. *names* are those under which it is reached besides its address and *host*, as
+    behind a reverse proxy, whose part TLS is. Of each topic it keeps the newest state and the last *backlog* entries.
+    So many *clients* and *topics* are let in; a link is two clients. ValueError for a token or an origin that is none.
+    OSError where it can't listen. Needs the extra websocket.
+
+    >>> Hub("0.0.0.0")
+    Traceback (most recent call last):
+        ...
+    ValueError: others can reach '0.0.0.0': give the hub a token, such as secrets.token_urlsafe() makes
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8765,
+        *,
+        token: Optional[str] = None,
+        origins: Iterable[str] = (),
+        names: Iterable[str] = (),
+        backlog: int = 10_000,
+        clients: int = 500,
+        topics: int = 100,
+    ) -> None:
+        if token is None and not _is_loopback(host):
+            raise ValueError(f"others can reach {host!r}: give the hub a token, such as secrets.token_urlsafe() makes")
+        self.host, self.port = host, _whole("port", port, 0)
+        self._token, self._origins = _checked_token(token), {_checked_origin(origin) for origin in origins}
+        self._names = {_checked_host(name) for name in names}
+        self._backlog = _whole("backlog", backlog, 1)
+        self._most_clients, self._most_topics = _whole("clients", clients, 1), _whole("topics", topics, 1)
+
+    async def __aenter__(self) -> "Hub":
+        server = _of_extra("websocket", "websockets.asyncio.server")
+        self._topics: Dict[str, _Followed] = {}
+        self._clients: Set[_Client] = set()
+        self._half_open: Dict[Any, None] = {}
+        self._server = await server.serve(
+            self._serve,
+            self.host or None,
+            self.port,
+            process_request=self._admit,
+            select_subprotocol=lambda _, offered: "alma" if "alma" in offered else None,
+            create_connection=partial(self._meet, server.ServerConnection),
+            server_header=None,
+            compression=None,
+            open_timeout=_GRACE,
+            close_timeout=_BEAT,
+            max_size=_LARGEST_MESSAGE,
+            max_queue=2,
+            write_limit=1 << 16,
+            logger=_silent_logger(),
+        )
+        _lengthen_queues(self._server.sockets)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._server.close()
+        await _asyncio().gather(*(client.dismiss(_LEAVING, "the hub ends") for client in self._clients))
+        ended = _asyncio().ensure_future(self._server.wait_closed())
+        while not ended.done():
+            for connection in list(self._half_open):
+                self._hang_up(connection)
+            await _asyncio().wait([ended], timeout=_BEAT / 20)  # some may just have been let in
+
+    def _meet(self, kind: Any, *args: Any, **options: Any) -> Any:
+        """Make a connection. Only so many that ask for nothing are kept, the newest of them."""
+        connection = kind(*args, **options)
+        self._half_open[connection] = None
+        if len(self._half_open) > _HALF_OPEN:
+            self._hang_up(next(iter(self._half_open)))
+        return connection
+
+    def _hang_up(self, connection: Any) -> None:
+        transport = getattr(connection, "transport", None)
+        if transport is not None:  # else the loop has yet to turn: it is one of the newest
+            del self._half_open[connection]
+            transport.abort()
+
+    def _admit(self, connection: Any, request: Any) -> Any:
+        """Return the answer to a request that is turned away, or None."""
+        hosts, origins = map(request.headers.get_all, ("Host", "Origin"))
+        if "?" in request.path:
+            return connection.respond(400, "The address of a hub has no query: a token travels in a header.\n")
+        if len(hosts) != 1 or not self._is_called(hosts[0].lower(), *connection.local_address[:2]):
+            return connection.respond(403, "This Host is none of the hub's names.\n")
+        if origins and (len(origins) > 1 or origins[0].lower() not in self._origins):
+            return connection.respond(403, "Pages of this Origin are not let in.\n")
+        if self._token is not None and not any(_is_same(self._token, one) for one in _tokens_in(request.headers)):
+            return connection.respond(401, "The token is missing or wrong.\n")
+        self._half_open.pop(connection, None)  # who is turned away stays among them: it may be slow to go
+        return None
+
+    def _is_called(self, host: str, address: str, port: int) -> bool:
+        """Tell whether a Host is this hub: a page may have come under a name of its own, and had that lead here."""
+        name, asked = _host_and_port(host)
+        own, ip = {address if ":" not in address else f"[{address}]"}, _ip(address)
+        if ip is not None and ip.is_loopback:
+            own |= _LOOPBACK
+        if self.host and _ip(self.host) is None:
+            own.add(self.host.lower())
+        return name in self._names or (name in own and asked == port)
+
+    async def _serve(self, connection: Any) -> None:
+        client = _Client(self, connection)
+        self._clients.add(client)
+        try:
+            await client.serve()
+        finally:
+            self._clients.discard(client)
+
+    def _followed(self, topic: str) -> _Followed:
+        """Return a topic, made if there is none; _Full where others are in use."""
+        if topic not in self._topics and len(self._topics) >= self._most_topics:
+            unused = (name for name, it in self._topics.items() if not it.topic.count and not it.bells)
+            if self._topics.pop(next(unused, ""), None) is None:
+                raise _Full(f"the hub has {self._most_topics} topics")
+        return self._topics.get(topic) or self._topics.setdefault(topic, _Followed(self._backlog))
+
+
+def _ip(text: str) -> Any:
+    """Return the address that a text is, or None."""
+    from ipaddress import ip_address
+
+    try:
+        return ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+
+
+def _is_loopback(host: str) -> bool:
+    ip = _ip(host)
+    return host.lower() == "localhost" or (ip is not None and bool(ip.is_loopback))
+
+
+def _host_and_port(host: str) -> Tuple[str, int]:
+    """Return what a Host says in lower case; an empty name for one that is damaged."""
+    import re
+
+    found = re.fullmatch(r"([^\s:\[\]]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?", host.lower())
+    return (found[1], int(found[2] or 80)) if found else ("", 0)
+
+
+def _checked_host(name: str) -> str:
+    if not _host_and_port(name)[0] or _host_and_port(name)[0] != name.lower():
+        raise ValueError(f"a name of a hub is like hub.example.com, not {name!r}")
+    return name.lower()
+
+
+def _checked_origin(origin: str) -> str:
+    import re
+
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#]+", origin.lower()):
+        raise ValueError(f"an origin is like https://example.com, without a path, not {origin!r}")
+    return origin.lower()
+
+
+def _checked_token(token: Optional[str]) -> Optional[str]:
+    import re
+
+    if token is not None and not re.fullmatch(r"[A-Za-z0-9._~-]+", token):
+        raise ValueError("a token is of letters, digits, - . _ and ~, such as secrets.token_urlsafe() makes")
+    return token
+
+
+def _tokens_in(headers: Any) -> List[str]:
+    """Return the tokens of a request: browsers can't set headers, but name subprotocols."""
+    bearers = [value[7:] for value in headers.get_all("Authorization") if value[:7].lower() == "bearer "]
+    offered = ",".join(headers.get_all("Sec-WebSocket-Protocol")).replace(" ", "").split(",")
+    return bearers + [name[11:] for name in offered if name.startswith("alma.token.")]
+
+
+def _is_same(token: str, given: str) -> bool:
+    from hmac import compare_digest
+
+    return compare_digest(token.encode(), given.encode("utf-8", "surrogateescape"))
+
+
+def _lengthen_queues(plugs: Iterable[Any]) -> None:
+    """Have the system hold more callers than are taken at once: one that it drops comes again after a second."""
+    from socket import fromfd
+
+    for plug in plugs:
+        with fromfd(plug.fileno(), plug.family, plug.type) as same:
+            same.listen(1_024)
+
+
+def _silent_logger() -> Any:
+    import logging
+
+    return logging.Logger("alma hub", logging.CRITICAL + 1)  # strangers could fill a log; what fails here is reported
+
+
+class _Socket:
+    """A connection to a hub, which one thread uses; any may cut it."""
+
+    def __init__(self, host: str, port: int, url: str, token: Optional[str]) -> None:
+        from socket import create_connection
+
+        client = _of_extra("websocket", "websockets.sync.client")
+        raw = create_connection((host, port), timeout=_GRACE)  # by ourselves: no proxy, no redirection
+        self.socket = client.connect(
+            url,
+            sock=raw,
+            compression=None,
+            open_timeout=_GRACE,
+            close_timeout=_BEAT,
+            max_size=_LARGEST_MESSAGE,
+            additional_headers={"Authorization": f"Bearer {token}"} if token else {},
+        ).__enter__()
+        self.heard = monotonic()
+        self.place: Any = None  # epoch and number up to which it has been read
+
+    def hear(self, timeout: float) -> Tuple[Dict[str, Any], List[str]]:
+        """Return the next message; TimeoutError if none comes in time."""
+        message = _split(self.socket.recv(timeout))
+        self.heard = monotonic()
+        return message
+
+    def cut(self) -> None:
+        """End it, whoever is waiting in it."""
+        try:
+            self.socket.socket.shutdown(2)  # first: to send a farewell would wait for what can't be sent
+        except OSError:
+            pass  # it has ended by itself
+        self.socket.close()
+
+
+class _SocketBus:
+    """The bus that a hub is, for a link: a connection to send with, and one to follow with."""
+
+    def __init__(self, url: str, topic: str, token: Optional[str], keep: int) -> None:
+        from urllib.parse import urlsplit
+
+        _of_extra("websocket", "websockets")
+        parts = urlsplit(url)
+        if parts.query or parts.fragment or "@" in parts.netloc or not parts.hostname:
+            raise ValueError("the address of a hub is like ws://127.0.0.1:8765; token= takes the token")
+        self.url, self.topic, self.token = url, topic, _checked_token(token)
+        self.host, self.port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
+        self.gate = threading.Lock()  # guards the two below
+        self.wires: Dict[str, _Socket] = {}
+        self.closed = False
+
+    def send(self, origin: str, entries: Sequence[_Sent]) -> List[str]:
+        """Have entries ordered; return "ok", "seen" or "gap" for each, and nothing for those after a gap."""
+        answers: List[str] = []
+        for portion in _portions((entry, _texts_of(entry)) for entry in entries):
+            if "gap" in answers:
+                break
+            with self._wire("send") as wire:
+                wire.socket.send(_sending(self.topic, origin, portion))
+                said = wire.hear(6 * _GRACE)[0]  # what was sent may take its time, and read() notices a hub that hangs
+                answers += map(str, _listed(said["answers"]))
+        return answers
+
+    def state(self, origins: Sequence[str]) -> Tuple[str, int, Dict[str, int], Dict[str, str]]:
+        """Return where a topic is, the last sequence of those of our origins that it knows, and its newest state."""
+        self._drop("follow")
+        with self._wire("follow") as wire:
+            wire.socket.send(_message({"follow": self.topic, "origins": list(origins)}))
+            head, newest = self._whole_state(wire)
+            wire.place = head["epoch"], head["n"]
+            return head["epoch"], head["n"], {str(one): int(seq) for one, seq in head["origins"].items()}, newest
+
+    def _whole_state(self, wire: _Socket) -> Tuple[Dict[str, Any], Dict[str, str]]:
+        messages = [wire.hear(_GRACE)]
+        while messages[-1][0]["more"]:
+            messages.append(wire.hear(_GRACE))
+        return messages[-1][0], {
+            str(name): text for head, texts in messages for name, text in zip(_listed(head["state"]), texts)
+        }
+
+    def read(self, cursor: str, number: int) -> Tuple[str, List[_Numbered]]:
+        """Return the cursor and what came after it, or nothing after about a second."""
+        if self._place() != (cursor, number):
+            self._drop("follow")
+        with self._wire("follow") as wire:
+            if wire.place is None:
+                wire.socket.send(_message({"follow": self.topic, "epoch": cursor, "n": number}))
+                wire.place = cursor, number
+            return cursor, self._news(wire, number)
+
+    def _news(self, wire: _Socket, number: int) -> List[_Numbered]:
+        try:
+            head, texts = wire.hear(_BEAT)
+        except TimeoutError:
+            if monotonic() - wire.heard > _DEAF:
+                self._drop("send")  # who sends may wait for ever
+                raise _Away(f"no word from the hub for {_DEAF} s") from None
+            return []
+        numbers = [each for each, _ in head["news"]]
+        if numbers != list(range(number + 1, number + 1 + len(texts))) or head["n"] != number + len(texts):
+            raise _Lost(f"after entry {number} the hub tells of {len(texts)} up to {head['n']}")
+        wire.place = wire.place[0], head["n"]
+        return [(each, [str(name) for name in refused], text) for (each, refused), text in zip(head["news"], texts)]
+
+    def close(self) -> None:
+        """End both connections; whoever uses one finds the hub away."""
+        with self.gate:
+            self.closed = True
+        self._drop("send")
+        self._drop("follow")
+
+    def _place(self) -> Any:
+        with self.gate:
+            return self.wires["follow"].place if "follow" in self.wires else None
+
+    def _drop(self, use: str) -> None:
+        with self.gate:
+            wire = self.wires.pop(use, None)
+        if wire is not None:
+            wire.cut()
+
+    @contextmanager
+    def _wire(self, use: str) -> Generator[_Socket, None, None]:
+        """Give a connection for a use; whatever fails there ends it, and is one of a bus's errors."""
+        try:
+            yield self._opened(use)
+        except BaseException as error:
+            self._drop(use)
+            if not isinstance(error, Exception):
+                raise
+            raise self._meaning(error) from error
+
+    def _opened(self, use: str) -> _Socket:
+        with self.gate:
+            known = self.wires.get(use)
+        wire = known or _Socket(self.host, self.port, self.url, self.token)
+        with self.gate:
+            if not self.closed:
+                self.wires[use] = wire
+                return wire
+        wire.cut()
+        raise _Away("it is closed")
+
+    def _meaning(self, error: Any) -> Any:
+        """Return what an error means to a link."""
+        errors = _of_extra("websocket", "websockets.exceptions")
+        if isinstance(error, errors.ConnectionClosed) and error.rcvd is not None:
+            kind = {_RESYNC: _Lost, _POLICY: _Refused, _TOO_BIG: _Refused}.get(error.rcvd.code, _Away)
+            return kind(error.rcvd.reason or f"the hub has closed the connection ({error.rcvd.code})")
+        if isinstance(error, errors.InvalidStatus):
+            response = error.response
+            reason = (response.body or b"").decode("utf-8", "replace").strip()[:200]
+            kind = _Refused if response.status_code in (400, 401, 403) else _Away
+            return kind(reason or f"HTTP status {response.status_code}")
+        if isinstance(error, (errors.WebSocketException, OSError, EOFError)):
+            return _Away(str(error) or type(error).__name__)
+        if isinstance(error, (LookupError, TypeError, ValueError)):
+            return _Away(f"no hub answers there: {type(error).__name__}: {error}")
+        return error
+
+
+_BUSES.update(ws=_SocketBus, wss=_SocketBus)
+
+
 # == Defaults: the default registry and the module-level functions ============
 #
 # One registry for those who need no other. The functions are its bound methods, so they do what its methods do and
@@ -9405,10 +11703,46 @@ def _look_back(screen: _Screen, registry: AlmaRegistry, first: int) -> Iterator[
     )
 
 
+def _bus(screen: _Screen, args: Any) -> Iterator[str]:
+    """Run a hub, through which links over ws:// keep variables alike, until it is stopped."""
+    from signal import SIGINT
+
+    token = None
+    if args.token_file is not None:
+        with open(args.token_file, encoding="utf-8") as file:
+            token = file.read().strip()
+    hub = Hub(args.host, args.port, token=token, origins=args.origin, names=args.name)
+    if _asyncio().run(_until_stopped(hub, screen)) == SIGINT:
+        raise KeyboardInterrupt
+    return iter([])
+
+
+async def _until_stopped(hub: Hub, screen: _Screen) -> int:
+    """Run a hub until a signal comes, and return its number."""
+    from signal import SIGINT, SIGTERM
+
+    loop = _asyncio().get_running_loop()
+    stopped = loop.create_future()
+    for number in (SIGINT, SIGTERM):
+        try:
+            loop.add_signal_handler(number, _settle, [(stopped, number)])
+        except (NotImplementedError, RuntimeError):
+            pass  # on Windows, or on another thread than the main one
+    async with hub:
+        host = f"[{hub.host}]" if ":" in hub.host else hub.host
+        print(screen.clean(f"ws://{host}:{hub.port} is open; Ctrl-C closes it"), flush=True)
+        return int(await stopped)
+
+
 _OPTIONS: Dict[str, Dict[str, Any]] = {
     "--at": {"metavar": "INDEX|TIME|LABEL", "help": "show one record whole; without NAME, all variables as of then"},
     "--limit": {"metavar": "N", "type": int, "help": "show the newest N, 0 for all (default: 20; in JSON, all)"},
     "--head": {"metavar": "HEX", "help": "compare with the head that it had, kept elsewhere"},
+    "--host": {"metavar": "HOST", "default": "127.0.0.1", "help": "listen here (default: 127.0.0.1)"},
+    "--port": {"metavar": "PORT", "type": int, "default": 8765, "help": "default: 8765; 0 for any that is free"},
+    "--token-file": {"metavar": "FILE", "help": "holds the token that clients need; a must beyond this machine"},
+    "--origin": {"metavar": "URL", "action": "append", "default": [], "help": "let in pages of this origin"},
+    "--name": {"metavar": "NAME", "action": "append", "default": [], "help": "a name of the hub behind a proxy"},
     "--json": {"action": "store_true", "help": "print JSON, with values as alma.to_json writes them"},
     "--types": {"metavar": "MODULE:CLASS", "action": "append", "default": [], "help": "import a class of values"},
     "--trust": {"action": "store_true", "help": "unpickle what is pickled in a file: it may run any code"},
@@ -9422,6 +11756,7 @@ _COMMANDS: Dict[str, Callable[..., Iterator[str]]] = {
     "verify FILE --head --json": _verify,
     "export FILE OUT --types --trust": _export,
     "follow FILE [NAME] --json --types": _follow,
+    "bus --host --port --token-file --origin --name": _bus,
     "demo [FILE]": _open_demo,
 }
 
@@ -9458,7 +11793,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     screen = _Screen(args.color, args.utc)
     try:
         args.types = _asked_types(args.types)
-        if args.run is not _open_demo:
+        if args.run not in (_bus, _open_demo):
             _require_file(args.file)
         for line in args.run(screen, args):
             print(line, flush=True)
