@@ -9221,7 +9221,7 @@ class _Seal:
         departure.segment, departure.origin, departure.sent = segment, origin, _Sent(seq, text, pieces)
         segment.left += 1
 
-    def part(self, trail: "_Trail", record: ChangeRecord[Any], kind: str) -> Tuple[str, str, str]:
+    def part(self, trail: _Trail, record: ChangeRecord[Any], kind: str) -> Tuple[str, str, str]:
         """Return the name, kind and text of a change; CodecError for a value that has none."""
         name, more, encoded = trail.var._name, "", trail.var._is_encoded()
         if _is_deletion(record):
@@ -9801,7 +9801,7 @@ class SyncStatus(str):
     duplicates: int
     dead_letters: int
 
-    def __new__(cls, state: str, age: Optional[float] = None, **counts: int) -> "SyncStatus":
+    def __new__(cls, state: str, age: Optional[float] = None, **counts: int) -> SyncStatus:
         status = super().__new__(cls, state)
         status.state, status.age = state, age
         status.sent, status.received = counts.get("sent", 0), counts.get("received", 0)
@@ -9890,7 +9890,7 @@ class SyncLink:
         """The last entries that could not be taken or sent, oldest first: why, and their text."""
         return list(self._letters)
 
-    def on_event(self, fn: Callable[[SyncEvent], object]) -> "SyncLink":
+    def on_event(self, fn: Callable[[SyncEvent], object]) -> SyncLink:
         """Have *fn* called with each event, on the link's threads, and return the link.
 
         The first to be given hears of those so far as well.
@@ -9938,7 +9938,7 @@ class SyncLink:
         for thread in self._threads if may_wait else ():
             thread.join(timeout)
 
-    def __enter__(self) -> "SyncLink":
+    def __enter__(self) -> SyncLink:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -10409,7 +10409,7 @@ class SyncLink:
 
 
 _OWN_ORIGINS = 20  # that a journal remembers
-_links: "Set[weakref.ref[SyncLink]]" = set()
+_links: Set[weakref.ref[SyncLink]] = set()
 
 
 def _links_after_fork() -> None:
@@ -10650,7 +10650,7 @@ class _Client:
 
     __slots__ = ("bell", "followed", "follower", "hub", "socket")
 
-    def __init__(self, hub: "Hub", socket: Any) -> None:
+    def __init__(self, hub: Hub, socket: Any) -> None:
         self.hub, self.socket, self.bell = hub, socket, _asyncio().Event()
         self.followed: Optional[_Followed] = None
 
@@ -10773,7 +10773,7 @@ class Hub:
         self._backlog = _whole("backlog", backlog, 1)
         self._most_clients, self._most_topics = _whole("clients", clients, 1), _whole("topics", topics, 1)
 
-    async def __aenter__(self) -> "Hub":
+    async def __aenter__(self) -> Hub:
         server = _of_extra("websocket", "websockets.asyncio.server")
         self._topics: Dict[str, _Followed] = {}
         self._clients: Set[_Client] = set()
