@@ -38,6 +38,7 @@ The rooms of this file, top to bottom; a name refers only upward:
     Async           set_async, changes(), wait_for()
     Types           AlmaVar[T], schemas
     Replay          replay, compare, bisect, export_test
+    Timeline        HTML page, notebook widget
     Defaults        the default registry and the module-level functions
     Command line    main(argv=None) -> int
 """
@@ -3517,6 +3518,24 @@ class AlmaVar(Generic[_T]):
         _functions("predicate", [predicate])
         return _bisect(self, predicate, verify)
 
+    # -- to look at: handed over to the room Timeline
+
+    @overload
+    def to_html(self, path: None = None, *, title: Optional[str] = None) -> str: ...
+    @overload
+    def to_html(self, path: _Path, *, title: Optional[str] = None) -> None: ...
+    def to_html(self, path: Optional[_Path] = None, *, title: Optional[str] = None) -> Optional[str]:
+        """Return the past as one HTML page to scrub through, or write it to a file whole or not at all.
+
+        The page needs no network and no server; nothing that a value says runs in it. What is too large to look at is
+        cut, and of very many records evenly chosen ones are shown; the page says so. *title* is the name by default.
+        Raises OSError where it can't be written. O(records).
+        """
+        return _to_html(path, title, self._name, False, lambda: [(self._name, self.history())])
+
+    def _repr_html_(self) -> str:
+        return _picture(self)
+
     # -- at rest: handed over to the room Files
 
     def save(self, path: _Path, *, format: Optional[str] = None, types: _Types = ()) -> None:
@@ -4201,6 +4220,25 @@ class AlmaRegistry:
             if self._monitor.journal is not None:
                 self._monitor.journal.close()
 
+    # -- to look at: handed over to the room Timeline
+
+    @overload
+    def to_html(self, path: None = None, *, title: Optional[str] = None) -> str: ...
+    @overload
+    def to_html(self, path: _Path, *, title: Optional[str] = None) -> None: ...
+    def to_html(self, path: Optional[_Path] = None, *, title: Optional[str] = None) -> Optional[str]:
+        """Return the past of all variables and branches as one HTML page, or write it to a file whole or not at all.
+
+        They are shown as of one moment, which is what the slider moves. The rest is as for AlmaVar.to_html().
+        """
+        return _to_html(path, title, "registry", True, lambda: _pasts(self._monitor, self._named_lines))
+
+    def _named_lines(self) -> Dict[str, AlmaVar[Any]]:
+        return {var.name: var for var in self._lines()}
+
+    def _repr_html_(self) -> str:
+        return _pictures("registry", self.all_vars())
+
     # -- the journal: handed over to the room of that name
 
     def journal(self, path: _Path, *, durability: str = "full", types: _Types = ()) -> None:
@@ -4563,6 +4601,23 @@ class AlmaNamespace(MutableMapping[str, Any]):
             for var in self._claimed().values():
                 verb(var)
         return self
+
+    # -- to look at: handed over to the room Timeline
+
+    @overload
+    def to_html(self, path: None = None, *, title: Optional[str] = None) -> str: ...
+    @overload
+    def to_html(self, path: _Path, *, title: Optional[str] = None) -> None: ...
+    def to_html(self, path: Optional[_Path] = None, *, title: Optional[str] = None) -> Optional[str]:
+        """Return the past of all keys as one HTML page, or write it to a file whole or not at all.
+
+        Deleted keys included. They are shown as of one moment, which is what the slider moves. The rest is as for
+        AlmaVar.to_html().
+        """
+        return _to_html(path, title, self._name, True, lambda: _pasts(self._monitor, self._claimed))
+
+    def _repr_html_(self) -> str:
+        return _pictures(self._name, self._present())
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(f"{self._name!r} can't be copied or pickled: it has a lock and guests. Take snapshot() instead")
@@ -8721,6 +8776,729 @@ def _atom_literal(value: Any, where: str, modules: Set[str]) -> str:
     return text if module == "datetime" else f"{module}.{text}"
 
 
+# == Timeline: HTML page, notebook widget =====================================
+#
+# Knows records, and draws them: a value becomes a tree that JSON holds, and each further one the changes to the last.
+# One view, in JavaScript, serves page and notebook. Nothing that a value says runs or reaches the network: it goes in
+# as text, and the page's own policy allows this view and nothing else. _repr_html_ is a still picture, without script.
+
+_LONGEST_TEXT = 2_000  # characters of a value, name or label that are looked at to show it
+_DEEPEST_SHOWN = 100
+_MOST_SHOWN = 5_000  # parts of a value that are drawn
+_MOST_OF_ONE = 1_000  # parts of one container
+_MOST_TEXT = 200_000  # characters of a value; further texts are cut to 40
+_PAGE_SIZE = 16_000_000  # characters of all records together, were each drawn whole
+_FEWEST, _MOST = 100, 10_000  # records of a variable on a page, whatever their size
+
+
+def _escaped(text: str, encoding: str = "utf-8", escape: Callable[[str], str] = ascii) -> str:
+    """Return text in which each character that is not printable, or not of the encoding, is escaped."""
+
+    def shown(text: str) -> bool:
+        return text.isprintable() and text.encode(encoding, "ignore").decode(encoding) == text
+
+    return text if shown(text) else "".join(c if shown(c) else escape(c)[1:-1] for c in text)
+
+
+def _value(record: ChangeRecord[Any]) -> Any:
+    """Return a record's value, or the error that stands in its way: it is shown instead."""
+    try:
+        return record.value
+    except AlmaError as error:
+        return error
+
+
+def _pieces(value: Any, depth: int = 0) -> Iterator[str]:
+    """Yield what repr(value) would say, piece by piece: who reads on decides how much of it is made."""
+    kind, fields = type(value), _field_names(value)
+    if depth == _DEEPEST_SHOWN or not (fields or (value and (kind in _PARTED or kind is deque))):
+        yield _short_repr(value) if depth < _DEEPEST_SHOWN else "..."
+        return
+    begin, end = "()" if kind is tuple or fields else "[]" if kind in (list, deque) else "{}"
+    if kind not in (dict, list, tuple, set):
+        begin, end = (kind.__name__ + begin, end) if fields else (f"{kind.__name__}({begin}", f"{end})")
+    in_order = kind in _BY_MEMBER and {*map(type, value)} == {str}
+    for number, part in enumerate(fields or (sorted(value) if in_order else value)):
+        yield ", " if number else begin
+        if fields:
+            yield f"{part}=" * (kind is not Unresolved)
+            part = getattr(value, part, DELETED)
+        elif kind in _BY_KEY:
+            yield from _pieces(part, depth + 1)
+            yield ": "
+            part = value[part]
+        yield from _pieces(part, depth + 1)
+    yield "," * (kind is tuple and len(value) == 1) + end
+
+
+def _field_names(value: Any) -> Tuple[str, ...]:
+    """Return the names of the fields of a dataclass, namedtuple, pydantic model or Unresolved; none of others."""
+    if type(value) is Unresolved:
+        return ("name", "data")
+    asked = (getattr(type(value), name, None) for name in ("__dataclass_fields__", "_fields", "model_fields"))
+    return next((tuple(names) for names in asked if isinstance(names, (dict, tuple))), ())
+
+
+def _short_repr(value: Any) -> str:
+    """Return the repr of what has no parts, cut before it is made where it could be long."""
+    if type(value) in (str, bytes, bytearray):
+        return repr(value[:_LONGEST_TEXT]) + "..." * (len(value) > _LONGEST_TEXT)
+    if type(value) is int and value.bit_length() > 2_000:  # Python may refuse that many decimals
+        return f"{hex(value >> (value.bit_length() - 400))}... ({value.bit_length()} bits)"
+    try:
+        text = f"<{value}>" if isinstance(value, AlmaError) else repr(value)
+    except Exception:  # of a class that --types or --trust let in; or a Fraction of too many digits
+        text = f"<{type(value).__name__}>"
+    return text[:_LONGEST_TEXT]
+
+
+def _brief(value: Any, most: int = _LONGEST_TEXT) -> str:
+    """Return repr(value), or its beginning, a little more than *most* characters."""
+    text = ""
+    for piece in _pieces(value):
+        if len(text) > most:
+            return text + "..."
+        text += piece
+    return text
+
+
+# -- drawing: what the view is told
+
+
+class _Drawing:
+    """Draws a value as a tree: a text, [kind, part, ...] or {"": kind, key: part, ...}; no more than can be looked at.
+
+    A key begins with ":" in a dict, "." where it is a field, and "*" where it is a member of a set, whose part is 0.
+    """
+
+    def __init__(self) -> None:
+        self.parts, self.characters = _MOST_SHOWN, _MOST_TEXT
+        self._within: Set[int] = set()  # the containers around
+
+    def draw(self, value: Any) -> Any:
+        """Return the tree of a value."""
+        kind, names = type(value), _field_names(value)
+        if not names and kind not in _PARTED and kind is not deque:
+            return self.text(value)
+        if id(value) in self._within or len(self._within) == _DEEPEST_SHOWN - 2:
+            return "..."
+        self._within.add(id(value))
+        try:
+            return self._container(value, kind.__name__, names)
+        finally:
+            self._within.remove(id(value))
+
+    def _container(self, value: Any, title: str, names: Tuple[str, ...]) -> Any:
+        size = len(names or value)
+        most = min(size, self.parts, _MOST_OF_ONE)
+        self.parts -= most
+        title += f" ({most:,} of {size:,} shown)" * (most < size)
+        if names:
+            parts = ((f".{name}", self.draw(_field(value, name))) for name in names[:most])
+        elif type(value) in _BY_KEY:
+            parts = ((f":{_clean(_brief(key, 200))}", self.draw(value[key])) for key in islice(value, most))
+        elif type(value) in _BY_MEMBER:
+            parts = ((key, 0) for key in sorted(f"*{_clean(_brief(part, 200))}" for part in islice(value, most)))
+        else:
+            return [title, *map(self.draw, islice(value, most))]
+        tree: Dict[str, Any] = {"": title}
+        for key, part in parts:
+            tree[f"{key} ({len(tree)})" if key in tree else key] = part
+        return tree
+
+    def text(self, value: Any) -> str:
+        """Return the text of what has no parts."""
+        most = max(40, min(self.characters, _LONGEST_TEXT))
+        if type(value) in (str, bytes, bytearray) and len(value) > most:
+            text = f"{value[:most]!r}... and {len(value) - most:,} more"
+        else:
+            text = _short_repr(value)[: most + 2]
+        self.characters -= len(text)
+        return _clean(text)
+
+
+def _clean(text: str) -> str:
+    """Return text, cut, in which all but what is printable and the ends of lines is escaped."""
+    text = text if len(text) <= 2 * _LONGEST_TEXT else text[: 2 * _LONGEST_TEXT] + "..."
+    return text if text.isascii() and text.isprintable() else "\n".join(map(_escaped, text.split("\n")))
+
+
+def _field(value: Any, name: str) -> Any:
+    """Return a field of a value; what stands in its place if it can't be read."""
+    try:
+        return getattr(value, name, DELETED)
+    except Exception as error:  # a property of the owner's
+        return error
+
+
+def _as_float(value: Any) -> Optional[float]:
+    """Return the finite number that a value is, be it a Decimal or an array's scalar; None if it is none."""
+    kind = type(value)
+    if kind is bool or not hasattr(kind, "__float__") or hasattr(kind, "__len__"):
+        return None
+    try:
+        number = float(value)
+    except Exception:  # of a class of the owner's; or it is too large
+        return None
+    return number if abs(number) < float("inf") else None
+
+
+class _Track:
+    """What the view is told of one variable: columns, to which records are added; a value as changes to the last."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.count, self.pruned, self._tree = name, 0, 0, None
+        self._begin()
+
+    def _begin(self) -> None:
+        self.index: List[int] = []
+        self.time: List[float] = []
+        self.steps: List[Any] = []
+        self.labels: Dict[int, str] = {}
+        self.floats: Dict[int, float] = {}
+
+    def add(self, record: ChangeRecord[Any]) -> None:
+        """Add a record. O(size of its value)."""
+        value, at = _value(record), len(self.index)
+        tree = _Drawing().draw(value)
+        self.index.append(record.index)
+        self.time.append(_nanoseconds(record) / 1e6)
+        self.steps.append(tree if type(tree) is str else list(map(_step_of, compare_values(self._tree, tree))))
+        if record.label is not None:
+            self.labels[at] = _clean(record.label)
+        number = _as_float(value)
+        if number is not None and type(value) not in (int, float):  # whose text says it to JavaScript as well
+            self.floats[at] = number
+        self._tree = tree
+
+    def take(self) -> Dict[str, Any]:
+        """Return what was added since the last time; places of labels and floats count from its first record."""
+        names = "count", "pruned", "index", "time", "steps", "labels", "floats"
+        columns = {"name": _clean(self.name), **{name: getattr(self, name) for name in names}}
+        self._begin()
+        return columns
+
+
+_SIGNS = {"add": "+", "remove": "-", "replace": "~"}
+
+
+def _step_of(change: Change) -> List[Any]:
+    return [_SIGNS[change.op], list(change.path), *([] if change.op == "remove" else [change.new])]
+
+
+def _timeline_data(name: str, records: Sequence[ChangeRecord[Any]], size: int = _PAGE_SIZE) -> Dict[str, Any]:
+    """Return what the view is told of a variable's records: all, or evenly chosen ones that fit into *size*."""
+    from json import dumps
+
+    last = len(records) - 1
+    some = [records[last * i // 7] for i in range(8)]
+    each = sum(40 + len(dumps(_Drawing().draw(_value(record)))) for record in some) // 8
+    track = _Track(name)
+    track.count = len(records)
+    if last and records[1].index > 1:
+        track.pruned = records[1].index - 1
+    for record in _thinned(records, max(_FEWEST, min(_MOST, size // each))):
+        track.add(record)
+    return track.take()
+
+
+def _thinned(records: Sequence[ChangeRecord[Any]], most: int) -> Sequence[ChangeRecord[Any]]:
+    """Return at most so many records: the first, the last, those with a label if that leaves half, others evenly."""
+    last = len(records) - 1
+    if last < most:
+        return records
+    noted = [place for place, record in enumerate(records) if record.label is not None]
+    noted = noted if len(noted) <= most // 2 else []
+    rest = most - len(noted)
+    return [records[place] for place in sorted({*noted, *(last * i // (rest - 1) for i in range(rest))})]
+
+
+# -- the view
+#
+# almaView(root, model) draws into an element and returns a function that ends it. The model is anywidget's, of which
+# it uses get, set, save_changes, send, on and off:
+#
+#     get("data")      once: {title, many, timelines: what _timeline_data returns}; many: it is a namespace or registry
+#     "index"          of the record shown; set by either side, followed by change:index. None is the newest
+#     "moment"         in its place if many: milliseconds since 1970, of the newest record not after it
+#     get("actions")   the buttons that the host offers, of "restore", "undo", "redo", "branch"; none on a page
+#     send({action, index or moment, name})      a button was pressed; the name is that of the branch
+#     msg:custom {timelines: what _Track.take() returns, error: a text or absent}     records have come; it went wrong
+#
+# A timeline of a new name is a new variable. Who looks at the newest record goes on to do so; others stay.
+
+_VIEW_CSS = """
+.alma { --paper: light-dark(#fff, #15181d); --well: light-dark(#f5f6f8, #1d2127); --rule: light-dark(#dde1e6, #343b45);
+  --ink: light-dark(#1c2128, #e6e9ed); --dim: light-dark(#57606a, #a0aab6); --line: light-dark(#2f62c9, #82b1ff);
+  --add: light-dark(#0d6b38, #7fdca4); --added: light-dark(#e4f5ea, #15301f); --cut: light-dark(#a3211b, #ffa198);
+  --gone: light-dark(#fcebea, #3a1a18); --swap: light-dark(#7d4e00, #f0c674); --swapped: light-dark(#fff3d9, #35290f);
+  color-scheme: light dark; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif;
+  accent-color: var(--line); }
+body.alma { margin: 0 auto; max-width: 1180px; padding: 28px clamp(14px, 3vw, 40px) 48px; }
+html:has(> body.alma) { background: light-dark(#fff, #15181d); color-scheme: light dark; }
+.alma *, .alma { box-sizing: border-box; }
+.alma h1, .alma h2 { font-size: 1.35em; line-height: 1.3; margin: 0; overflow-wrap: anywhere; font-weight: 650; }
+.alma h2 { font-size: 1em; }
+.alma code, .alma ul { font: 13px/1.6 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+.alma code { white-space: pre-wrap; overflow-wrap: anywhere; }
+.alma .dim, .alma .note { color: var(--dim); font-size: 0.87em; }
+.alma .note { margin: 6px 0 0; }
+.alma .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
+.alma .panel { position: sticky; top: 0; z-index: 2; background: var(--paper); padding: 8px 0; }
+.alma .bar { display: flex; flex-wrap: wrap; gap: 6px 8px; align-items: center; margin-top: 4px; }
+.alma button, .alma select, .alma input[type=text] { font: inherit; font-size: 0.87em; color: var(--ink); height: 32px;
+  background: var(--well); border: 1px solid var(--rule); border-radius: 7px; padding: 0 10px; max-width: 100%; }
+.alma button { cursor: pointer; }
+.alma .bar svg { width: 16px; height: 16px; display: block; fill: none; stroke: currentColor; stroke-width: 1.8; }
+.alma .bar select { max-width: min(220px, 100%); }
+.alma .play { background: var(--line); color: var(--paper); border-color: var(--line); padding: 0 16px; }
+.alma button:hover { border-color: var(--dim); }
+.alma :focus-visible { outline: 2px solid var(--line); outline-offset: 2px; }
+.alma input[type=range] { width: 100%; margin: 0; height: 24px; display: block; cursor: pointer; }
+.alma .ends { display: flex; justify-content: space-between; gap: 12px; font-variant-numeric: tabular-nums; }
+.alma .moment { font-variant-numeric: tabular-nums; min-height: 1.5em; margin: 2px 0; overflow-wrap: anywhere; }
+.alma .label { color: var(--line); font-weight: 600; }
+.alma .chart { position: relative; margin: 10px 8px 0; height: 26px; cursor: crosshair; touch-action: pan-y;
+  border-bottom: 1px solid var(--rule); }
+.alma .chart.number { height: 56px; }
+.alma .lone .chart.number { height: clamp(120px, 22vh, 200px); }
+.alma .lone .chart { height: 40px; }
+.alma .chart svg { width: 100%; height: 100%; display: block; overflow: visible; }
+.alma .chart path { fill: none; stroke: var(--line); stroke-width: 1.6; vector-effect: non-scaling-stroke; }
+.alma .chart .bound { position: absolute; left: 0; font-size: 11px; color: var(--dim); background: var(--paper);
+  line-height: 1.2; padding: 0 4px 0 0; opacity: 0.9; pointer-events: none; }
+.alma .cursor { position: absolute; top: -4px; bottom: -4px; width: 0; border-left: 1.5px solid var(--ink); opacity: 0.55; }
+.alma .dot { position: absolute; width: 9px; height: 9px; margin: -4.5px; border-radius: 50%; background: var(--ink);
+  box-shadow: 0 0 0 2px var(--paper); pointer-events: none; }
+.alma .chart .mark { position: absolute; top: -9px; width: 9px; height: 9px; margin-left: -4.5px; padding: 0; border: 0;
+  border-radius: 5px 5px 5px 0; rotate: -45deg; background: var(--swap); }
+.alma .now { font-size: 1.9em; line-height: 1.25; font-weight: 600; font-variant-numeric: tabular-nums; }
+.alma .now.long { font: 13px/1.6 ui-monospace, monospace; }
+.alma section { border-top: 1px solid var(--rule); padding: 12px 0 14px; }
+.alma section.lone { border: 0; padding: 0; }
+.alma .head { display: flex; gap: 4px 12px; align-items: baseline; flex-wrap: wrap; }
+.alma .head button { border: 0; background: none; padding: 0; height: auto; text-align: left; font-size: 1em; }
+.alma .head code { flex: 1 1 200px; max-height: 3.2em; overflow: hidden; }
+.alma .body { display: grid; gap: 4px 32px; margin-top: 14px; }
+@media (min-width: 900px) { .alma .body.two { grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); } }
+.alma ul { list-style: none; margin: 0; padding: 0 0 0 16px; }
+.alma .body > div > ul { padding: 0; }
+.alma li { padding-left: 18px; position: relative; overflow-wrap: anywhere; border-radius: 4px; }
+.alma .sign { position: absolute; left: 4px; font-weight: 700; }
+.alma summary { cursor: pointer; }
+.alma .key { color: var(--dim); }
+.alma .added { background: var(--added); } .alma .added > .sign { color: var(--add); }
+.alma .removed { background: var(--gone); } .alma .removed > .sign, .alma del { color: var(--cut); }
+.alma .replaced { background: var(--swapped); } .alma .replaced > .sign { color: var(--swap); }
+.alma .within > .sign { color: var(--swap); }
+.alma [role=alert] { color: var(--cut); } .alma [role=alert]:empty { display: none; }
+.alma [hidden] { display: none; }
+"""
+
+_VIEW_JS = r"""
+function almaView(root, model) {
+  const make = (name, facts, ...parts) => {
+    const element = Object.assign(document.createElement(name), facts);
+    element.append(...parts);  // texts go in as text: nothing in a value is ever read as HTML
+    return element;
+  };
+  const place = (column, value) => {  // of the last entry that is not above a value, or -1
+    let low = 0, high = column.length;
+    while (low < high) column[(low + high) >> 1] <= value ? low = ((low + high) >> 1) + 1 : high = (low + high) >> 1;
+    return low - 1;
+  };
+
+  // Values: a text, [kind, part, ...] or {"": kind, key: part, ...}. None is altered, so all that is alike is shared.
+
+  const origins = new WeakMap();  // of what a step has altered: what it was, and of a list, what each part was
+  const apply = (tree, step) => {
+    const top = [tree];
+    for (const [op, path, value] of typeof step === "string" ? [["~", [], step]] : step) {
+      let at = top, key = 0;
+      for (const next of path) {
+        const was = at[key], list = Array.isArray(was);
+        if (origins.get(was)?.step !== step)
+          origins.set(at[key] = list ? [...was] : {...was}, {step, was, each: list && [...was], gone: []});
+        [at, key] = [at[key], next];
+      }
+      const {each, gone} = origins.get(at) || {};
+      if (op === "-" && each) gone.push([key, at[key]]);
+      if (op !== "~" && each) for (const list of [at, each]) list.splice(key, +(op === "-"), ...(op === "+" ? [value] : []));
+      else if (op === "-") delete at[key];
+      else at[key] = value;
+      if (op === "+" && each) each[key] = undefined;
+    }
+    return top[0];
+  };
+  const treeAt = ({kept, steps}, position) => {  // from the nearest one that is known
+    let from = position;
+    while (from > 0 && !kept.has(from) && typeof steps[from] !== "string") from--;
+    let tree = kept.has(from) ? kept.get(from) : apply(null, steps[from]);
+    for (; from < position; kept.set(from, tree)) tree = apply(tree, steps[++from]);
+    for (const old of kept.size > 999 ? [...kept.keys()] : []) if (old % 64) kept.delete(old);
+    return tree;
+  };
+  const label = key => typeof key === "number" ? `${key - 1}` : key[0] === "*" ? "" : key.slice(1);
+  const partsOf = node => Array.isArray(node) ? node.map((part, at) => [at, part]).slice(1)
+    : Object.keys(node).filter(key => key).map(key => [key, key[0] === "*" ? key.slice(1) : node[key]]);
+  const kindOf = node => Array.isArray(node) ? node[0] : node[""];
+  const brief = (node, most) => {  // much as Python would write it, cut
+    if (typeof node === "string") return node.length > most ? node.slice(0, most) + "…" : node;
+    const [begin, end] = {list: "[]", tuple: "()", dict: "{}", set: "{}"}[kindOf(node)] || [`${kindOf(node)}(`, ")"];
+    let text = "";
+    for (const [key, part] of partsOf(node)) {
+      if (text.length > most) return `${begin}${text}, …${end}`;
+      const name = typeof key === "number" || !label(key) ? "" : label(key) + (key[0] === "." ? "=" : ": ");
+      text += (text && ", ") + name + brief(part, most - text.length);
+    }
+    return begin + text + end;
+  };
+
+  // A value as a list that unfolds. What its step has changed bears a sign, and a word for those who can't see it.
+
+  const WORDS = {"+": "added", "−": "removed", "~": "replaced", "·": "changed within"};
+  const item = (sign, ...parts) => make("li", {className: sign && WORDS[sign]}, make("b", {ariaHidden: "true"}, sign),
+    make("i", {}, sign && `${WORDS[sign]} `), ...parts);
+  const row = (track, path, node, was) => {
+    const key = path[path.length - 1], at = path.join("\n"), within = origins.get(node)?.was === was;
+    const sign = node === was ? "" : was === undefined ? "+" : within ? "·" : "~";
+    const code = make("code", {}, make("span", {}, path.length && label(key) ? `${label(key)}: ` : ""));
+    if (sign === "~") code.append(make("del", {}, brief(was, 200)), " → ");
+    if (typeof node === "string") { code.append(node); return item(sign, code); }
+    const parts = partsOf(node), about = make("span", {}), fold = make("details", {}, make("summary", {}, code));
+    const fill = () => {
+      about.textContent = fold.open ? `${kindOf(node)}, ${parts.length}` : brief(node, 90);
+      if (fold.open && !fold.querySelector("ul")) fold.append(make("ul", {}, ...rows(track, path, node, parts, was)));
+    };
+    code.append(about);
+    fold.firstChild.dataset.path = at;
+    fold.open = track.open.get(at) ?? (sign === "·" || !path.length || parts.length <= 12);
+    fold.firstChild.onclick = () => track.open.set(at, !fold.open);  // what somebody unfolds stays so elsewhere, too
+    fold.ontoggle = fill;
+    fill();
+    return item(sign, fold);
+  };
+  const rows = (track, path, node, parts, was) => {
+    const {was: before, each, gone} = origins.get(node) || {}, known = before && before === was, list = [];
+    const old = (key, part) => !known ? part : each ? each[key] : key in before ? before[key] || part : undefined;
+    const ghost = ([key, part]) => item("−", make("code", {}, make("span", {}, label(key) && `${label(key)}: `),
+      make("del", {}, brief(part || key.slice(1), 200))));
+    const lost = !known ? [] : each ? [...gone] : Object.entries(before).filter(([key]) => !(key in node));
+    const shown = parts.filter(([key, part], at) => at < 300 || old(key, part) !== part);
+    for (const [key, part] of shown) {
+      while (each && lost.length && lost[0][0] <= key) list.push(ghost(lost.shift()));
+      list.push(row(track, [...path, key], part, old(key, part)));
+    }
+    return [...list, ...lost.map(ghost), ...(shown.length < parts.length ? [item("", `… ${parts.length} in all`)] : [])];
+  };
+
+  // The view: tracks over one row of stops. A lone variable stops at each of its records, several at each moment.
+
+  const {title, many, timelines} = model.get("data"), tracks = new Map(), trait = many ? "moment" : "index";
+  let stops = [], stop = 0, frame = 0, playing = null, untold = false;
+  const clock = ms => new Date(ms - new Date(ms).getTimezoneOffset() * 6e4).toISOString().replace("T", " ").slice(0, 23);
+  const age = ms => {
+    const seconds = (Date.now() - ms) / 1e3, units = {year: 31557600, day: 86400, hour: 3600, minute: 60, second: 1};
+    const unit = Object.keys(units).find(name => Math.abs(seconds) >= units[name]) || "second";
+    return new Intl.RelativeTimeFormat("en").format(-Math.trunc(seconds / units[unit]), unit);
+  };
+  const go = (to, tell = true) => {  // drawn once a frame, wherever it is by then
+    [stop, untold] = [Math.max(0, Math.min(stops.length - 1, to)), tell];
+    frame = frame || requestAnimationFrame(draw);
+  };
+  const move = to => { play(false); go(to); };
+  const play = on => {
+    if (on && stop === stops.length - 1) go(0);
+    playing = on && {from: stop, since: performance.now()};
+    toggle.textContent = on ? "Pause" : "Play";
+    if (on) requestAnimationFrame(tick);
+  };
+  const tick = now => {
+    if (!playing || !root.isConnected) return;
+    const to = playing.from + Math.floor(Math.max(0, now - playing.since) / 1e3 * speed.value);
+    if (to !== stop) go(to);
+    to < stops.length - 1 ? requestAnimationFrame(tick) : play(false);
+  };
+  const button = (name, text, onclick) => make("button", {type: "button", ariaLabel: name, title: name, onclick}, text);
+  const select = (name, onchange, ...options) => make("select", {ariaLabel: name, title: name, onchange}, ...options);
+  const option = (value, text) => make("option", {value}, text);
+  const slider = make("input", {type: "range", min: 0, ariaLabel: trait, oninput: () => move(+slider.value)});
+  slider.dataset.lmSuppressShortcuts = "true";  // or JupyterLab takes the arrow keys
+  const toggle = make("button", {type: "button", className: "play", onclick: () => play(!playing)}, "Play");
+  const speed = select("speed", () => playing && play(true), ...[1, 5, 20, 60, 500].map(n => option(n, `${n} a second`)));
+  const labels = select("labels", () => labels.value && move(+labels.value));
+  const moment = make("p", {className: "moment"}), list = make("div", {}), wrong = make("p", {role: "alert"});
+  const field = make("input", {type: "text", placeholder: "name", ariaLabel: "name of the branch"});
+  const act = action => button({restore: "restore this record", branch: "branch here"}[action] || action, action, () =>
+    model.send({action, [trait]: stops[stop], name: field.value}, wrong.textContent = ""));
+
+  const begin = name => {
+    const svg = new DOMParser().parseFromString('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 100" '
+      + 'preserveAspectRatio="none" aria-hidden="true"><path/></svg>', "image/svg+xml").documentElement;
+    const [head, high, low] = ["value", "high", "low"].map(className => make("span", {className}));
+    const [chart, dot, marks, body] = ["chart", "dot", "marks", "body"].map(className => make("div", {className}));
+    const box = make(many ? "details" : "section", {ontoggle: () => show(track)},
+      make(many ? "summary" : "header", {}, make(many ? "h2" : "h1", {}, name), head, chart), body);
+    const track = {name, head, high, low, chart, dot, marks, body, box, path: svg.firstChild, numbers: [], index: [],
+      time: [], steps: [], labels: new Map(), kept: new Map(), open: new Map()};
+    chart.append(svg, high, low, make("div", {className: "cursor"}), dot, marks);
+    chart.onclick = event => event.preventDefault();  // or it unfolds the track
+    chart.onpointerdown = chart.onpointermove = event => {
+      const {left, width} = chart.getBoundingClientRect();
+      if (event.buttons & 1) move(Math.round((event.clientX - left) / width * (stops.length - 1)));
+    };
+    list.append(box);
+    tracks.set(name, track);
+    return track;
+  };
+  const add = ({name, count, pruned, index, time, steps, labels, floats}) => {  // a track, or what has come to one
+    const track = tracks.get(name) || begin(name), from = track.steps.length;
+    for (const at in labels) track.labels.set(from + +at, labels[at]);
+    const numbers = steps.map((step, at) => floats[at] ?? (typeof step === "string" ? Number(step) : NaN));
+    for (const [column, more] of Object.entries({index, time, steps, numbers})) track[column] = track[column].concat(more);
+    Object.assign(track, {count, pruned, shown: null});
+  };
+  const paint = track => {  // a line of numbers, or a bar for each record; one for each thousandth of the width
+    const {steps, numbers, chart} = track, good = numbers.filter(Number.isFinite), columns = new Map();
+    const [least, most] = good.reduce(([low, high], n) => [Math.min(low, n), Math.max(high, n)], [Infinity, -Infinity]);
+    const isLine = 2 * good.length > steps.length, scale = n => 96 - 92 * (n / 2 - least / 2) / (most / 2 - least / 2);
+    track.y = n => least === most ? 50 : Math.round(10 * scale(n)) / 10;
+    track.x = at => (many ? place(stops, track.time[at]) : at) / Math.max(1, stops.length - 1);
+    steps.forEach((step, at) => {
+      const x = Math.round(1e3 * track.x(at)), size = typeof step === "string" ? 1 : step.length;
+      if (!columns.has(x)) columns.set(x, []);
+      columns.get(x).push(isLine ? track.y(numbers[at]) : 84 - 12 * Math.min(6, Math.log2(1 + size)));
+    });
+    let line = "", up = true;
+    for (const [x, all] of columns) {
+      const ys = all.filter(Number.isFinite);
+      if (!isLine) line += `M${x} 100V${Math.min(...ys)}`;
+      else if (ys.length) line += (up ? `M${x} ` : `H${x}V`) + [ys[0], Math.min(...ys), Math.max(...ys), ...ys.slice(-1)].join("V");
+      else if (!up) line += `H${x}`;
+      up = !ys.length;
+    }
+    track.path.setAttribute("d", line + (isLine && many && !up ? "H1000" : ""));
+    chart.classList.toggle("line", isLine);
+    [track.high.textContent, track.low.textContent] = isLine ? [+most.toPrecision(6), +least.toPrecision(6)] : ["", ""];
+    const spots = new Map([...track.labels].filter(([, text]) => text !== "initial").map(
+      ([at, text]) => [Math.round(99 * track.x(at)), [at, text]]));
+    track.marks.replaceChildren(...[...spots.values()].map(([at, text]) => {
+      const mark = button(text, "", () => move(Math.round(track.x(at) * (stops.length - 1))));
+      mark.style.left = `${100 * track.x(at)}%`;
+      return Object.assign(mark, {className: "mark", tabIndex: -1});  // the list of labels is there for the keyboard
+    }));
+  };
+  const arrange = () => {  // after records have come
+    const all = [...tracks.values()], end = stop >= stops.length - 1;
+    stops = many ? [...new Set(all.flatMap(track => track.time))].sort((one, other) => one - other) : all[0].index;
+    slider.max = stops.length - 1;
+    all.forEach(paint);
+    const marked = all.flatMap(track => [...track.labels].map(([at, text]) =>
+      option(Math.round(track.x(at) * (stops.length - 1)), many ? `${track.name}: ${text}` : text)));
+    labels.replaceChildren(option("", `${marked.length} labels`), ...marked.slice(-500));
+    go(end ? stops.length - 1 : stop, end);
+  };
+  const show = track => {
+    const {steps, index, time, pruned, count, body, box} = track, at = many ? place(track.time, stops[stop]) : stop;
+    if (at === track.shown || !stops.length) return;
+    const first = at < 1 || (pruned && at === 1), was = at > 0 ? treeAt(track, at - 1) : null;
+    const now = at < 0 ? "not there yet" : apply(was, steps[at]), size = typeof now === "string" ? now.length : 1e9;
+    track.head.textContent = many ? brief(now, 300) : size < 60 ? now : "";
+    track.dot.style.top = `${track.y(track.numbers[at])}%`;
+    track.dot.hidden = !Number.isFinite(track.numbers[at]);
+    if (box.open === false) return;
+    track.shown = at;
+    const changes = typeof steps[at] === "string" ? +(now !== was) : steps[at]?.length;
+    const facts = at < 0 ? [] : [`record ${index[at]} of ${index[0]} to ${index[index.length - 1]}`,
+      clock(time[at]), age(time[at]), first ? "" : `${changes || "no"} changes since record ${index[at - 1]}`];
+    const notes = [pruned ? `Records 1 to ${pruned} are no longer kept.` : "",
+      count > steps.length ? `Of ${count} records, ${steps.length} are shown.` : ""];
+    const held = root.getRootNode().activeElement?.dataset.path;
+    body.replaceChildren(make("p", {className: "facts"}, make("mark", {}, track.labels.get(at) ?? ""),
+      facts.filter(fact => fact).join(" · ")), make("ul", {}, row(track, [], now, first ? now : was)),
+      make("p", {className: "note"}, notes.join(" ")));
+    if (held !== undefined) [...body.querySelectorAll("summary")].find(line => line.dataset.path === held)?.focus();
+  };
+  const draw = () => {
+    frame = 0;
+    tracks.forEach(show);
+    const [track] = tracks.values(), time = many ? stops[stop] : track.time[stop];
+    [slider.value, labels.value] = [stop, stop];
+    if (labels.selectedIndex < 0) labels.value = "";
+    moment.textContent = many && stops.length ? `${clock(time)} · ${age(time)}` : "";
+    slider.ariaValueText = many ? moment.textContent : [`record ${stops[stop]}`, clock(time), track.labels.get(stop),
+      brief(treeAt(track, stop), 60)].join(", ");
+    root.style.setProperty("--at", `${100 * stop / Math.max(1, stops.length - 1)}%`);
+    if (untold) model.set(trait, stops[stop]);
+    if (untold) model.save_changes();
+  };
+  const follow = () => go(place(stops, model.get(trait)), false);
+  const hear = ({tracks: news, error}) => {
+    wrong.textContent = error ?? "";
+    if (news) news.forEach(add), arrange();
+  };
+  root.onkeydown = event => {
+    const to = {ArrowLeft: stop - 1, ArrowRight: stop + 1, Home: 0, End: stops.length - 1}[event.key], {target} = event;
+    const space = event.key === " " && !target.closest("button, summary");
+    if (event.ctrlKey || event.metaKey || event.altKey || target.matches("select, [type=text]")) return;
+    if (!space && (to === undefined || target === slider)) return;
+    event.preventDefault();
+    space ? play(!playing) : move(to);
+  };
+  root.classList.add("alma");
+  const panel = make("div", {className: "panel"}, moment, slider, make("div", {className: "bar"},
+    button("first", "«", () => move(0)), button("back", "‹", () => move(stop - 1)), toggle,
+    button("forward", "›", () => move(stop + 1)), button("last", "»", () => move(stops.length - 1)), speed, labels,
+    ...(model.get("actions") || []).flatMap(name => name === "branch" ? [field, act(name)] : [act(name)])), wrong);
+  root.append(...(many ? [make("h1", {}, title), panel, list] : [list]));
+  timelines.forEach(add);
+  if (!many) tracks.values().next().value.body.before(panel);
+  arrange();
+  if (model.get(trait) != null) follow();
+  model.on(`change:${trait}`, follow);
+  model.on("msg:custom", hear);
+  return () => { model.off(`change:${trait}`, follow); model.off("msg:custom", hear); play(false); };
+}
+"""
+
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src {script}; style-src {style}; \
+base-uri 'none'; form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="Alma {version}">
+<title>{title}</title>
+<style>{css}</style>
+</head>
+<body>
+<noscript>The past of {title} is in this page, and JavaScript is needed to see it.</noscript>
+<script type="application/json" id="data">{data}</script>
+<script>{js}</script>
+</body>
+</html>
+"""
+
+_PAGE_JS = r"""
+{
+  const data = JSON.parse(document.getElementById("data").textContent), none = () => {};
+  almaView(document.body, {get: name => ({data})[name], set: none, save_changes: none, send: none, on: none, off: none});
+}
+"""
+
+
+def _page(title: str, many: bool, pasts: Sequence[Tuple[str, Sequence[ChangeRecord[Any]]]]) -> str:
+    """Return the page that shows the records of variables."""
+    import html
+    from base64 import b64encode
+    from hashlib import sha256
+    from json import dumps
+
+    def source(text: str) -> str:
+        return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+    timelines = [_timeline_data(name, records, _PAGE_SIZE // len(pasts)) for name, records in pasts]
+    data = dumps({"title": _clean(title), "many": many, "timelines": timelines}, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":  # so that nothing in it ends the script element
+        data = data.replace(character, f"\\u{ord(character):04x}")
+    css, js = _VIEW_CSS, _VIEW_JS + _PAGE_JS
+    facts = {"css": css, "js": js, "style": source(css), "script": source(js), "data": data}
+    return _PAGE.format(title=html.escape(_clean(title)), version=__version__, **facts)
+
+
+def _to_html(path: Optional[_Path], title: Optional[str], name: str, many: bool, pasts: Any) -> Optional[str]:
+    """Return the page of what pasts() returns, or write it to a file whole or not at all."""
+    page = _page(name if title is None else title, many, pasts())
+    if path is None:
+        return page
+    _write_beside(os.fsdecode(path), [page.encode()])
+    return None
+
+
+def _pasts(monitor: _Monitor, variables: Callable[[], Mapping[str, AlmaVar[Any]]]) -> Any:
+    """Return names and records of variables, all of one moment."""
+    with monitor.lock:
+        return [(name, var.history()) for name, var in variables().items()]
+
+
+# -- the still picture
+
+
+def _picture(var: AlmaVar[Any]) -> str:
+    """Return a variable as HTML: its name, its value, and a line of its numbers or its last records."""
+    last = var.last_change()
+    line = _sparkline(_evenly(var, 60))
+    about = f"{len(var):,} records, the last of {last.timestamp:%Y-%m-%d %H:%M:%S} UTC"
+    newest = [] if line else _some_records(var, range(last.index - 3, last.index + 1))[::-1]
+    return _framed(
+        f"<b>{_as_html(var.name)}</b> <code>{_value_html(last, 600)}</code> {line}", about, map(_record_row, newest)
+    )
+
+
+def _pictures(title: str, variables: Mapping[str, AlmaVar[Any]]) -> str:
+    """Return variables as HTML: a row for each, with its value."""
+    rows = []
+    for name, var in islice(variables.items(), 50):
+        value = f"<code>{_value_html(var.last_change(), 120)}</code>"
+        rows.append((f"<b>{_as_html(name)}</b>", value, f"{len(var):,} records", _sparkline(_evenly(var, 60))))
+    more = f", of which {len(rows)} are shown" * (len(rows) < len(variables))
+    return _framed(f"<b>{_as_html(title)}</b>", f"{len(variables):,} variables{more}", rows)
+
+
+def _framed(head: str, about: str, rows: Iterable[Sequence[str]]) -> str:
+    cell = '<td style="text-align: left; vertical-align: top; padding: 1px 14px 1px 0; overflow-wrap: anywhere">'
+    body = "".join(f"<tr>{''.join(f'{cell}{text}</td>' for text in row)}</tr>" for row in rows)
+    table = f'<table style="border-collapse: collapse; margin-top: 4px">{body}</table>' if body else ""
+    return f'<div style="line-height: 1.5"><div>{head}</div><small>{about}</small>{table}</div>'
+
+
+def _as_html(text: str) -> str:
+    import html
+
+    return html.escape(_clean(text))
+
+
+def _value_html(record: ChangeRecord[Any], most: int) -> str:
+    text = _brief(_value(record), most)
+    return _as_html(text if len(text) <= most else text[:most] + "...")
+
+
+def _record_row(record: ChangeRecord[Any]) -> Sequence[str]:
+    label = _as_html((record.label or "")[:200])
+    return f"{record.index}", f"{record.timestamp:%H:%M:%S}", label, f"<code>{_value_html(record, 120)}</code>"
+
+
+def _some_records(var: AlmaVar[Any], places: Iterable[int]) -> List[ChangeRecord[Any]]:
+    """Return those of a variable's records that are kept, the initial one first. O(places)."""
+    records = []
+    for index in sorted({0, *places}):
+        try:
+            records.append(var.at(index))
+        except PrunedError:  # or it is meanwhile
+            continue
+    return records
+
+
+def _evenly(var: AlmaVar[Any], most: int) -> List[ChangeRecord[Any]]:
+    """Return at most so many of a variable's records and the initial one, evenly chosen, the newest last."""
+    last, span = var.last_change().index, max(len(var) - 2, 0)
+    return _some_records(var, (last - span * i // (most - 1) for i in range(most)))
+
+
+def _sparkline(records: Sequence[ChangeRecord[Any]]) -> str:
+    """Return numbers as a line; nothing where a value is no number."""
+    numbers = [number for number in map(_as_float, map(_value, records)) if number is not None]
+    if len(numbers) < 2 or len(numbers) < len(records):
+        return ""
+    low, high, width = min(numbers) / 4, max(numbers) / 4, 120 / (len(numbers) - 1)  # a quarter: no span is infinite
+    heights = [13 if low == high else 23 - 20 * (number / 4 - low) / (high - low) for number in numbers]
+    points = " ".join(f"{place * width:.1f},{height:.1f}" for place, height in enumerate(heights))
+    line = f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="1.5"/>'
+    return f'<svg width="122" height="26" viewBox="-1 0 122 26" style="vertical-align: middle" aria-hidden="true">{line}</svg>'
+
+
 # == Defaults: the default registry and the module-level functions ============
 #
 # One registry for those who need no other. The functions are its bound methods, so they do what its methods do and
@@ -8760,11 +9538,9 @@ def get_registry() -> AlmaRegistry:
 # into a line through its clean() only, so that it can't drive a terminal, and is walked no further than it is shown.
 # Exit codes: 0, 1 if it could not (one line on stderr says why), 2 for wrong usage, 130 after Ctrl-C.
 
-_LONGEST_TEXT = 2_000  # characters of a value, name or label that are looked at to show it
 _MOST_LINES = 200  # of one value shown whole
 _MOST_PARTS = 1 << 20  # of values that are compared when asked to: counting them takes 1 s
 _FEW_PARTS = 5_000  # of values that are compared in passing
-_DEEPEST_SHOWN = 100
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 # A table has a word for each column: the side its cells stand on, how readily it gives way to others, its style.
@@ -8863,83 +9639,12 @@ class _Screen:
         return "".join(self.bars[int((value - low) / span * 7)] for value in values)
 
 
-def _escaped(text: str, encoding: str = "utf-8", escape: Callable[[str], str] = ascii) -> str:
-    """Return text in which each character that is not printable, or not of the encoding, is escaped."""
-
-    def shown(text: str) -> bool:
-        return text.isprintable() and text.encode(encoding, "ignore").decode(encoding) == text
-
-    return text if shown(text) else "".join(c if shown(c) else escape(c)[1:-1] for c in text)
-
-
 def _columns(text: str) -> int:
     """Return how many columns of a terminal a clean text takes."""
     from unicodedata import category, east_asian_width
 
     wide = (0 if category(c) in ("Mn", "Me") else 1 + (east_asian_width(c) in "WF") for c in text)
     return len(text) if text.isascii() else sum(wide)
-
-
-def _value(record: ChangeRecord[Any]) -> Any:
-    """Return a record's value, or the error that stands in its way: it is shown instead."""
-    try:
-        return record.value
-    except AlmaError as error:
-        return error
-
-
-def _pieces(value: Any, depth: int = 0) -> Iterator[str]:
-    """Yield what repr(value) would say, piece by piece: who reads on decides how much of it is made."""
-    kind, fields = type(value), _field_names(value)
-    if depth == _DEEPEST_SHOWN or not (fields or (value and (kind in _PARTED or kind is deque))):
-        yield _short_repr(value) if depth < _DEEPEST_SHOWN else "..."
-        return
-    begin, end = "()" if kind is tuple or fields else "[]" if kind in (list, deque) else "{}"
-    if kind not in (dict, list, tuple, set):
-        begin, end = (kind.__name__ + begin, end) if fields else (f"{kind.__name__}({begin}", f"{end})")
-    in_order = kind in _BY_MEMBER and {*map(type, value)} == {str}
-    for number, part in enumerate(fields or (sorted(value) if in_order else value)):
-        yield ", " if number else begin
-        if fields:
-            yield f"{part}=" * (kind is not Unresolved)
-            part = getattr(value, part, DELETED)
-        elif kind in _BY_KEY:
-            yield from _pieces(part, depth + 1)
-            yield ": "
-            part = value[part]
-        yield from _pieces(part, depth + 1)
-    yield "," * (kind is tuple and len(value) == 1) + end
-
-
-def _field_names(value: Any) -> Tuple[str, ...]:
-    """Return the names of the fields of a dataclass, namedtuple, pydantic model or Unresolved; none of others."""
-    if type(value) is Unresolved:
-        return ("name", "data")
-    asked = (getattr(type(value), name, None) for name in ("__dataclass_fields__", "_fields", "model_fields"))
-    return next((tuple(names) for names in asked if isinstance(names, (dict, tuple))), ())
-
-
-def _short_repr(value: Any) -> str:
-    """Return the repr of what has no parts, cut before it is made where it could be long."""
-    if type(value) in (str, bytes, bytearray):
-        return repr(value[:_LONGEST_TEXT]) + "..." * (len(value) > _LONGEST_TEXT)
-    if type(value) is int and value.bit_length() > 2_000:  # Python may refuse that many decimals
-        return f"{hex(value >> (value.bit_length() - 400))}... ({value.bit_length()} bits)"
-    try:
-        text = f"<{value}>" if isinstance(value, AlmaError) else repr(value)
-    except Exception:  # of a class that --types or --trust let in; or a Fraction of too many digits
-        text = f"<{type(value).__name__}>"
-    return text[:_LONGEST_TEXT]
-
-
-def _brief(value: Any, most: int = _LONGEST_TEXT) -> str:
-    """Return repr(value), or its beginning, a little more than *most* characters."""
-    text = ""
-    for piece in _pieces(value):
-        if len(text) > most:
-            return text + "..."
-        text += piece
-    return text
 
 
 def _shown(record: ChangeRecord[Any]) -> str:
@@ -9212,11 +9917,13 @@ def _verify(screen: _Screen, args: Any) -> Iterator[str]:
 
 
 def _export(screen: _Screen, args: Any) -> Iterator[str]:
-    """Write a file anew as .json, .pickle or .db, or its records as .csv."""
+    """Write a file anew as .json, .pickle or .db, its records as .csv, or a page to look at as .html."""
     registry = _loaded(args)
     lines = _lines_of(registry)
     if args.out.lower().endswith(".csv"):
         _write_beside(args.out, [_csv(screen, lines, args.types)])
+    elif args.out.lower().endswith((".html", ".htm")):
+        registry.to_html(args.out, title=os.path.basename(args.file) if args.title is None else args.title)
     else:
         registry.save(args.out)
     yield screen.line(f"{args.out}: {len(lines)} variables and branches, {sum(map(len, lines.values())):,} records")
@@ -9330,6 +10037,7 @@ _OPTIONS: Dict[str, Dict[str, Any]] = {
     "--limit": {"metavar": "N", "type": int, "help": "show the newest N, 0 for all (default: 20; in JSON, all)"},
     "--head": {"metavar": "HEX", "help": "compare with the head that it had, kept elsewhere"},
     "--json": {"action": "store_true", "help": "print JSON, with values as alma.to_json writes them"},
+    "--title": {"metavar": "TEXT", "help": "what is written above the page (default: the file's name)"},
     "--types": {"metavar": "MODULE:CLASS", "action": "append", "default": [], "help": "import a class of values"},
     "--trust": {"action": "store_true", "help": "unpickle what is pickled in a file: it may run any code"},
     "--utc": {"action": "store_true", "help": "show and read times in UTC instead of the local zone"},
@@ -9340,7 +10048,7 @@ _COMMANDS: Dict[str, Callable[..., Iterator[str]]] = {
     "diff FILE NAME A B --json --types --trust": _diff,
     "blame FILE NAME [PATH] --json --types --trust": _blame,
     "verify FILE --head --json": _verify,
-    "export FILE OUT --types --trust": _export,
+    "export FILE OUT --title --types --trust": _export,
     "follow FILE [NAME] --json --types": _follow,
     "demo [FILE]": _open_demo,
 }
