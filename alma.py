@@ -8865,10 +8865,14 @@ def _brief(value: Any, most: int = _LONGEST_TEXT) -> str:
 # -- drawing: what the view is told
 
 
-class _Drawing:
-    """Draws a value as a tree: a text, [kind, part, ...] or {"": kind, key: part, ...}; no more than can be looked at.
+_BRACKETS = {list: "[]", tuple: "()", dict: "{}"}  # of other containers, behind their name
 
-    A key begins with ":" in a dict, "." where it is a field, and "*" where it is a member of a set, whose part is 0.
+
+class _Drawing:
+    """Draws a value as a tree: a text, [kind, part, ...] or {"": kind, key: part, ...}, no larger than is looked at.
+
+    A kind ends in the brackets around the parts: "{}", "deque[]", "Point()". A key begins with ":" in a dict, "." where
+    it is a field, and "*" where it is a member of a set, whose part is 0.
     """
 
     def __init__(self) -> None:
@@ -8884,25 +8888,26 @@ class _Drawing:
             return "..."
         self._within.add(id(value))
         try:
-            return self._container(value, kind.__name__, names)
+            return self._container(value, names)
         finally:
             self._within.remove(id(value))
 
-    def _container(self, value: Any, title: str, names: Tuple[str, ...]) -> Any:
-        size = len(names or value)
+    def _container(self, value: Any, names: Tuple[str, ...]) -> Any:
+        kind, size = type(value), len(names or value)
         most = min(size, self.parts, _MOST_OF_ONE)
         self.parts -= most
-        title += f" ({most:,} of {size:,} shown)" * (most < size)
+        rest = [f"... and {size - most:,} more"] * (most < size)
+        if not names and kind not in _BY_KEY and kind not in _BY_MEMBER:
+            return [_BRACKETS.get(kind, f"{kind.__name__}[]"), *map(self.draw, islice(value, most)), *rest]
+        parts: Iterable[Tuple[str, Any]]
         if names:
-            parts = ((f".{name}", self.draw(_field(value, name))) for name in names[:most])
-        elif type(value) in _BY_KEY:
-            parts = ((f":{_clean(_brief(key, 200))}", self.draw(value[key])) for key in islice(value, most))
-        elif type(value) in _BY_MEMBER:
-            parts = ((key, 0) for key in sorted(f"*{_clean(_brief(part, 200))}" for part in islice(value, most)))
+            parts = [(f".{name}", self.draw(_field(value, name))) for name in names[:most]]
+        elif kind in _BY_KEY:
+            parts = [(f":{_clean(_brief(key, 200))}", self.draw(value[key])) for key in islice(value, most)]
         else:
-            return [title, *map(self.draw, islice(value, most))]
-        tree: Dict[str, Any] = {"": title}
-        for key, part in parts:
+            parts = [(key, 0) for key in sorted(f"*{_clean(_brief(part, 200))}" for part in islice(value, most))]
+        tree: Dict[str, Any] = {"": _BRACKETS.get(kind, f"{_clean(kind.__name__)}{'()' if names else '{}'}")}
+        for key, part in [*parts, *((f"*{text}", 0) for text in rest)]:
             tree[f"{key} ({len(tree)})" if key in tree else key] = part
         return tree
 
@@ -8983,7 +8988,7 @@ _SIGNS = {"add": "+", "remove": "-", "replace": "~"}
 
 
 def _step_of(change: Change) -> List[Any]:
-    return [_SIGNS[change.op], list(change.path), *([] if change.op == "remove" else [change.new])]
+    return [_SIGNS[change.op], list(change.path), change.new, *([] if change.op == "add" else [change.old])]
 
 
 def _timeline_data(name: str, records: Sequence[ChangeRecord[Any]], size: int = _PAGE_SIZE) -> Dict[str, Any]:
@@ -9028,331 +9033,276 @@ def _thinned(records: Sequence[ChangeRecord[Any]], most: int) -> Sequence[Change
 # A timeline of a new name is a new variable. Who looks at the newest record goes on to do so; others stay.
 
 _VIEW_CSS = """
-.alma { --paper: light-dark(#fff, #15181d); --well: light-dark(#f5f6f8, #1d2127); --rule: light-dark(#dde1e6, #343b45);
-  --ink: light-dark(#1c2128, #e6e9ed); --dim: light-dark(#57606a, #a0aab6); --line: light-dark(#2f62c9, #82b1ff);
-  --add: light-dark(#0d6b38, #7fdca4); --added: light-dark(#e4f5ea, #15301f); --cut: light-dark(#a3211b, #ffa198);
-  --gone: light-dark(#fcebea, #3a1a18); --swap: light-dark(#7d4e00, #f0c674); --swapped: light-dark(#fff3d9, #35290f);
-  color-scheme: light dark; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif;
-  accent-color: var(--line); }
-body.alma { margin: 0 auto; max-width: 1180px; padding: 28px clamp(14px, 3vw, 40px) 48px; }
-html:has(> body.alma) { background: light-dark(#fff, #15181d); color-scheme: light dark; }
-.alma *, .alma { box-sizing: border-box; }
-.alma h1, .alma h2 { font-size: 1.35em; line-height: 1.3; margin: 0; overflow-wrap: anywhere; font-weight: 650; }
-.alma h2 { font-size: 1em; }
-.alma code, .alma ul { font: 13px/1.6 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-.alma code { white-space: pre-wrap; overflow-wrap: anywhere; }
-.alma .dim, .alma .note { color: var(--dim); font-size: 0.87em; }
-.alma .note { margin: 6px 0 0; }
-.alma .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
-.alma .panel { position: sticky; top: 0; z-index: 2; background: var(--paper); padding: 8px 0; }
-.alma .bar { display: flex; flex-wrap: wrap; gap: 6px 8px; align-items: center; margin-top: 4px; }
-.alma button, .alma select, .alma input[type=text] { font: inherit; font-size: 0.87em; color: var(--ink); height: 32px;
-  background: var(--well); border: 1px solid var(--rule); border-radius: 7px; padding: 0 10px; max-width: 100%; }
-.alma button { cursor: pointer; }
-.alma .bar svg { width: 16px; height: 16px; display: block; fill: none; stroke: currentColor; stroke-width: 1.8; }
-.alma .bar select { max-width: min(220px, 100%); }
-.alma .play { background: var(--line); color: var(--paper); border-color: var(--line); padding: 0 16px; }
-.alma button:hover { border-color: var(--dim); }
-.alma :focus-visible { outline: 2px solid var(--line); outline-offset: 2px; }
-.alma input[type=range] { width: 100%; margin: 0; height: 24px; display: block; cursor: pointer; }
-.alma .ends { display: flex; justify-content: space-between; gap: 12px; font-variant-numeric: tabular-nums; }
-.alma .moment { font-variant-numeric: tabular-nums; min-height: 1.5em; margin: 2px 0; overflow-wrap: anywhere; }
-.alma .label { color: var(--line); font-weight: 600; }
-.alma .chart { position: relative; margin: 10px 8px 0; height: 26px; cursor: crosshair; touch-action: pan-y;
-  border-bottom: 1px solid var(--rule); }
-.alma .chart.number { height: 56px; }
-.alma .lone .chart.number { height: clamp(120px, 22vh, 200px); }
-.alma .lone .chart { height: 40px; }
-.alma .chart svg { width: 100%; height: 100%; display: block; overflow: visible; }
-.alma .chart path { fill: none; stroke: var(--line); stroke-width: 1.6; vector-effect: non-scaling-stroke; }
-.alma .chart .bound { position: absolute; left: 0; font-size: 11px; color: var(--dim); background: var(--paper);
-  line-height: 1.2; padding: 0 4px 0 0; opacity: 0.9; pointer-events: none; }
-.alma .cursor { position: absolute; top: -4px; bottom: -4px; width: 0; border-left: 1.5px solid var(--ink); opacity: 0.55; }
-.alma .dot { position: absolute; width: 9px; height: 9px; margin: -4.5px; border-radius: 50%; background: var(--ink);
-  box-shadow: 0 0 0 2px var(--paper); pointer-events: none; }
-.alma .chart .mark { position: absolute; top: -9px; width: 9px; height: 9px; margin-left: -4.5px; padding: 0; border: 0;
-  border-radius: 5px 5px 5px 0; rotate: -45deg; background: var(--swap); }
-.alma .now { font-size: 1.9em; line-height: 1.25; font-weight: 600; font-variant-numeric: tabular-nums; }
-.alma .now.long { font: 13px/1.6 ui-monospace, monospace; }
-.alma section { border-top: 1px solid var(--rule); padding: 12px 0 14px; }
-.alma section.lone { border: 0; padding: 0; }
-.alma .head { display: flex; gap: 4px 12px; align-items: baseline; flex-wrap: wrap; }
-.alma .head button { border: 0; background: none; padding: 0; height: auto; text-align: left; font-size: 1em; }
-.alma .head code { flex: 1 1 200px; max-height: 3.2em; overflow: hidden; }
-.alma .body { display: grid; gap: 4px 32px; margin-top: 14px; }
-@media (min-width: 900px) { .alma .body.two { grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); } }
-.alma ul { list-style: none; margin: 0; padding: 0 0 0 16px; }
-.alma .body > div > ul { padding: 0; }
-.alma li { padding-left: 18px; position: relative; overflow-wrap: anywhere; border-radius: 4px; }
-.alma .sign { position: absolute; left: 4px; font-weight: 700; }
-.alma summary { cursor: pointer; }
-.alma .key { color: var(--dim); }
-.alma .added { background: var(--added); } .alma .added > .sign { color: var(--add); }
-.alma .removed { background: var(--gone); } .alma .removed > .sign, .alma del { color: var(--cut); }
-.alma .replaced { background: var(--swapped); } .alma .replaced > .sign { color: var(--swap); }
-.alma .within > .sign { color: var(--swap); }
-.alma [role=alert] { color: var(--cut); } .alma [role=alert]:empty { display: none; }
-.alma [hidden] { display: none; }
+:root:has(> body.alma) { color-scheme: light dark; background: light-dark(#fff, #15181d); }
+body.alma { max-width: 1080px; margin: 0 auto; padding: clamp(16px, 4vw, 44px) clamp(14px, 4vw, 40px); }
+.alma { --paper: light-dark(#fff, #15181d); --ink: light-dark(#1c2128, #e6e9ed); --dim: light-dark(#57606a, #a3adb8);
+  --well: light-dark(#f4f5f7, #20252c); --rule: light-dark(#dce0e5, #3a424d); --line: light-dark(#2c5fc4, #86b4ff);
+  --green: light-dark(#0b6634, #86dfaa); --red: light-dark(#9f201b, #ffa59c); --brown: light-dark(#744900, #f2ca7c);
+  --added: light-dark(#e3f4e9, #16301f); --removed: light-dark(#fceceb, #3a1c1a); --replaced: light-dark(#fff3da, #321);
+  color-scheme: light dark; color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif;
+  * { box-sizing: border-box; margin: 0; overflow-wrap: anywhere; }
+  :focus-visible { outline: 2px solid var(--line); outline-offset: 2px; }
+  h1, h2 { font-size: 24px; font-weight: 650; line-height: 1.25; }
+  h2 { display: inline; font-size: 15px; }
+  code, summary > .value, li > b { font: 13px/1.65 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+  code, .value { white-space: pre-wrap; }
+  header > .value { font-size: clamp(20px, 4vw, 34px); line-height: 1.3; }
+  .facts, .note, .panel p { color: var(--dim); font-size: 13px; font-variant-numeric: tabular-nums; min-height: 1.5em; }
+  mark { background: var(--replaced); color: var(--brown); border-radius: 9px; padding: 1px 9px; margin-right: 8px; }
+  .chart { position: relative; height: 30px; margin: 20px 8px 6px; border-bottom: 1px solid var(--rule); }
+  header > .chart.line { height: clamp(120px, 24vh, 220px); }
+  svg { display: block; width: 100%; height: 100%; overflow: visible; }
+  path { fill: none; stroke: var(--line); stroke-width: 1.7; vector-effect: non-scaling-stroke; }
+  .chart > div { position: absolute; color: var(--dim); font-size: 11px; line-height: 1; pointer-events: none; }
+  .high { top: -5px; } .low { bottom: 3px; } .marks { inset: -15px 0 auto; }
+  .cursor { left: var(--at); top: -6px; bottom: 0; border-left: 1px solid var(--ink); opacity: .5; }
+  .chart > .dot { left: var(--at); margin: -5px; border: 5px solid var(--ink); border-radius: 50%; }
+  .panel { position: sticky; top: 0; z-index: 1; padding: 4px 0 12px; background: var(--paper); }
+  [type=range] { display: block; width: 100%; height: 26px; accent-color: var(--line); }
+  .bar { display: flex; flex-wrap: wrap; gap: 8px; margin-top: 6px; }
+  .bar > * { font: inherit; font-size: 13px; color: var(--ink); background: var(--well); border: 1px solid var(--rule);
+    border-radius: 7px; height: 32px; min-width: 34px; padding: 0 9px; max-width: 150px; }
+  .bar > .play { min-width: 74px; background: var(--line); color: var(--paper); border-color: var(--line); }
+  .marks > button { position: absolute; width: 11px; height: 11px; margin-left: -5.5px; padding: 0; border: 0;
+    rotate: -45deg; border-radius: 50% 50% 50% 0; background: var(--brown); pointer-events: auto; }
+  button, summary, .chart, select, [type=range] { cursor: pointer; }
+  div > details:has(> .body) { border-top: 1px solid var(--rule); padding: 12px 0; }
+  p:empty, summary :is(.high, .low), details[open] > summary > .value, [hidden] { display: none; }
+  ul { list-style: none; padding: 0; }
+  li { position: relative; padding-left: 22px; border-radius: 4px; }
+  li > b { position: absolute; left: 6px; font-weight: 700; }
+  li > i { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  .added { background: var(--added); > b { color: var(--green); } }
+  .removed { background: var(--removed); > b { color: var(--red); } }
+  .replaced { background: var(--replaced); } .replaced > b, .changed > b { color: var(--brown); }
+  del, [role=alert] { color: var(--red); } code > span { color: var(--dim); }
+}
 """
 
 _VIEW_JS = r"""
 function almaView(root, model) {
-  const make = (name, facts, ...parts) => {
-    const element = Object.assign(document.createElement(name), facts);
-    element.append(...parts);  // texts go in as text: nothing in a value is ever read as HTML
+  const parse = markup => new DOMParser().parseFromString(markup, "text/html").body.firstChild;  // of constants only:
+  const make = (kind, facts, ...parts) => {  // what comes from outside goes in as text
+    const element = Object.assign(document.createElement(kind), facts);
+    element.append(...parts);
     return element;
   };
-  const place = (column, value) => {  // of the last entry that is not above a value, or -1
-    let low = 0, high = column.length;
-    while (low < high) column[(low + high) >> 1] <= value ? low = ((low + high) >> 1) + 1 : high = (low + high) >> 1;
-    return low - 1;
-  };
 
-  // Values: a text, [kind, part, ...] or {"": kind, key: part, ...}. None is altered, so all that is alike is shared.
-
-  const origins = new WeakMap();  // of what a step has altered: what it was, and of a list, what each part was
+  // A value is a text, [kind, part, ...] or {"": kind, key: part, ...}. None is altered, so what is alike is shared.
   const apply = (tree, step) => {
-    const top = [tree];
-    for (const [op, path, value] of typeof step === "string" ? [["~", [], step]] : step) {
+    const top = [tree], own = new Set();
+    for (const [op, path, value] of step) {
       let at = top, key = 0;
       for (const next of path) {
-        const was = at[key], list = Array.isArray(was);
-        if (origins.get(was)?.step !== step)
-          origins.set(at[key] = list ? [...was] : {...was}, {step, was, each: list && [...was], gone: []});
+        if (!own.has(at[key])) own.add(at[key] = Array.isArray(at[key]) ? [...at[key]] : {...at[key]});
         [at, key] = [at[key], next];
       }
-      const {each, gone} = origins.get(at) || {};
-      if (op === "-" && each) gone.push([key, at[key]]);
-      if (op !== "~" && each) for (const list of [at, each]) list.splice(key, +(op === "-"), ...(op === "+" ? [value] : []));
-      else if (op === "-") delete at[key];
-      else at[key] = value;
-      if (op === "+" && each) each[key] = undefined;
+      if (op !== "~" && Array.isArray(at)) at.splice(key, +(op === "-"), ...(op === "+" ? [value] : []));
+      else op === "-" ? delete at[key] : at[key] = value;
     }
     return top[0];
   };
-  const treeAt = ({kept, steps}, position) => {  // from the nearest one that is known
-    let from = position;
-    while (from > 0 && !kept.has(from) && typeof steps[from] !== "string") from--;
-    let tree = kept.has(from) ? kept.get(from) : apply(null, steps[from]);
-    for (; from < position; kept.set(from, tree)) tree = apply(tree, steps[++from]);
-    for (const old of kept.size > 999 ? [...kept.keys()] : []) if (old % 64) kept.delete(old);
-    return tree;
-  };
-  const label = key => typeof key === "number" ? `${key - 1}` : key[0] === "*" ? "" : key.slice(1);
-  const partsOf = node => Array.isArray(node) ? node.map((part, at) => [at, part]).slice(1)
-    : Object.keys(node).filter(key => key).map(key => [key, key[0] === "*" ? key.slice(1) : node[key]]);
-  const kindOf = node => Array.isArray(node) ? node[0] : node[""];
-  const brief = (node, most) => {  // much as Python would write it, cut
-    if (typeof node === "string") return node.length > most ? node.slice(0, most) + "…" : node;
-    const [begin, end] = {list: "[]", tuple: "()", dict: "{}", set: "{}"}[kindOf(node)] || [`${kindOf(node)}(`, ")"];
-    let text = "";
+  const name = key => key === "" || key[0] === "*" ? "" : `${/^\d/.test(key) ? key - 1 : key.slice(1)}: `;
+  const kindOf = node => node[0] ?? node[""];  // "[]", "{}", "()", "deque[]", "Point()"
+  const partsOf = node => Object.entries(node).slice(1).map(([key, part]) => [key, part || key.slice(1)]);
+  const brief = (node, most) => {
+    if (typeof node === "string") return node.length > most ? `${node.slice(0, most)}…` : node;
+    let text = kindOf(node).slice(0, -1), comma = "";
     for (const [key, part] of partsOf(node)) {
-      if (text.length > most) return `${begin}${text}, …${end}`;
-      const name = typeof key === "number" || !label(key) ? "" : label(key) + (key[0] === "." ? "=" : ": ");
-      text += (text && ", ") + name + brief(part, most - text.length);
+      if (text.length > most) return `${text}, …${kindOf(node).slice(-1)}`;
+      text += `${comma}${Array.isArray(node) ? "" : name(key)}${brief(part, most - text.length)}`;
+      comma = ", ";
     }
-    return begin + text + end;
+    return text + kindOf(node).slice(-1);
   };
 
-  // A value as a list that unfolds. What its step has changed bears a sign, and a word for those who can't see it.
-
-  const WORDS = {"+": "added", "−": "removed", "~": "replaced", "·": "changed within"};
-  const item = (sign, ...parts) => make("li", {className: sign && WORDS[sign]}, make("b", {ariaHidden: "true"}, sign),
-    make("i", {}, sign && `${WORDS[sign]} `), ...parts);
-  const row = (track, path, node, was) => {
-    const key = path[path.length - 1], at = path.join("\n"), within = origins.get(node)?.was === was;
-    const sign = node === was ? "" : was === undefined ? "+" : within ? "·" : "~";
-    const code = make("code", {}, make("span", {}, path.length && label(key) ? `${label(key)}: ` : ""));
-    if (sign === "~") code.append(make("del", {}, brief(was, 200)), " → ");
-    if (typeof node === "string") { code.append(node); return item(sign, code); }
-    const parts = partsOf(node), about = make("span", {}), fold = make("details", {}, make("summary", {}, code));
-    const fill = () => {
-      about.textContent = fold.open ? `${kindOf(node)}, ${parts.length}` : brief(node, 90);
-      if (fold.open && !fold.querySelector("ul")) fold.append(make("ul", {}, ...rows(track, path, node, parts, was)));
-    };
-    code.append(about);
-    fold.firstChild.dataset.path = at;
-    fold.open = track.open.get(at) ?? (sign === "·" || !path.length || parts.length <= 12);
-    fold.firstChild.onclick = () => track.open.set(at, !fold.open);  // what somebody unfolds stays so elsewhere, too
-    fold.ontoggle = fill;
-    fill();
+  // It is shown as a list that unfolds. What its step has changed bears a sign, and a word for those who can't see it.
+  const WORDS = {"+": "added", "−": "removed", "~": "replaced", "•": "changed", "": ""};
+  const item = (sign, ...parts) => make("li", {className: WORDS[sign]},
+    make("b", {ariaHidden: "true"}, sign), make("i", {}, `${WORDS[sign]} `), ...parts);
+  const placeOf = path => `/${path.join("\t")}`;
+  const marksOf = changes => {  // by path: what became of a part, what was there, what has been removed from it
+    const marks = {}, mark = path => marks[placeOf(path)] ??= {sign: "•", lost: []};
+    for (const [op, path, , old] of changes) {
+      path.forEach((_, depth) => mark(path.slice(0, depth)));
+      if (op === "-") mark(path.slice(0, -1)).lost.push([`${path[path.length - 1]}`, old]);
+      else Object.assign(mark(path), {sign: op, old});
+    }
+    return marks;
+  };
+  const row = (track, marks, path, key, node) => {
+    const at = placeOf(path), {sign = "", old, lost = []} = marks[at] ?? {}, ghosts = [...lost];
+    const code = (key, ...parts) => make("code", {}, make("span", {}, name(key)), ...parts);
+    const ghost = ([key, part]) => item("−", code(key, make("del", {}, brief(part || key.slice(1), 200))));
+    const text = code(key, ...(sign === "~" ? [make("del", {}, brief(old, 200)), " → "] : []));
+    if (typeof node === "string") return text.append(node), item(sign, text);
+    const parts = partsOf(node), open = track.open[at] ?? (sign === "•" || !path.length || parts.length <= 12);
+    const onclick = event => { event.preventDefault(); track.open[at] = !open; show(track, true); };  // in each record
+    const fold = make("details", {open}, make("summary", {onclick}, text));
+    text.append(make("span", {}, open ? kindOf(node).replace(/(?=.$)/, ` ${parts.length} `) : brief(node, 90)));
+    fold.firstChild.dataset.at = at;
+    const rows = !open ? [] : parts.flatMap(([key, part]) => {
+      const before = Array.isArray(node) ? ghosts.filter(([place]) => +place <= +key).length : 0;
+      return [...ghosts.splice(0, before).map(ghost), row(track, marks, [...path, key], key, part)];
+    });
+    if (open) fold.append(make("ul", {}, ...rows, ...ghosts.map(ghost)));
     return item(sign, fold);
-  };
-  const rows = (track, path, node, parts, was) => {
-    const {was: before, each, gone} = origins.get(node) || {}, known = before && before === was, list = [];
-    const old = (key, part) => !known ? part : each ? each[key] : key in before ? before[key] || part : undefined;
-    const ghost = ([key, part]) => item("−", make("code", {}, make("span", {}, label(key) && `${label(key)}: `),
-      make("del", {}, brief(part || key.slice(1), 200))));
-    const lost = !known ? [] : each ? [...gone] : Object.entries(before).filter(([key]) => !(key in node));
-    const shown = parts.filter(([key, part], at) => at < 300 || old(key, part) !== part);
-    for (const [key, part] of shown) {
-      while (each && lost.length && lost[0][0] <= key) list.push(ghost(lost.shift()));
-      list.push(row(track, [...path, key], part, old(key, part)));
-    }
-    return [...list, ...lost.map(ghost), ...(shown.length < parts.length ? [item("", `… ${parts.length} in all`)] : [])];
   };
 
   // The view: tracks over one row of stops. A lone variable stops at each of its records, several at each moment.
-
   const {title, many, timelines} = model.get("data"), tracks = new Map(), trait = many ? "moment" : "index";
-  let stops = [], stop = 0, frame = 0, playing = null, untold = false;
-  const clock = ms => new Date(ms - new Date(ms).getTimezoneOffset() * 6e4).toISOString().replace("T", " ").slice(0, 23);
-  const age = ms => {
-    const seconds = (Date.now() - ms) / 1e3, units = {year: 31557600, day: 86400, hour: 3600, minute: 60, second: 1};
-    const unit = Object.keys(units).find(name => Math.abs(seconds) >= units[name]) || "second";
-    return new Intl.RelativeTimeFormat("en").format(-Math.trunc(seconds / units[unit]), unit);
+  let stops = [], stop = 0, frame = 0, timer = 0, untold = false;
+  const last = () => stops.length - 1, share = at => at / Math.max(1, last());
+  const SIZES = Object.entries({years: 31557600e3, days: 864e5, hours: 36e5, minutes: 6e4, seconds: 1e3});
+  const when = ms => {  // local time and age
+    const [unit, size] = SIZES.find(([, size]) => Date.now() - ms >= 2 * size) ?? ["seconds", 1e3];
+    const local = new Date(ms - new Date(ms).getTimezoneOffset() * 6e4).toISOString().slice(0, -1).replace("T", " ");
+    return `${local} · ${Math.floor((Date.now() - ms) / size)} ${unit} ago`;
   };
   const go = (to, tell = true) => {  // drawn once a frame, wherever it is by then
-    [stop, untold] = [Math.max(0, Math.min(stops.length - 1, to)), tell];
-    frame = frame || requestAnimationFrame(draw);
+    [stop, untold] = [Math.max(0, Math.min(last(), to)), tell];
+    frame ||= requestAnimationFrame(draw);
+  };
+  const play = on => {
+    clearInterval(timer);
+    if (on && stop >= last()) go(0);
+    timer = on && setInterval(() => stop < last() && root.isConnected ? go(stop + 1) : play(false), 1e3 / speed.value);
+    toggle.textContent = on ? "Pause" : "Play";
   };
   const move = to => { play(false); go(to); };
-  const play = on => {
-    if (on && stop === stops.length - 1) go(0);
-    playing = on && {from: stop, since: performance.now()};
-    toggle.textContent = on ? "Pause" : "Play";
-    if (on) requestAnimationFrame(tick);
+  const panel = parse(`<div class=panel><p></p><input type=range min=0 aria-label=${trait} data-lm-suppress-shortcuts=1>
+    <div class=bar><button aria-label=first>«</button><button aria-label=back>‹</button><button class=play></button>
+    <button aria-label=forward>›</button><button aria-label=last>»</button><select aria-label=speed><option value=2>
+    2 a second<option value=5>5 a second<option value=20>20 a second<option value=60>60 a second<option value=250>
+    250 a second</select><select aria-label="go to a label"></select><input placeholder=name
+    aria-label="name of the branch"></div><p role=alert></p></div>`), list = make("div", {});
+  const [moment, slider, bar, wrong] = panel.children, [, , toggle, , , speed, labels, field] = bar.children;
+  const actions = model.get("actions") ?? [], option = ([value, text]) => make("option", {value}, text);
+  slider.oninput = () => move(+slider.value);
+  speed.onchange = () => timer && play(true);
+  labels.onchange = () => labels.value && move(+labels.value);
+  bar.append(...actions.map(action => make("button", {}, action)));
+  field.hidden = !actions.includes("branch here");
+  bar.onclick = ({target}) => {
+    const to = {first: 0, back: stop - 1, forward: stop + 1, last: last()}[target.ariaLabel];
+    if (to !== undefined) move(to);
+    else if (target === toggle) play(!timer);
+    else if (target.matches("button"))
+      model.send({action: target.textContent, [trait]: stops[stop], name: field.value});
   };
-  const tick = now => {
-    if (!playing || !root.isConnected) return;
-    const to = playing.from + Math.floor(Math.max(0, now - playing.since) / 1e3 * speed.value);
-    if (to !== stop) go(to);
-    to < stops.length - 1 ? requestAnimationFrame(tick) : play(false);
+  root.onkeydown = event => {
+    const {key, target} = event, to = {ArrowLeft: stop - 1, ArrowRight: stop + 1, Home: 0, End: last()}[key];
+    if (target === field || target.matches("select") || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (key === " " ? target.closest("button, summary") : to === undefined || target === slider) return;
+    event.preventDefault();
+    key === " " ? play(!timer) : move(to);
   };
-  const button = (name, text, onclick) => make("button", {type: "button", ariaLabel: name, title: name, onclick}, text);
-  const select = (name, onchange, ...options) => make("select", {ariaLabel: name, title: name, onchange}, ...options);
-  const option = (value, text) => make("option", {value}, text);
-  const slider = make("input", {type: "range", min: 0, ariaLabel: trait, oninput: () => move(+slider.value)});
-  slider.dataset.lmSuppressShortcuts = "true";  // or JupyterLab takes the arrow keys
-  const toggle = make("button", {type: "button", className: "play", onclick: () => play(!playing)}, "Play");
-  const speed = select("speed", () => playing && play(true), ...[1, 5, 20, 60, 500].map(n => option(n, `${n} a second`)));
-  const labels = select("labels", () => labels.value && move(+labels.value));
-  const moment = make("p", {className: "moment"}), list = make("div", {}), wrong = make("p", {role: "alert"});
-  const field = make("input", {type: "text", placeholder: "name", ariaLabel: "name of the branch"});
-  const act = action => button({restore: "restore this record", branch: "branch here"}[action] || action, action, () =>
-    model.send({action, [trait]: stops[stop], name: field.value}, wrong.textContent = ""));
 
   const begin = name => {
-    const svg = new DOMParser().parseFromString('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 100" '
-      + 'preserveAspectRatio="none" aria-hidden="true"><path/></svg>', "image/svg+xml").documentElement;
-    const [head, high, low] = ["value", "high", "low"].map(className => make("span", {className}));
-    const [chart, dot, marks, body] = ["chart", "dot", "marks", "body"].map(className => make("div", {className}));
-    const box = make(many ? "details" : "section", {ontoggle: () => show(track)},
-      make(many ? "summary" : "header", {}, make(many ? "h2" : "h1", {}, name), head, chart), body);
-    const track = {name, head, high, low, chart, dot, marks, body, box, path: svg.firstChild, numbers: [], index: [],
-      time: [], steps: [], labels: new Map(), kept: new Map(), open: new Map()};
-    chart.append(svg, high, low, make("div", {className: "cursor"}), dot, marks);
-    chart.onclick = event => event.preventDefault();  // or it unfolds the track
-    chart.onpointerdown = chart.onpointermove = event => {
+    const [kind, top, head] = many ? ["details", "summary", "h2"] : ["section", "header", "h1"];
+    const box = parse(`<${kind}><${top}><${head}></${head}><div class=value></div><div class=facts></div>
+      <div class=chart><svg viewBox="0 0 1000 100" preserveAspectRatio=none aria-hidden=true><path /></svg>
+      <div class=high></div><div class=low></div><div class=cursor></div><div class=dot></div><div class=marks></div>
+      </div></${top}><div class=body></div></${kind}>`), find = part => box.querySelector(part), chart = find(".chart");
+    const track = {name, box, find, index: [], time: [], steps: [], trees: [], numbers: [], labels: {}, open: {}};
+    find(head).append(name);
+    box.ontoggle = () => show(track, true);
+    chart.onclick = event => {
       const {left, width} = chart.getBoundingClientRect();
-      if (event.buttons & 1) move(Math.round((event.clientX - left) / width * (stops.length - 1)));
+      if (!event.target.matches("button")) move(Math.round((event.clientX - left) / width * last()));
+      event.preventDefault();  // or it unfolds the track
     };
     list.append(box);
-    tracks.set(name, track);
-    return track;
+    return tracks.set(name, track).get(name);
   };
-  const add = ({name, count, pruned, index, time, steps, labels, floats}) => {  // a track, or what has come to one
-    const track = tracks.get(name) || begin(name), from = track.steps.length;
-    for (const at in labels) track.labels.set(from + +at, labels[at]);
-    const numbers = steps.map((step, at) => floats[at] ?? (typeof step === "string" ? Number(step) : NaN));
-    for (const [column, more] of Object.entries({index, time, steps, numbers})) track[column] = track[column].concat(more);
-    Object.assign(track, {count, pruned, shown: null});
-  };
-  const paint = track => {  // a line of numbers, or a bar for each record; one for each thousandth of the width
-    const {steps, numbers, chart} = track, good = numbers.filter(Number.isFinite), columns = new Map();
-    const [least, most] = good.reduce(([low, high], n) => [Math.min(low, n), Math.max(high, n)], [Infinity, -Infinity]);
-    const isLine = 2 * good.length > steps.length, scale = n => 96 - 92 * (n / 2 - least / 2) / (most / 2 - least / 2);
-    track.y = n => least === most ? 50 : Math.round(10 * scale(n)) / 10;
-    track.x = at => (many ? place(stops, track.time[at]) : at) / Math.max(1, stops.length - 1);
+  const add = ({name, labels, floats, steps, index, time, ...rest}) => {  // a track, or what has come to one
+    const track = tracks.get(name) ?? begin(name), {trees, numbers} = track;
+    for (const at in labels) track.labels[trees.length + +at] = labels[at];
     steps.forEach((step, at) => {
-      const x = Math.round(1e3 * track.x(at)), size = typeof step === "string" ? 1 : step.length;
-      if (!columns.has(x)) columns.set(x, []);
-      columns.get(x).push(isLine ? track.y(numbers[at]) : 84 - 12 * Math.min(6, Math.log2(1 + size)));
+      trees.push(typeof step === "string" ? step : apply(trees[trees.length - 1], step));
+      numbers.push(floats[at] ?? (typeof step === "string" ? Number(step) : NaN));
     });
-    let line = "", up = true;
-    for (const [x, all] of columns) {
-      const ys = all.filter(Number.isFinite);
-      if (!isLine) line += `M${x} 100V${Math.min(...ys)}`;
-      else if (ys.length) line += (up ? `M${x} ` : `H${x}V`) + [ys[0], Math.min(...ys), Math.max(...ys), ...ys.slice(-1)].join("V");
-      else if (!up) line += `H${x}`;
-      up = !ys.length;
-    }
-    track.path.setAttribute("d", line + (isLine && many && !up ? "H1000" : ""));
-    chart.classList.toggle("line", isLine);
-    [track.high.textContent, track.low.textContent] = isLine ? [+most.toPrecision(6), +least.toPrecision(6)] : ["", ""];
-    const spots = new Map([...track.labels].filter(([, text]) => text !== "initial").map(
-      ([at, text]) => [Math.round(99 * track.x(at)), [at, text]]));
-    track.marks.replaceChildren(...[...spots.values()].map(([at, text]) => {
-      const mark = button(text, "", () => move(Math.round(track.x(at) * (stops.length - 1))));
-      mark.style.left = `${100 * track.x(at)}%`;
-      return Object.assign(mark, {className: "mark", tabIndex: -1});  // the list of labels is there for the keyboard
-    }));
+    for (const [key, more] of Object.entries({index, time, steps})) track[key] = track[key].concat(more);
+    Object.assign(track, rest, {shown: null});
+  };
+  const paint = ({steps, numbers, find}, places, marked) => {  // a line of numbers or bars, in a thousand columns
+    const good = numbers.filter(Number.isFinite), columns = [], isLine = 2 * good.length > steps.length;
+    const [low, high] = good.reduce(([low, high], n) => [Math.min(low, n), Math.max(high, n)], [Infinity, -Infinity]);
+    const scale = n => low === high ? 50 : Math.round(960 - 920 * (n / 2 - low / 2) / (high / 2 - low / 2)) / 10;
+    const size = step => 84 - 12 * Math.min(6, Math.log2(1 + (typeof step === "string" ? 1 : step.length)));
+    steps.forEach((step, at) =>
+      (columns[Math.round(1e3 * share(places[at]))] ??= []).push(isLine ? scale(numbers[at]) : size(step)));
+    let line = "", pen = "M";
+    columns.forEach((all, x) => {
+      const ys = all.filter(Number.isFinite), top = Math.min(...ys), bounds = `${top}V${Math.max(...ys)}`;
+      if (!isLine) line += `M${x} 100V${top}`;
+      else if (ys.length) line += `${pen}${x}${pen === "M" ? " " : "V"}${ys[0]}V${bounds}V${ys[ys.length - 1]}`;
+      pen = ys.length ? "H" : "M";
+    });
+    find("path").setAttribute("d", line + (isLine && many && pen === "H" ? "H1000" : ""));
+    find(".chart").classList.toggle("line", isLine);
+    [find(".high").textContent, find(".low").textContent] = isLine ? [high, low].map(n => +n.toPrecision(6)) : ["", ""];
+    const mark = ([to, title]) => [Math.round(99 * share(to)),
+      make("button", {title, tabIndex: -1, style: `left: ${100 * share(to)}%`, onclick: () => move(to)})];
+    const marks = new Map(marked.filter(([, text]) => text !== "initial").map(mark));  // the newest of those too close
+    find(".marks").replaceChildren(...marks.values());  // for the mouse; keys find them in the list of labels
+    return scale;
   };
   const arrange = () => {  // after records have come
-    const all = [...tracks.values()], end = stop >= stops.length - 1;
+    const all = [...tracks.values()], atEnd = stop >= last(), every = [];
     stops = many ? [...new Set(all.flatMap(track => track.time))].sort((one, other) => one - other) : all[0].index;
-    slider.max = stops.length - 1;
-    all.forEach(paint);
-    const marked = all.flatMap(track => [...track.labels].map(([at, text]) =>
-      option(Math.round(track.x(at) * (stops.length - 1)), many ? `${track.name}: ${text}` : text)));
-    labels.replaceChildren(option("", `${marked.length} labels`), ...marked.slice(-500));
-    go(end ? stops.length - 1 : stop, end);
+    const places = new Map(stops.map((value, place) => [value, place]));
+    for (const track of all) {
+      const at = (many ? track.time : track.index).map(value => places.get(value));
+      const marked = Object.entries(track.labels).map(([place, text]) => [at[place], text]);
+      track.scale = paint(track, at, marked);
+      every.push(...marked.map(([to, text]) => [to, many ? `${track.name}: ${text}` : text]));
+    }
+    every.sort(([one], [other]) => one - other);
+    labels.replaceChildren(...[["", `${every.length} labels`], ...every.slice(-500)].map(option));
+    slider.max = last();
+    go(atEnd ? last() : stop, atEnd);
   };
-  const show = track => {
-    const {steps, index, time, pruned, count, body, box} = track, at = many ? place(track.time, stops[stop]) : stop;
-    if (at === track.shown || !stops.length) return;
-    const first = at < 1 || (pruned && at === 1), was = at > 0 ? treeAt(track, at - 1) : null;
-    const now = at < 0 ? "not there yet" : apply(was, steps[at]), size = typeof now === "string" ? now.length : 1e9;
-    track.head.textContent = many ? brief(now, 300) : size < 60 ? now : "";
-    track.dot.style.top = `${track.y(track.numbers[at])}%`;
-    track.dot.hidden = !Number.isFinite(track.numbers[at]);
-    if (box.open === false) return;
+  const show = (track, again) => {
+    const {find, trees, steps, index, time, numbers, pruned, count} = track, {length} = index;
+    const at = many ? time.findLastIndex(time => time <= stops[stop]) : stop, now = trees[at] ?? "not there yet";
+    if (at === track.shown && !again) return;
+    const first = at < 1 || (pruned && at === 1), label = track.labels[at], was = trees[at - 1], {box} = track;
+    const changes = first ? [] : typeof steps[at] !== "string" ? steps[at] : now === was ? [] : [["~", [], now, was]];
+    const since = first ? "" : ` · changes since record ${index[at - 1]}: ${changes.length}`;
     track.shown = at;
-    const changes = typeof steps[at] === "string" ? +(now !== was) : steps[at]?.length;
-    const facts = at < 0 ? [] : [`record ${index[at]} of ${index[0]} to ${index[index.length - 1]}`,
-      clock(time[at]), age(time[at]), first ? "" : `${changes || "no"} changes since record ${index[at - 1]}`];
-    const notes = [pruned ? `Records 1 to ${pruned} are no longer kept.` : "",
-      count > steps.length ? `Of ${count} records, ${steps.length} are shown.` : ""];
-    const held = root.getRootNode().activeElement?.dataset.path;
-    body.replaceChildren(make("p", {className: "facts"}, make("mark", {}, track.labels.get(at) ?? ""),
-      facts.filter(fact => fact).join(" · ")), make("ul", {}, row(track, [], now, first ? now : was)),
-      make("p", {className: "note"}, notes.join(" ")));
-    if (held !== undefined) [...body.querySelectorAll("summary")].find(line => line.dataset.path === held)?.focus();
+    find(".value").textContent = many || typeof now === "string" ? brief(now, 300) : "";
+    find(".facts").replaceChildren(...(label ? [make("mark", {}, label)] : []), at < 0 ? ""
+      : `record ${index[at]} of ${index[0]} to ${index[length - 1]} · ${when(time[at])}${since}`);
+    find(".dot").hidden = !Number.isFinite(numbers[at]);
+    find(".dot").style.top = `${track.scale(numbers[at])}%`;
+    if (many && !box.open) return;
+    const held = root.getRootNode().activeElement?.dataset.at;
+    find(".body").replaceChildren(make("ul", {}, row(track, marksOf(changes), [], "", now)),
+      make("p", {className: "note"}, pruned ? `Records 1 to ${pruned} are no longer kept.` : ""),
+      make("p", {className: "note"}, length < count ? `${length} of ${count} records are shown.` : ""));
+    if (held) [...box.querySelectorAll("summary")].find(fold => fold.dataset.at === held)?.focus();
   };
   const draw = () => {
     frame = 0;
-    tracks.forEach(show);
-    const [track] = tracks.values(), time = many ? stops[stop] : track.time[stop];
+    if (last() < 0) return;
+    const [track] = tracks.values();
+    tracks.forEach(track => show(track));
     [slider.value, labels.value] = [stop, stop];
     if (labels.selectedIndex < 0) labels.value = "";
-    moment.textContent = many && stops.length ? `${clock(time)} · ${age(time)}` : "";
-    slider.ariaValueText = many ? moment.textContent : [`record ${stops[stop]}`, clock(time), track.labels.get(stop),
-      brief(treeAt(track, stop), 60)].join(", ");
-    root.style.setProperty("--at", `${100 * stop / Math.max(1, stops.length - 1)}%`);
-    if (untold) model.set(trait, stops[stop]);
-    if (untold) model.save_changes();
+    moment.textContent = many ? when(stops[stop]) : "";
+    const texts = [".value", ".facts"].map(kind => track.find(kind).textContent);
+    slider.ariaValueText = many ? moment.textContent : texts.filter(text => text).join(", ");
+    root.style.setProperty("--at", `${100 * share(stop)}%`);
+    if (untold) { model.set(trait, stops[stop]); model.save_changes(); }
   };
-  const follow = () => go(place(stops, model.get(trait)), false);
-  const hear = ({tracks: news, error}) => {
-    wrong.textContent = error ?? "";
-    if (news) news.forEach(add), arrange();
-  };
-  root.onkeydown = event => {
-    const to = {ArrowLeft: stop - 1, ArrowRight: stop + 1, Home: 0, End: stops.length - 1}[event.key], {target} = event;
-    const space = event.key === " " && !target.closest("button, summary");
-    if (event.ctrlKey || event.metaKey || event.altKey || target.matches("select, [type=text]")) return;
-    if (!space && (to === undefined || target === slider)) return;
-    event.preventDefault();
-    space ? play(!playing) : move(to);
-  };
+  const follow = () => go(stops.findLastIndex(value => value <= model.get(trait)), false);
+  const hear = ({timelines = [], error = ""}) => { wrong.textContent = error; timelines.forEach(add); arrange(); };
   root.classList.add("alma");
-  const panel = make("div", {className: "panel"}, moment, slider, make("div", {className: "bar"},
-    button("first", "«", () => move(0)), button("back", "‹", () => move(stop - 1)), toggle,
-    button("forward", "›", () => move(stop + 1)), button("last", "»", () => move(stops.length - 1)), speed, labels,
-    ...(model.get("actions") || []).flatMap(name => name === "branch" ? [field, act(name)] : [act(name)])), wrong);
   root.append(...(many ? [make("h1", {}, title), panel, list] : [list]));
   timelines.forEach(add);
-  if (!many) tracks.values().next().value.body.before(panel);
+  if (!many) list.querySelector(".body").before(panel);
+  play(false);
   arrange();
   if (model.get(trait) != null) follow();
   model.on(`change:${trait}`, follow);
@@ -9384,7 +9334,8 @@ base-uri 'none'; form-action 'none'">
 _PAGE_JS = r"""
 {
   const data = JSON.parse(document.getElementById("data").textContent), none = () => {};
-  almaView(document.body, {get: name => ({data})[name], set: none, save_changes: none, send: none, on: none, off: none});
+  const model = {get: name => ({data})[name], set: none, save_changes: none, send: none, on: none, off: none};
+  almaView(document.body, model);
 }
 """
 
@@ -9496,7 +9447,7 @@ def _sparkline(records: Sequence[ChangeRecord[Any]]) -> str:
     heights = [13 if low == high else 23 - 20 * (number / 4 - low) / (high - low) for number in numbers]
     points = " ".join(f"{place * width:.1f},{height:.1f}" for place, height in enumerate(heights))
     line = f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="1.5"/>'
-    return f'<svg width="122" height="26" viewBox="-1 0 122 26" style="vertical-align: middle" aria-hidden="true">{line}</svg>'
+    return f'<svg width="122" height="26" viewBox="-1 0 122 26" aria-hidden="true">{line}</svg>'
 
 
 # == Defaults: the default registry and the module-level functions ============
