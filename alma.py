@@ -8788,7 +8788,7 @@ _MOST_SHOWN = 5_000  # parts of a value that are drawn
 _MOST_OF_ONE = 1_000  # parts of one container
 _MOST_TEXT = 200_000  # characters of a value; further texts are cut to 40
 _PAGE_SIZE = 16_000_000  # characters of all records together, were each drawn whole
-_FEWEST, _MOST = 100, 10_000  # records of a variable on a page, whatever their size
+_FEWEST_RECORDS, _MOST_RECORDS = 100, 10_000  # of a variable on a page, whatever their size
 
 
 def _escaped(text: str, encoding: str = "utf-8", escape: Callable[[str], str] = ascii) -> str:
@@ -8865,7 +8865,7 @@ def _brief(value: Any, most: int = _LONGEST_TEXT) -> str:
 # -- drawing: what the view is told
 
 
-_BRACKETS = {list: "[]", tuple: "()", dict: "{}"}  # of other containers, behind their name
+_AROUND: Dict[type, str] = {list: "[]", tuple: "()", dict: "{}"}  # of other containers, behind their name
 
 
 class _Drawing:
@@ -8898,7 +8898,7 @@ class _Drawing:
         self.parts -= most
         rest = [f"... and {size - most:,} more"] * (most < size)
         if not names and kind not in _BY_KEY and kind not in _BY_MEMBER:
-            return [_BRACKETS.get(kind, f"{kind.__name__}[]"), *map(self.draw, islice(value, most)), *rest]
+            return [_AROUND.get(kind, f"{kind.__name__}[]"), *map(self.draw, islice(value, most)), *rest]
         parts: Iterable[Tuple[str, Any]]
         if names:
             parts = [(f".{name}", self.draw(_field(value, name))) for name in names[:most]]
@@ -8906,7 +8906,7 @@ class _Drawing:
             parts = [(f":{_clean(_brief(key, 200))}", self.draw(value[key])) for key in islice(value, most)]
         else:
             parts = [(key, 0) for key in sorted(f"*{_clean(_brief(part, 200))}" for part in islice(value, most))]
-        tree: Dict[str, Any] = {"": _BRACKETS.get(kind, f"{_clean(kind.__name__)}{'()' if names else '{}'}")}
+        tree: Dict[str, Any] = {"": _AROUND.get(kind, f"{_clean(kind.__name__)}{'()' if names else '{}'}")}
         for key, part in [*parts, *((f"*{text}", 0) for text in rest)]:
             tree[f"{key} ({len(tree)})" if key in tree else key] = part
         return tree
@@ -8951,8 +8951,10 @@ def _as_float(value: Any) -> Optional[float]:
 class _Track:
     """What the view is told of one variable: columns, to which records are added; a value as changes to the last."""
 
-    def __init__(self, name: str) -> None:
-        self.name, self.count, self.pruned, self._tree = name, 0, 0, None
+    def __init__(self, name: str, number: int = 0) -> None:
+        self.name, self.number = _clean(name), number  # two names may look the same
+        self.count = self.pruned = 0
+        self._tree: Any = None
         self._begin()
 
     def _begin(self) -> None:
@@ -8978,31 +8980,31 @@ class _Track:
 
     def take(self) -> Dict[str, Any]:
         """Return what was added since the last time; places of labels and floats count from its first record."""
-        names = "count", "pruned", "index", "time", "steps", "labels", "floats"
-        columns = {"name": _clean(self.name), **{name: getattr(self, name) for name in names}}
+        names = "name", "number", "count", "pruned", "index", "time", "steps", "labels", "floats"
+        columns = {name: getattr(self, name) for name in names}
         self._begin()
         return columns
 
 
-_SIGNS = {"add": "+", "remove": "-", "replace": "~"}
+_OPERATIONS = {"add": "+", "remove": "-", "replace": "~"}
 
 
 def _step_of(change: Change) -> List[Any]:
-    return [_SIGNS[change.op], list(change.path), change.new, *([] if change.op == "add" else [change.old])]
+    return [_OPERATIONS[change.op], list(change.path), change.new, *([] if change.op == "add" else [change.old])]
 
 
-def _timeline_data(name: str, records: Sequence[ChangeRecord[Any]], size: int = _PAGE_SIZE) -> Dict[str, Any]:
+def _timeline_data(name: str, records: Sequence[ChangeRecord[Any]], size: int, number: int = 0) -> Dict[str, Any]:
     """Return what the view is told of a variable's records: all, or evenly chosen ones that fit into *size*."""
     from json import dumps
 
     last = len(records) - 1
     some = [records[last * i // 7] for i in range(8)]
     each = sum(40 + len(dumps(_Drawing().draw(_value(record)))) for record in some) // 8
-    track = _Track(name)
+    track = _Track(name, number)
     track.count = len(records)
     if last and records[1].index > 1:
         track.pruned = records[1].index - 1
-    for record in _thinned(records, max(_FEWEST, min(_MOST, size // each))):
+    for record in _thinned(records, max(_FEWEST_RECORDS, min(_MOST_RECORDS, size // each))):
         track.add(record)
     return track.take()
 
@@ -9023,14 +9025,20 @@ def _thinned(records: Sequence[ChangeRecord[Any]], most: int) -> Sequence[Change
 # almaView(root, model) draws into an element and returns a function that ends it. The model is anywidget's, of which
 # it uses get, set, save_changes, send, on and off:
 #
-#     get("data")      once: {title, many, timelines: what _timeline_data returns}; many: it is a namespace or registry
-#     "index"          of the record shown; set by either side, followed by change:index. None is the newest
-#     "moment"         in its place if many: milliseconds since 1970, of the newest record not after it
-#     get("actions")   the buttons that the host offers, of "restore", "undo", "redo", "branch"; none on a page
-#     send({action, index or moment, name})      a button was pressed; the name is that of the branch
-#     msg:custom {timelines: what _Track.take() returns, error: a text or absent}     records have come; it went wrong
+#     get("data")                {title, many, timelines}, asked for once: a _Track's take() for each variable; *many*
+#                                says that it is a namespace or registry, even of one
+#     "index"                    the record shown, where the newest not after it is; either side sets it, and the view
+#                                follows change:index. None is the newest. Not if many
+#     "moment"                   the same if many: milliseconds since 1970
+#     get("actions")             texts of the buttons that the host offers, such as "restore", "undo", "redo"; with
+#                                "branch here" comes a field for a name. None on a page
+#     send({action, index or moment, name})
+#                                a button was pressed
+#     msg:custom {timelines, error}
+#                                records have come: what take() returned of variables, known or new by their number; or
+#                                what went wrong, shown until the next message
 #
-# A timeline of a new name is a new variable. Who looks at the newest record goes on to do so; others stay.
+# Who looks at the newest record goes on to do so; others stay where they are. A page offers get() alone.
 
 _VIEW_CSS = """
 :root:has(> body.alma) { color-scheme: light dark; background: light-dark(#fff, #15181d); }
@@ -9198,7 +9206,7 @@ function almaView(root, model) {
     key === " " ? play(!timer) : move(to);
   };
 
-  const begin = name => {
+  const begin = (number, name) => {
     const [kind, top, head] = many ? ["details", "summary", "h2"] : ["section", "header", "h1"];
     const box = parse(`<${kind}><${top}><${head}></${head}><div class=value></div><div class=facts></div>
       <div class=chart><svg viewBox="0 0 1000 100" preserveAspectRatio=none aria-hidden=true><path /></svg>
@@ -9213,10 +9221,10 @@ function almaView(root, model) {
       event.preventDefault();  // or it unfolds the track
     };
     list.append(box);
-    return tracks.set(name, track).get(name);
+    return tracks.set(number, track).get(number);
   };
-  const add = ({name, labels, floats, steps, index, time, ...rest}) => {  // a track, or what has come to one
-    const track = tracks.get(name) ?? begin(name), {trees, numbers} = track;
+  const add = ({number, name, labels, floats, steps, index, time, ...rest}) => {  // a track, or what has come to one
+    const track = tracks.get(number) ?? begin(number, name), {trees, numbers} = track;
     for (const at in labels) track.labels[trees.length + +at] = labels[at];
     steps.forEach((step, at) => {
       trees.push(typeof step === "string" ? step : apply(trees[trees.length - 1], step));
@@ -9350,7 +9358,8 @@ def _page(title: str, many: bool, pasts: Sequence[Tuple[str, Sequence[ChangeReco
     def source(text: str) -> str:
         return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
-    timelines = [_timeline_data(name, records, _PAGE_SIZE // len(pasts)) for name, records in pasts]
+    size = _PAGE_SIZE // max(1, len(pasts))
+    timelines = [_timeline_data(name, records, size, number) for number, (name, records) in enumerate(pasts)]
     data = dumps({"title": _clean(title), "many": many, "timelines": timelines}, allow_nan=False, separators=(",", ":"))
     for character in "<>&":  # so that nothing in it ends the script element
         data = data.replace(character, f"\\u{ord(character):04x}")
@@ -9382,7 +9391,7 @@ def _picture(var: AlmaVar[Any]) -> str:
     last = var.last_change()
     line = _sparkline(_evenly(var, 60))
     about = f"{len(var):,} records, the last of {last.timestamp:%Y-%m-%d %H:%M:%S} UTC"
-    newest = [] if line else _some_records(var, range(last.index - 3, last.index + 1))[::-1]
+    newest = [] if line else _some_records(var, range(max(0, last.index - 3), last.index + 1))[::-1]
     return _framed(
         f"<b>{_as_html(var.name)}</b> <code>{_value_html(last, 600)}</code> {line}", about, map(_record_row, newest)
     )
