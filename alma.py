@@ -9236,7 +9236,7 @@ function almaView(root, model) {
   const paint = ({steps, numbers, find}, places, marked) => {  // a line of numbers or bars, in a thousand columns
     const good = numbers.filter(Number.isFinite), columns = [], isLine = 2 * good.length > steps.length;
     const [low, high] = good.reduce(([low, high], n) => [Math.min(low, n), Math.max(high, n)], [Infinity, -Infinity]);
-    const scale = n => low === high ? 50 : Math.round(960 - 920 * (n / 2 - low / 2) / (high / 2 - low / 2)) / 10;
+    const scale = n => low === high ? 50 : Math.round(960 - 920 * ((n / 2 - low / 2) / (high / 2 - low / 2))) / 10;
     const size = step => 84 - 12 * Math.min(6, Math.log2(1 + (typeof step === "string" ? 1 : step.length)));
     steps.forEach((step, at) =>
       (columns[Math.round(1e3 * share(places[at]))] ??= []).push(isLine ? scale(numbers[at]) : size(step)));
@@ -9390,44 +9390,45 @@ def _picture(var: AlmaVar[Any]) -> str:
     """Return a variable as HTML: its name, its value, and a line of its numbers or its last records."""
     last = var.last_change()
     line = _sparkline(_evenly(var, 60))
-    about = f"{len(var):,} records, the last of {last.timestamp:%Y-%m-%d %H:%M:%S} UTC"
+    about = f"{_counted(len(var), 'record')}, the last of {last.timestamp:%Y-%m-%d %H:%M:%S} UTC"
     newest = [] if line else _some_records(var, range(max(0, last.index - 3), last.index + 1))[::-1]
-    return _framed(
-        f"<b>{_as_html(var.name)}</b> <code>{_value_html(last, 600)}</code> {line}", about, map(_record_row, newest)
-    )
+    return _framed(f"<b>{_as_html(var.name)}</b> {_value_html(last, 600)} {line}", about, map(_record_row, newest))
 
 
 def _pictures(title: str, variables: Mapping[str, AlmaVar[Any]]) -> str:
     """Return variables as HTML: a row for each, with its value."""
     rows = []
     for name, var in islice(variables.items(), 50):
-        value = f"<code>{_value_html(var.last_change(), 120)}</code>"
-        rows.append((f"<b>{_as_html(name)}</b>", value, f"{len(var):,} records", _sparkline(_evenly(var, 60))))
+        value, count = _value_html(var.last_change(), 120), _counted(len(var), "record")
+        rows.append((f"<b>{_as_html(name)}</b>", value, count, _sparkline(_evenly(var, 60))))
     more = f", of which {len(rows)} are shown" * (len(rows) < len(variables))
-    return _framed(f"<b>{_as_html(title)}</b>", f"{len(variables):,} variables{more}", rows)
+    return _framed(f"<b>{_as_html(title)}</b>", _counted(len(variables), "variable") + more, rows)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _framed(head: str, about: str, rows: Iterable[Sequence[str]]) -> str:
-    cell = '<td style="text-align: left; vertical-align: top; padding: 1px 14px 1px 0; overflow-wrap: anywhere">'
+    cell = '<td style="text-align: left; vertical-align: top; padding: 1px 14px 1px 0; white-space: nowrap">'
     body = "".join(f"<tr>{''.join(f'{cell}{text}</td>' for text in row)}</tr>" for row in rows)
     table = f'<table style="border-collapse: collapse; margin-top: 4px">{body}</table>' if body else ""
     return f'<div style="line-height: 1.5"><div>{head}</div><small>{about}</small>{table}</div>'
 
 
-def _as_html(text: str) -> str:
+def _as_html(text: str, most: int = 80) -> str:
     import html
 
-    return html.escape(_clean(text))
+    return html.escape(_clean(text if len(text) <= most else text[:most] + "..."))
 
 
 def _value_html(record: ChangeRecord[Any], most: int) -> str:
-    text = _brief(_value(record), most)
-    return _as_html(text if len(text) <= most else text[:most] + "...")
+    text = _as_html(_brief(_value(record), most), most)
+    return f'<code style="white-space: pre-wrap; overflow-wrap: anywhere">{text}</code>'
 
 
 def _record_row(record: ChangeRecord[Any]) -> Sequence[str]:
-    label = _as_html((record.label or "")[:200])
-    return f"{record.index}", f"{record.timestamp:%H:%M:%S}", label, f"<code>{_value_html(record, 120)}</code>"
+    return f"{record.index}", f"{record.timestamp:%H:%M:%S}", _as_html(record.label or ""), _value_html(record, 120)
 
 
 def _some_records(var: AlmaVar[Any], places: Iterable[int]) -> List[ChangeRecord[Any]]:
@@ -9453,7 +9454,7 @@ def _sparkline(records: Sequence[ChangeRecord[Any]]) -> str:
     if len(numbers) < 2 or len(numbers) < len(records):
         return ""
     low, high, width = min(numbers) / 4, max(numbers) / 4, 120 / (len(numbers) - 1)  # a quarter: no span is infinite
-    heights = [13 if low == high else 23 - 20 * (number / 4 - low) / (high - low) for number in numbers]
+    heights = [13 if low == high else 23 - 20 * ((number / 4 - low) / (high - low)) for number in numbers]
     points = " ".join(f"{place * width:.1f},{height:.1f}" for place, height in enumerate(heights))
     line = f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="1.5"/>'
     return f'<svg width="122" height="26" viewBox="-1 0 122 26" aria-hidden="true">{line}</svg>'
