@@ -8865,6 +8865,7 @@ def _brief(value: Any, most: int = _LONGEST_TEXT) -> str:
 # -- drawing: what the view is told
 
 
+_SIMPLE = frozenset((str, int, float, bool, bytes, type(None)))
 _AROUND: Dict[type, str] = {list: "[]", tuple: "()", dict: "{}"}  # of other containers, behind their name
 
 
@@ -8881,7 +8882,10 @@ class _Drawing:
 
     def draw(self, value: Any) -> Any:
         """Return the tree of a value."""
-        kind, names = type(value), _field_names(value)
+        kind = type(value)
+        if kind in _SIMPLE:  # four in five; asking them for fields takes longer than their text
+            return self.text(value)
+        names = () if kind in _PARTED else _field_names(value)
         if not names and kind not in _PARTED and kind is not deque:
             return self.text(value)
         if id(value) in self._within or len(self._within) == _DEEPEST_SHOWN - 2:
@@ -8903,9 +8907,9 @@ class _Drawing:
         if names:
             parts = [(f".{name}", self.draw(_field(value, name))) for name in names[:most]]
         elif kind in _BY_KEY:
-            parts = [(f":{_clean(_brief(key, 200))}", self.draw(value[key])) for key in islice(value, most)]
+            parts = [(f":{_key_text(key)}", self.draw(value[key])) for key in islice(value, most)]
         else:
-            parts = [(key, 0) for key in sorted(f"*{_clean(_brief(part, 200))}" for part in islice(value, most))]
+            parts = [(key, 0) for key in sorted(f"*{_key_text(part)}" for part in islice(value, most))]
         tree: Dict[str, Any] = {"": _AROUND.get(kind, f"{_clean(kind.__name__)}{'()' if names else '{}'}")}
         for key, part in [*parts, *((f"*{text}", 0) for text in rest)]:
             tree[f"{key} ({len(tree)})" if key in tree else key] = part
@@ -8913,13 +8917,20 @@ class _Drawing:
 
     def text(self, value: Any) -> str:
         """Return the text of what has no parts."""
-        most = max(40, min(self.characters, _LONGEST_TEXT))
-        if type(value) in (str, bytes, bytearray) and len(value) > most:
-            text = f"{value[:most]!r}... and {len(value) - most:,} more"
-        else:
+        most = _LONGEST_TEXT if self.characters > _LONGEST_TEXT else max(40, self.characters)
+        if type(value) not in (str, bytes, bytearray):
             text = _short_repr(value)[: most + 2]
+        elif len(value) <= most:
+            text = repr(value)
+        else:
+            text = f"{value[:most]!r}... and {len(value) - most:,} more"
         self.characters -= len(text)
         return _clean(text)
+
+
+def _key_text(key: Any) -> str:
+    """Return the text of a key or a member of a set, which has no parts of its own."""
+    return _clean(repr(key) if type(key) is str and len(key) <= 200 else _brief(key, 200))
 
 
 def _clean(text: str) -> str:
@@ -9138,20 +9149,21 @@ function almaView(root, model) {
     }
     return marks;
   };
-  const row = (track, marks, path, key, node) => {
+  const row = (track, marks, path, key, node, few = true) => {
     const at = placeOf(path), {sign = "", old, lost = []} = marks[at] ?? {}, ghosts = [...lost];
     const code = (key, ...parts) => make("code", {}, make("span", {}, name(key)), ...parts);
     const ghost = ([key, part]) => item("−", code(key, make("del", {}, brief(part || key.slice(1), 200))));
     const text = code(key, ...(sign === "~" ? [make("del", {}, brief(old, 200)), " → "] : []));
     if (typeof node === "string") return text.append(node), item(sign, text);
-    const parts = partsOf(node), open = track.open[at] ?? (sign === "•" || !path.length || parts.length <= 12);
+    const parts = partsOf(node), isFew = parts.length <= 12;
+    const open = track.open[at] ?? (sign === "•" || !path.length || (few && isFew));
     const onclick = event => { event.preventDefault(); track.open[at] = !open; show(track, true); };  // in each record
     const fold = make("details", {open}, make("summary", {onclick}, text));
     text.append(make("span", {}, open ? kindOf(node).replace(/(?=.$)/, ` ${parts.length} `) : brief(node, 90)));
     fold.firstChild.dataset.at = at;
     const rows = !open ? [] : parts.flatMap(([key, part]) => {
       const before = Array.isArray(node) ? ghosts.filter(([place]) => +place <= +key).length : 0;
-      return [...ghosts.splice(0, before).map(ghost), row(track, marks, [...path, key], key, part)];
+      return [...ghosts.splice(0, before).map(ghost), row(track, marks, [...path, key], key, part, isFew)];
     });
     if (open) fold.append(make("ul", {}, ...rows, ...ghosts.map(ghost)));
     return item(sign, fold);
