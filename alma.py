@@ -9061,12 +9061,10 @@ body.alma { max-width: 1080px; margin: 0 auto; padding: clamp(16px, 4vw, 44px) c
   color-scheme: light dark; color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif;
   * { box-sizing: border-box; margin: 0; overflow-wrap: anywhere; }
   :focus-visible { outline: 2px solid var(--line); outline-offset: 2px; }
-  h1, h2 { font-size: 24px; font-weight: 650; line-height: 1.25; }
-  h2 { display: inline; font-size: 15px; }
+  h1 { font-size: 24px; font-weight: 650; line-height: 1.25; } h2 { display: inline; font-size: 15px; }
   code, summary > .value, li > b { font: 13px/1.65 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-  code, .value { white-space: pre-wrap; }
-  header > .value { font-size: clamp(20px, 4vw, 34px); line-height: 1.3; }
-  .facts, .note, .panel p { color: var(--dim); font-size: 13px; font-variant-numeric: tabular-nums; min-height: 1.5em; }
+  code, .value { white-space: pre-wrap; } header > .value { font-size: clamp(20px, 4vw, 34px); line-height: 1.3; }
+  .facts, p { color: var(--dim); font-size: 13px; font-variant-numeric: tabular-nums; min-height: 1.5em; }
   mark { background: var(--replaced); color: var(--brown); border-radius: 9px; padding: 1px 9px; margin-right: 8px; }
   .chart { position: relative; height: 30px; margin: 20px 8px 6px; border-bottom: 1px solid var(--rule); }
   header > .chart.line { height: clamp(120px, 24vh, 220px); }
@@ -9077,35 +9075,31 @@ body.alma { max-width: 1080px; margin: 0 auto; padding: clamp(16px, 4vw, 44px) c
   .cursor { left: var(--at); top: -6px; bottom: 0; border-left: 1px solid var(--ink); opacity: .5; }
   .chart > .dot { left: var(--at); margin: -5px; border: 5px solid var(--ink); border-radius: 50%; }
   .panel { position: sticky; top: 0; z-index: 1; padding: 4px 0 12px; background: var(--paper); }
-  [type=range] { display: block; width: 100%; height: 26px; accent-color: var(--line); }
   .bar { display: flex; flex-wrap: wrap; gap: 8px; margin-top: 6px; }
   .bar > * { font: inherit; font-size: 13px; color: var(--ink); background: var(--well); border: 1px solid var(--rule);
     border-radius: 7px; height: 32px; min-width: 34px; padding: 0 9px; max-width: 150px; }
   .bar > .play { min-width: 74px; background: var(--line); color: var(--paper); border-color: var(--line); }
   .marks > button { position: absolute; width: 11px; height: 11px; margin-left: -5.5px; padding: 0; border: 0;
     rotate: -45deg; border-radius: 50% 50% 50% 0; background: var(--brown); pointer-events: auto; }
+  [type=range] { display: block; width: 100%; height: 26px; accent-color: var(--line); }
   button, summary, .chart, select, [type=range] { cursor: pointer; }
   div > details:has(> .body) { border-top: 1px solid var(--rule); padding: 12px 0; }
   p:empty, summary :is(.high, .low), details[open] > summary > .value, [hidden] { display: none; }
-  ul { list-style: none; padding: 0; }
-  li { position: relative; padding-left: 22px; border-radius: 4px; }
+  ul { list-style: none; padding: 0; } li { position: relative; padding-left: 22px; border-radius: 4px; }
   li > b { position: absolute; left: 6px; font-weight: 700; }
   li > i { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   .added { background: var(--added); > b { color: var(--green); } }
-  .removed { background: var(--removed); > b { color: var(--red); } }
+  .removed { background: var(--removed); } .removed > b, del, [role=alert] { color: var(--red); }
   .replaced { background: var(--replaced); } .replaced > b, .changed > b { color: var(--brown); }
-  del, [role=alert] { color: var(--red); } code > span { color: var(--dim); }
+  code > span { color: var(--dim); }
 }
 """
 
 _VIEW_JS = r"""
 function almaView(root, model) {
   const parse = markup => new DOMParser().parseFromString(markup, "text/html").body.firstChild;  // of constants only:
-  const make = (kind, facts, ...parts) => {  // what comes from outside goes in as text
-    const element = Object.assign(document.createElement(kind), facts);
-    element.append(...parts);
-    return element;
-  };
+  const fill = (element, ...parts) => { element.append(...parts); return element; };  // the rest goes in as text
+  const make = (kind, facts, ...parts) => fill(Object.assign(document.createElement(kind), facts), ...parts);
 
   // A value is a text, [kind, part, ...] or {"": kind, key: part, ...}. None is altered, so what is alike is shared.
   const apply = (tree, step) => {
@@ -9126,13 +9120,12 @@ function almaView(root, model) {
   const partsOf = node => Object.entries(node).slice(1).map(([key, part]) => [key, part || key.slice(1)]);
   const brief = (node, most) => {
     if (typeof node === "string") return node.length > most ? `${node.slice(0, most)}…` : node;
-    let text = kindOf(node).slice(0, -1), comma = "";
-    for (const [key, part] of partsOf(node)) {
-      if (text.length > most) return `${text}, …${kindOf(node).slice(-1)}`;
-      text += `${comma}${Array.isArray(node) ? "" : name(key)}${brief(part, most - text.length)}`;
-      comma = ", ";
+    let [text, room] = ["", most];
+    for (const [key, part] of partsOf(node)) if (room > 0) {
+      text += `${text && ", "}${Array.isArray(node) ? "" : name(key)}${brief(part, room)}`;
+      room = most - text.length;
     }
-    return text + kindOf(node).slice(-1);
+    return kindOf(node).replace(/(?=.$)/, () => text + (room > 0 ? "" : "…"));
   };
 
   // It is shown as a list that unfolds. What its step has changed bears a sign, and a word for those who can't see it.
@@ -9154,7 +9147,7 @@ function almaView(root, model) {
     const code = (key, ...parts) => make("code", {}, make("span", {}, name(key)), ...parts);
     const ghost = ([key, part]) => item("−", code(key, make("del", {}, brief(part || key.slice(1), 200))));
     const text = code(key, ...(sign === "~" ? [make("del", {}, brief(old, 200)), " → "] : []));
-    if (typeof node === "string") return text.append(node), item(sign, text);
+    if (typeof node === "string") return item(sign, fill(text, node));
     const parts = partsOf(node), isFew = parts.length <= 12;
     const open = track.open[at] ?? (sign === "•" || !path.length || (few && isFew));
     const onclick = event => { event.preventDefault(); track.open[at] = !open; show(track, true); };  // in each record
@@ -9173,15 +9166,15 @@ function almaView(root, model) {
   const {title, many, timelines} = model.get("data"), tracks = new Map(), trait = many ? "moment" : "index";
   let stops = [], stop = 0, frame = 0, timer = 0, untold = false;
   const last = () => stops.length - 1, share = at => at / Math.max(1, last());
-  const SIZES = Object.entries({years: 31557600e3, days: 864e5, hours: 36e5, minutes: 6e4, seconds: 1e3});
   const when = ms => {  // local time and age
-    const [unit, size] = SIZES.find(([, size]) => Date.now() - ms >= 2 * size) ?? ["seconds", 1e3];
+    const sizes = Object.entries({years: 31557600e3, days: 864e5, hours: 36e5, minutes: 6e4});
+    const [unit, size] = sizes.find(([, size]) => Date.now() - ms >= 2 * size) ?? ["seconds", 1e3];
     const local = new Date(ms - new Date(ms).getTimezoneOffset() * 6e4).toISOString().slice(0, -1).replace("T", " ");
     return `${local} · ${Math.floor((Date.now() - ms) / size)} ${unit} ago`;
   };
-  const go = (to, tell = true) => {  // drawn once a frame, wherever it is by then
-    [stop, untold] = [Math.max(0, Math.min(last(), to)), tell];
-    frame ||= requestAnimationFrame(draw);
+  const go = (to, tell = true) => {
+    [stop, untold] = [Math.max(0, Math.min(last(), to)), untold || tell];
+    frame ||= requestAnimationFrame(draw);  // where it is by then
   };
   const play = on => {
     clearInterval(timer);
@@ -9201,14 +9194,14 @@ function almaView(root, model) {
   slider.oninput = () => move(+slider.value);
   speed.onchange = () => timer && play(true);
   labels.onchange = () => labels.value && move(+labels.value);
-  bar.append(...actions.map(action => make("button", {}, action)));
+  fill(bar, ...actions.map(action => make("button", {}, action)));
   field.hidden = !actions.includes("branch here");
   bar.onclick = ({target}) => {
-    const to = {first: 0, back: stop - 1, forward: stop + 1, last: last()}[target.ariaLabel];
+    const {ariaLabel, textContent: action} = target;
+    const to = {first: 0, back: stop - 1, forward: stop + 1, last: last()}[ariaLabel];
     if (to !== undefined) move(to);
     else if (target === toggle) play(!timer);
-    else if (target.matches("button"))
-      model.send({action: target.textContent, [trait]: stops[stop], name: field.value});
+    else if (target.matches("button")) model.send({action, [trait]: stops[stop], name: field.value});
   };
   root.onkeydown = event => {
     const {key, target} = event, to = {ArrowLeft: stop - 1, ArrowRight: stop + 1, Home: 0, End: last()}[key];
@@ -9225,7 +9218,7 @@ function almaView(root, model) {
       <div class=high></div><div class=low></div><div class=cursor></div><div class=dot></div><div class=marks></div>
       </div></${top}><div class=body></div></${kind}>`), find = part => box.querySelector(part), chart = find(".chart");
     const track = {name, box, find, index: [], time: [], steps: [], trees: [], numbers: [], labels: {}, open: {}};
-    find(head).append(name);
+    fill(find(head), name);
     box.ontoggle = () => show(track, true);
     chart.onclick = event => {
       const {left, width} = chart.getBoundingClientRect();
@@ -9262,10 +9255,9 @@ function almaView(root, model) {
     find("path").setAttribute("d", line + (isLine && many && pen === "H" ? "H1000" : ""));
     find(".chart").classList.toggle("line", isLine);
     [find(".high").textContent, find(".low").textContent] = isLine ? [high, low].map(n => +n.toPrecision(6)) : ["", ""];
-    const mark = ([to, title]) => [Math.round(99 * share(to)),
+    const mark = ([to, title]) => [Math.round(99 * share(to)),  // for the mouse; keys find it in the list of labels
       make("button", {title, tabIndex: -1, style: `left: ${100 * share(to)}%`, onclick: () => move(to)})];
-    const marks = new Map(marked.filter(([, text]) => text !== "initial").map(mark));  // the newest of those too close
-    find(".marks").replaceChildren(...marks.values());  // for the mouse; keys find them in the list of labels
+    find(".marks").replaceChildren(...new Map(marked.filter(([, text]) => text !== "initial").map(mark)).values());
     return scale;
   };
   const arrange = () => {  // after records have come
@@ -9278,8 +9270,8 @@ function almaView(root, model) {
       track.scale = paint(track, at, marked);
       every.push(...marked.map(([to, text]) => [to, many ? `${track.name}: ${text}` : text]));
     }
-    every.sort(([one], [other]) => one - other);
-    labels.replaceChildren(...[["", `${every.length} labels`], ...every.slice(-500)].map(option));
+    const newest = every.sort(([one], [other]) => one - other).slice(-500);
+    labels.replaceChildren(...[["", `${every.length} labels`], ...newest].map(option));
     slider.max = last();
     go(atEnd ? last() : stop, atEnd);
   };
@@ -9298,23 +9290,22 @@ function almaView(root, model) {
     find(".dot").style.top = `${track.scale(numbers[at])}%`;
     if (many && !box.open) return;
     const held = root.getRootNode().activeElement?.dataset.at;
-    find(".body").replaceChildren(make("ul", {}, row(track, marksOf(changes), [], "", now)),
-      make("p", {className: "note"}, pruned ? `Records 1 to ${pruned} are no longer kept.` : ""),
-      make("p", {className: "note"}, length < count ? `${length} of ${count} records are shown.` : ""));
+    const notes = [pruned ? `Records 1 to ${pruned} are no longer kept. ` : "",
+      length < count ? `${length} of ${count} records are shown.` : ""];
+    find(".body").replaceChildren(make("ul", {}, row(track, marksOf(changes), [], "", now)), make("p", {}, ...notes));
     if (held) [...box.querySelectorAll("summary")].find(fold => fold.dataset.at === held)?.focus();
   };
   const draw = () => {
     frame = 0;
     if (last() < 0) return;
-    const [track] = tracks.values();
     tracks.forEach(track => show(track));
     [slider.value, labels.value] = [stop, stop];
     if (labels.selectedIndex < 0) labels.value = "";
     moment.textContent = many ? when(stops[stop]) : "";
-    const texts = [".value", ".facts"].map(kind => track.find(kind).textContent);
-    slider.ariaValueText = many ? moment.textContent : texts.filter(text => text).join(", ");
+    const texts = [...list.querySelectorAll("header > .value, header > .facts")].map(part => part.textContent);
+    slider.ariaValueText = moment.textContent || texts.filter(text => text).join(", ");
     root.style.setProperty("--at", `${100 * share(stop)}%`);
-    if (untold) { model.set(trait, stops[stop]); model.save_changes(); }
+    if (untold) { untold = false; model.set(trait, stops[stop]); model.save_changes(); }
   };
   const follow = () => go(stops.findLastIndex(value => value <= model.get(trait)), false);
   const hear = ({timelines = [], error = ""}) => { wrong.textContent = error; timelines.forEach(add); arrange(); };

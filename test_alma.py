@@ -16040,7 +16040,7 @@ def test_a_pruned_gap_is_told_and_nothing_is_compared_across_it(visit):
     for number in range(9):
         var.set({"a": number})
     tab = visit(var.to_html())
-    assert tab.locator(".note").first.text_content() == "Records 1 to 6 are no longer kept."
+    assert tab.locator(".body > p").text_content() == "Records 1 to 6 are no longer kept. "
     for key, signs in [("Home", 0), ("ArrowRight", 0), ("ArrowRight", 2)]:
         tab.keyboard.press(key)
         drawn_again(tab)
@@ -16052,7 +16052,7 @@ def test_thinning_is_told(visit):
     for number in range(1, 11_000):
         var.set(number)
     tab = visit(var.to_html())
-    assert re.match(r"(9\d\d\d|10000) of 11000 records are shown\.$", tab.locator(".note").last.text_content())
+    assert re.match(r"(9\d\d\d|10000) of 11000 records are shown\.$", tab.locator(".body > p").text_content())
 
 
 def test_the_slider_says_its_record_to_a_screen_reader(visit):
@@ -16328,6 +16328,8 @@ def test_a_button_says_what_it_is_asked_for_and_an_error_is_shown_until_the_next
     tab = hosted(track_of(a_number(5)))
     tab.keyboard.press("ArrowLeft")
     drawn_again(tab)
+    tab.locator("select").first.click()
+    tab.keyboard.press("Escape")
     tab.get_by_role("button", name="restore").click()
     tab.get_by_label("name of the branch").fill("what if")
     tab.get_by_role("button", name="branch here").click()
