@@ -15755,10 +15755,10 @@ def test_the_picture_of_a_registry_and_a_namespace_has_a_row_for_each_variable()
     assert "60 variables, of which 50 are shown" in many._repr_html_()
 
 
-HOSTILE = [EVIL, {EVIL: [EVIL]}, "x" * 10**7, float("nan"), 1 << 10**6, Plant(EVIL), alma.Unresolved(EVIL, EVIL)]
+UGLY = [EVIL, {EVIL: [EVIL]}, "x" * 10**7, float("nan"), 1 << 10**6, Plant(EVIL), alma.Unresolved(EVIL, EVIL)]
 
 
-@pytest.mark.parametrize("value", HOSTILE, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("value", UGLY, ids=lambda value: type(value).__name__)
 def test_no_value_makes_more_of_the_picture_than_text(value):
     registry = AlmaRegistry()
     var = registry.watch(EVIL, value)
