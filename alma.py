@@ -40,6 +40,7 @@ The rooms of this file, top to bottom; a name refers only upward:
     Types           AlmaVar[T], schemas
     Replay          replay, compare, bisect, export_test
     Sync            Redis / Valkey, WebSocket
+    Timeline        HTML page, notebook widget
     Defaults        the default registry and the module-level functions
     Command line    main(argv=None) -> int
 """
@@ -3549,6 +3550,24 @@ class AlmaVar(Generic[_T]):
         _functions("predicate", [predicate])
         return _bisect(self, predicate, verify)
 
+    # -- to look at: handed over to the room Timeline
+
+    @overload
+    def to_html(self, path: None = None, *, title: Optional[str] = None) -> str: ...
+    @overload
+    def to_html(self, path: _Path, *, title: Optional[str] = None) -> None: ...
+    def to_html(self, path: Optional[_Path] = None, *, title: Optional[str] = None) -> Optional[str]:
+        """Return the past as one HTML page to scrub through, or write it to a file whole or not at all.
+
+        The page needs no network and no server; nothing that a value says runs in it. What is too large to look at is
+        cut, and of very many records evenly chosen ones are shown; the page says so. *title* is the name by default.
+        Raises OSError where it can't be written. O(records).
+        """
+        return _to_html(path, title, self._name, False, lambda: [(self._name, self.history())])
+
+    def _repr_html_(self) -> str:
+        return _picture(self)
+
     # -- at rest: handed over to the room Files
 
     def save(self, path: _Path, *, format: Optional[str] = None, types: _Types = ()) -> None:
@@ -4237,6 +4256,25 @@ class AlmaRegistry:
             if self._monitor.journal is not None:
                 self._monitor.journal.close()
 
+    # -- to look at: handed over to the room Timeline
+
+    @overload
+    def to_html(self, path: None = None, *, title: Optional[str] = None) -> str: ...
+    @overload
+    def to_html(self, path: _Path, *, title: Optional[str] = None) -> None: ...
+    def to_html(self, path: Optional[_Path] = None, *, title: Optional[str] = None) -> Optional[str]:
+        """Return the past of all variables and branches as one HTML page, or write it to a file whole or not at all.
+
+        They are shown as of one moment, which is what the slider moves. The rest is as for AlmaVar.to_html().
+        """
+        return _to_html(path, title, "registry", True, lambda: _pasts(self._monitor, self._named_lines))
+
+    def _named_lines(self) -> Dict[str, AlmaVar[Any]]:
+        return {var.name: var for var in self._lines()}
+
+    def _repr_html_(self) -> str:
+        return _pictures("registry", self.all_vars())
+
     # -- the journal: handed over to the room of that name
 
     def journal(self, path: _Path, *, durability: str = "full", types: _Types = ()) -> None:
@@ -4599,6 +4637,23 @@ class AlmaNamespace(MutableMapping[str, Any]):
             for var in self._claimed().values():
                 verb(var)
         return self
+
+    # -- to look at: handed over to the room Timeline
+
+    @overload
+    def to_html(self, path: None = None, *, title: Optional[str] = None) -> str: ...
+    @overload
+    def to_html(self, path: _Path, *, title: Optional[str] = None) -> None: ...
+    def to_html(self, path: Optional[_Path] = None, *, title: Optional[str] = None) -> Optional[str]:
+        """Return the past of all keys as one HTML page, or write it to a file whole or not at all.
+
+        Deleted keys included. They are shown as of one moment, which is what the slider moves. The rest is as for
+        AlmaVar.to_html().
+        """
+        return _to_html(path, title, self._name, True, lambda: _pasts(self._monitor, self._claimed))
+
+    def _repr_html_(self) -> str:
+        return _pictures(self._name, self._present())
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(f"{self._name!r} can't be copied or pickled: it has a lock and guests. Take snapshot() instead")
@@ -7332,7 +7387,7 @@ def _arriving(connection: Any, seen: Dict[int, int], codec: _Codec, pause: float
 _NEVER = -(1 << 63)  # a time before all records: with it deliver() waits for nobody
 _SLICE = 1_000  # records that a follower takes at once, and changes that the writer does
 _LINGER = 1.0  # seconds after which a writer that has nothing to do ends, so that its registry can go
-_PATIENCE = 8  # tries of an update after which it is made under the lock, or a thread could go before it for ever
+_TRIES = 8  # tries of an update after which it is made under the lock, or a thread could go before it for ever
 
 
 @lru_cache(maxsize=None)
@@ -7723,12 +7778,12 @@ async def _compared(
     """Append what make(head) returns when it is awaited, if the head is still that one; else try again.
 
     After a while that hangs on chance: two that each change what the other has read would go on for ever in step.
-    After _PATIENCE it is what step() returns, if that is something and nothing has to be awaited, that is performed.
+    After _TRIES it is what step() returns, if that is something and nothing has to be awaited, that is performed.
     """
     for tries in range(1 << 62):
         await _turns(time_ns() // 100 % (1 << min(tries, 10)) if tries else 0)
         head, awaited = var._writable(expect), _async_validators(var)
-        whole = step() if tries >= _PATIENCE and not awaited else ()
+        whole = step() if tries >= _TRIES and not awaited else ()
         if whole:
             return await _performed(var, *whole)
         packed = await make(head)
@@ -11097,6 +11152,691 @@ class _SocketBus:
 
 
 _BUSES.update(ws=_SocketBus, wss=_SocketBus)
+# == Timeline: HTML page, notebook widget =====================================
+#
+# Knows records, and draws them: a value becomes a tree that JSON holds, and each further one the changes to the last.
+# One view, in JavaScript, serves page and notebook. Nothing that a value says runs or reaches the network: it goes in
+# as text, and the page's own policy allows this view and nothing else. _repr_html_ is a still picture, without script.
+
+_LONGEST_TEXT = 2_000  # characters of a value, name or label that are looked at to show it
+_DEEPEST_SHOWN = 100
+_MOST_SHOWN = 5_000  # parts of a value that are drawn
+_MOST_OF_ONE = 1_000  # parts of one container
+_MOST_TEXT = 200_000  # characters of a value; further texts are cut to 40
+_PAGE_SIZE = 16_000_000  # characters of all records together, were each drawn whole
+_FEWEST_RECORDS, _MOST_RECORDS = 100, 10_000  # of a variable on a page, whatever their size
+
+
+def _escaped(text: str, encoding: str = "utf-8", escape: Callable[[str], str] = ascii) -> str:
+    """Return text in which each character that is not printable, or not of the encoding, is escaped."""
+
+    def shown(text: str) -> bool:
+        return text.isprintable() and text.encode(encoding, "ignore").decode(encoding) == text
+
+    return text if shown(text) else "".join(c if shown(c) else escape(c)[1:-1] for c in text)
+
+
+def _value(record: ChangeRecord[Any]) -> Any:
+    """Return a record's value, or the error that stands in its way: it is shown instead."""
+    try:
+        return record.value
+    except AlmaError as error:
+        return error
+
+
+def _pieces(value: Any, depth: int = 0) -> Iterator[str]:
+    """Yield what repr(value) would say, piece by piece: who reads on decides how much of it is made."""
+    kind, fields = type(value), _field_names(value)
+    if depth == _DEEPEST_SHOWN or not (fields or (value and (kind in _PARTED or kind is deque))):
+        yield _short_repr(value) if depth < _DEEPEST_SHOWN else "..."
+        return
+    begin, end = "()" if kind is tuple or fields else "[]" if kind in (list, deque) else "{}"
+    if kind not in (dict, list, tuple, set):
+        begin, end = (kind.__name__ + begin, end) if fields else (f"{kind.__name__}({begin}", f"{end})")
+    in_order = kind in _BY_MEMBER and {*map(type, value)} == {str}
+    for number, part in enumerate(fields or (sorted(value) if in_order else value)):
+        yield ", " if number else begin
+        if fields:
+            yield f"{part}=" * (kind is not Unresolved)
+            part = getattr(value, part, DELETED)
+        elif kind in _BY_KEY:
+            yield from _pieces(part, depth + 1)
+            yield ": "
+            part = value[part]
+        yield from _pieces(part, depth + 1)
+    yield "," * (kind is tuple and len(value) == 1) + end
+
+
+def _field_names(value: Any) -> Tuple[str, ...]:
+    """Return the names of the fields of a dataclass, namedtuple, pydantic model or Unresolved; none of others."""
+    if type(value) is Unresolved:
+        return ("name", "data")
+    asked = (getattr(type(value), name, None) for name in ("__dataclass_fields__", "_fields", "model_fields"))
+    return next((tuple(names) for names in asked if isinstance(names, (dict, tuple))), ())
+
+
+def _short_repr(value: Any) -> str:
+    """Return the repr of what has no parts, cut before it is made where it could be long."""
+    if type(value) in (str, bytes, bytearray):
+        return repr(value[:_LONGEST_TEXT]) + "..." * (len(value) > _LONGEST_TEXT)
+    if type(value) is int and value.bit_length() > 2_000:  # Python may refuse that many decimals
+        return f"{hex(value >> (value.bit_length() - 400))}... ({value.bit_length()} bits)"
+    try:
+        text = f"<{value}>" if isinstance(value, AlmaError) else repr(value)
+    except Exception:  # of a class that --types or --trust let in; or a Fraction of too many digits
+        text = f"<{type(value).__name__}>"
+    return text[:_LONGEST_TEXT]
+
+
+def _brief(value: Any, most: int = _LONGEST_TEXT) -> str:
+    """Return repr(value), or its beginning, a little more than *most* characters."""
+    text = ""
+    for piece in _pieces(value):
+        if len(text) > most:
+            return text + "..."
+        text += piece
+    return text
+
+
+# -- drawing: what the view is told
+
+
+_SIMPLE = frozenset((str, int, float, bool, bytes, type(None)))
+_AROUND: Dict[type, str] = {list: "[]", tuple: "()", dict: "{}"}  # of other containers, behind their name
+
+
+class _Drawing:
+    """Draws a value as a tree: a text, [kind, part, ...] or {"": kind, key: part, ...}, no larger than is looked at.
+
+    A kind ends in the brackets around the parts: "{}", "deque[]", "Point()". A key begins with ":" in a dict, "." where
+    it is a field, and "*" where it is a member of a set, whose part is 0.
+    """
+
+    def __init__(self) -> None:
+        self.parts, self.characters = _MOST_SHOWN, _MOST_TEXT
+        self._within: Set[int] = set()  # the containers around
+
+    def draw(self, value: Any) -> Any:
+        """Return the tree of a value."""
+        kind = type(value)
+        if kind in _SIMPLE:  # four in five; asking them for fields takes longer than their text
+            return self.text(value)
+        names = () if kind in _PARTED else _field_names(value)
+        if not names and kind not in _PARTED and kind is not deque:
+            return self.text(value)
+        if id(value) in self._within or len(self._within) == _DEEPEST_SHOWN - 2:
+            return "..."
+        self._within.add(id(value))
+        try:
+            return self._container(value, names)
+        finally:
+            self._within.remove(id(value))
+
+    def _container(self, value: Any, names: Tuple[str, ...]) -> Any:
+        kind, size = type(value), len(names or value)
+        most = min(size, self.parts, _MOST_OF_ONE)
+        self.parts -= most
+        rest = [f"... and {size - most:,} more"] * (most < size)
+        if not names and kind not in _BY_KEY and kind not in _BY_MEMBER:
+            return [_AROUND.get(kind, f"{kind.__name__}[]"), *map(self.draw, islice(value, most)), *rest]
+        parts: Iterable[Tuple[str, Any]]
+        if names:
+            parts = [(f".{name}", self.draw(_field(value, name))) for name in names[:most]]
+        elif kind in _BY_KEY:
+            parts = [(f":{_key_text(key)}", self.draw(value[key])) for key in islice(value, most)]
+        else:
+            parts = [(key, 0) for key in sorted(f"*{_key_text(part)}" for part in islice(value, most))]
+        tree: Dict[str, Any] = {"": _AROUND.get(kind, f"{_clean(kind.__name__)}{'()' if names else '{}'}")}
+        for key, part in [*parts, *((f"*{text}", 0) for text in rest)]:
+            tree[f"{key} ({len(tree)})" if key in tree else key] = part
+        return tree
+
+    def text(self, value: Any) -> str:
+        """Return the text of what has no parts."""
+        most = _LONGEST_TEXT if self.characters > _LONGEST_TEXT else max(40, self.characters)
+        if type(value) not in (str, bytes, bytearray):
+            text = _short_repr(value)[: most + 2]
+        elif len(value) <= most:
+            text = repr(value)
+        else:
+            text = f"{value[:most]!r}... and {len(value) - most:,} more"
+        self.characters -= len(text)
+        return _clean(text)
+
+
+def _key_text(key: Any) -> str:
+    """Return the text of a key or a member of a set, which has no parts of its own."""
+    return _clean(repr(key) if type(key) is str and len(key) <= 200 else _brief(key, 200))
+
+
+def _clean(text: str) -> str:
+    """Return text, cut, in which all but what is printable and the ends of lines is escaped."""
+    text = text if len(text) <= 2 * _LONGEST_TEXT else text[: 2 * _LONGEST_TEXT] + "..."
+    return text if text.isascii() and text.isprintable() else "\n".join(map(_escaped, text.split("\n")))
+
+
+def _field(value: Any, name: str) -> Any:
+    """Return a field of a value; what stands in its place if it can't be read."""
+    try:
+        return getattr(value, name, DELETED)
+    except Exception as error:  # a property of the owner's
+        return error
+
+
+def _as_float(value: Any) -> Optional[float]:
+    """Return the finite number that a value is, be it a Decimal or an array's scalar; None if it is none."""
+    kind = type(value)
+    if kind is bool or not hasattr(kind, "__float__") or hasattr(kind, "__len__"):
+        return None
+    try:
+        number = float(value)
+    except Exception:  # of a class of the owner's; or it is too large
+        return None
+    return number if abs(number) < float("inf") else None
+
+
+class _Track:
+    """What the view is told of one variable: columns, to which records are added; a value as changes to the last."""
+
+    def __init__(self, name: str, number: int = 0) -> None:
+        self.name, self.number = _clean(name), number  # two names may look the same
+        self.count = self.pruned = 0
+        self._tree: Any = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self.index: List[int] = []
+        self.time: List[float] = []
+        self.steps: List[Any] = []
+        self.labels: Dict[int, str] = {}
+        self.floats: Dict[int, float] = {}
+
+    def add(self, record: ChangeRecord[Any]) -> None:
+        """Add a record. O(size of its value)."""
+        value, at = _value(record), len(self.index)
+        tree = _Drawing().draw(value)
+        self.index.append(record.index)
+        self.time.append(_nanoseconds(record) / 1e6)
+        self.steps.append(tree if type(tree) is str else list(map(_step_of, compare_values(self._tree, tree))))
+        if record.label is not None:
+            self.labels[at] = _clean(record.label)
+        number = _as_float(value)
+        if number is not None and type(value) not in (int, float):  # whose text says it to JavaScript as well
+            self.floats[at] = number
+        self._tree = tree
+
+    def take(self) -> Dict[str, Any]:
+        """Return what was added since the last time; places of labels and floats count from its first record."""
+        names = "name", "number", "count", "pruned", "index", "time", "steps", "labels", "floats"
+        columns = {name: getattr(self, name) for name in names}
+        self._begin()
+        return columns
+
+
+_OPERATIONS = {"add": "+", "remove": "-", "replace": "~"}
+
+
+def _step_of(change: Change) -> List[Any]:
+    return [_OPERATIONS[change.op], list(change.path), change.new, *([] if change.op == "add" else [change.old])]
+
+
+def _timeline_data(name: str, records: Sequence[ChangeRecord[Any]], size: int, number: int = 0) -> Dict[str, Any]:
+    """Return what the view is told of a variable's records: all, or evenly chosen ones that fit into *size*."""
+    from json import dumps
+
+    last = len(records) - 1
+    some = [records[last * i // 7] for i in range(8)]
+    each = sum(40 + len(dumps(_Drawing().draw(_value(record)))) for record in some) // 8
+    track = _Track(name, number)
+    track.count = len(records)
+    if last and records[1].index > 1:
+        track.pruned = records[1].index - 1
+    for record in _thinned(records, max(_FEWEST_RECORDS, min(_MOST_RECORDS, size // each))):
+        track.add(record)
+    return track.take()
+
+
+def _thinned(records: Sequence[ChangeRecord[Any]], most: int) -> Sequence[ChangeRecord[Any]]:
+    """Return at most so many records: the first, the last, those with a label if that leaves half, others evenly."""
+    last = len(records) - 1
+    if last < most:
+        return records
+    noted = [place for place, record in enumerate(records) if record.label is not None]
+    noted = noted if len(noted) <= most // 2 else []
+    rest = most - len(noted)
+    return [records[place] for place in sorted({*noted, *(last * i // (rest - 1) for i in range(rest))})]
+
+
+# -- the view
+#
+# almaView(root, model) draws into an element and returns a function that ends it. The model is anywidget's, of which
+# it uses get, set, save_changes, send, on and off:
+#
+#     get("data")                {title, many, timelines}, asked for once: a _Track's take() for each variable; *many*
+#                                says that it is a namespace or registry, even of one
+#     "index"                    the record shown, where the newest not after it is; either side sets it, and the view
+#                                follows change:index. None is the newest. Not if many
+#     "moment"                   the same if many: milliseconds since 1970
+#     get("actions")             texts of the buttons that the host offers, such as "restore", "undo", "redo"; with
+#                                "branch here" comes a field for a name. None on a page
+#     send({action, index or moment, name})
+#                                a button was pressed
+#     msg:custom {timelines, error}
+#                                records have come: what take() returned of variables, known or new by their number; or
+#                                what went wrong, shown until the next message
+#
+# Who looks at the newest record goes on to do so; others stay where they are. A page offers get() alone.
+
+_VIEW_CSS = """
+:root:has(> body.alma) { color-scheme: light dark; background: light-dark(#fff, #15181d); }
+body.alma { max-width: 1080px; margin: 0 auto; padding: clamp(16px, 4vw, 44px) clamp(14px, 4vw, 40px); }
+.alma { --paper: light-dark(#fff, #15181d); --ink: light-dark(#1c2128, #e6e9ed); --dim: light-dark(#57606a, #a3adb8);
+  --well: light-dark(#f4f5f7, #20252c); --rule: light-dark(#dce0e5, #3a424d); --line: light-dark(#2c5fc4, #86b4ff);
+  --green: light-dark(#0b6634, #86dfaa); --red: light-dark(#9f201b, #ffa59c); --brown: light-dark(#744900, #f2ca7c);
+  --added: light-dark(#e3f4e9, #16301f); --removed: light-dark(#fceceb, #3a1c1a); --replaced: light-dark(#fff3da, #321);
+  color-scheme: light dark; color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif;
+  * { box-sizing: border-box; margin: 0; overflow-wrap: anywhere; }
+  :focus-visible { outline: 2px solid var(--line); outline-offset: 2px; }
+  h1 { font-size: 24px; font-weight: 650; line-height: 1.25; } h2 { display: inline; font-size: 15px; }
+  code, summary > .value, li > b { font: 13px/1.65 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+  code, .value { white-space: pre-wrap; } header > .value { font-size: clamp(20px, 4vw, 34px); line-height: 1.3; }
+  .facts, p { color: var(--dim); font-size: 13px; font-variant-numeric: tabular-nums; min-height: 1.5em; }
+  mark { background: var(--replaced); color: var(--brown); border-radius: 9px; padding: 1px 9px; margin-right: 8px; }
+  .chart { position: relative; height: 30px; margin: 20px 8px 6px; border-bottom: 1px solid var(--rule); }
+  header > .chart.line { height: clamp(120px, 24vh, 220px); }
+  svg { display: block; width: 100%; height: 100%; overflow: visible; }
+  path { fill: none; stroke: var(--line); stroke-width: 1.7; vector-effect: non-scaling-stroke; }
+  .chart > div { position: absolute; color: var(--dim); font-size: 11px; line-height: 1; pointer-events: none; }
+  .high { top: -5px; } .low { bottom: 3px; } .marks { inset: -15px 0 auto; }
+  .cursor { left: var(--at); top: -6px; bottom: 0; border-left: 1px solid var(--ink); opacity: .5; }
+  .chart > .dot { left: var(--at); margin: -5px; border: 5px solid var(--ink); border-radius: 50%; }
+  .panel { position: sticky; top: 0; z-index: 1; padding: 4px 0 12px; background: var(--paper); }
+  .bar { display: flex; flex-wrap: wrap; gap: 8px; margin-top: 6px; }
+  .bar > * { font: inherit; font-size: 13px; color: var(--ink); background: var(--well); border: 1px solid var(--rule);
+    border-radius: 7px; height: 32px; min-width: 34px; padding: 0 9px; max-width: 150px; }
+  .bar > .play { min-width: 74px; background: var(--line); color: var(--paper); border-color: var(--line); }
+  .marks > button { position: absolute; width: 11px; height: 11px; margin-left: -5.5px; padding: 0; border: 0;
+    rotate: -45deg; border-radius: 50% 50% 50% 0; background: var(--brown); pointer-events: auto; }
+  [type=range] { display: block; width: 100%; height: 26px; accent-color: var(--line); }
+  button, summary, .chart, select, [type=range] { cursor: pointer; }
+  div > details:has(> .body) { border-top: 1px solid var(--rule); padding: 12px 0; }
+  p:empty, summary :is(.high, .low), details[open] > summary > .value, [hidden] { display: none; }
+  ul { list-style: none; padding: 0; } li { position: relative; padding-left: 22px; border-radius: 4px; }
+  li > b { position: absolute; left: 6px; font-weight: 700; }
+  li > i { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  .added { background: var(--added); > b { color: var(--green); } }
+  .removed { background: var(--removed); } .removed > b, del, [role=alert] { color: var(--red); }
+  .replaced { background: var(--replaced); } .replaced > b, .changed > b { color: var(--brown); }
+  code > span { color: var(--dim); }
+}
+"""
+
+_VIEW_JS = r"""
+function almaView(root, model) {
+  const parse = markup => new DOMParser().parseFromString(markup, "text/html").body.firstChild;  // of constants only:
+  const fill = (element, ...parts) => { element.append(...parts); return element; };  // the rest goes in as text
+  const make = (kind, facts, ...parts) => fill(Object.assign(document.createElement(kind), facts), ...parts);
+
+  // A value is a text, [kind, part, ...] or {"": kind, key: part, ...}. None is altered, so what is alike is shared.
+  const apply = (tree, step) => {
+    const top = [tree], own = new Set();
+    for (const [op, path, value] of step) {
+      let at = top, key = 0;
+      for (const next of path) {
+        if (!own.has(at[key])) own.add(at[key] = Array.isArray(at[key]) ? [...at[key]] : {...at[key]});
+        [at, key] = [at[key], next];
+      }
+      if (op !== "~" && Array.isArray(at)) at.splice(key, +(op === "-"), ...(op === "+" ? [value] : []));
+      else op === "-" ? delete at[key] : at[key] = value;
+    }
+    return top[0];
+  };
+  const name = key => key === "" || key[0] === "*" ? "" : `${/^\d/.test(key) ? key - 1 : key.slice(1)}: `;
+  const kindOf = node => node[0] ?? node[""];  // "[]", "{}", "()", "deque[]", "Point()"
+  const partsOf = node => Object.entries(node).slice(1).map(([key, part]) => [key, part || key.slice(1)]);
+  const brief = (node, most) => {
+    if (typeof node === "string") return node.length > most ? `${node.slice(0, most)}…` : node;
+    let [text, room] = ["", most];
+    for (const [key, part] of partsOf(node)) if (room > 0) {
+      text += `${text && ", "}${Array.isArray(node) ? "" : name(key)}${brief(part, room)}`;
+      room = most - text.length;
+    }
+    return kindOf(node).replace(/(?=.$)/, () => text + (room > 0 ? "" : "…"));
+  };
+
+  // It is shown as a list that unfolds. What its step has changed bears a sign, and a word for those who can't see it.
+  const WORDS = {"+": "added", "−": "removed", "~": "replaced", "•": "changed", "": ""};
+  const item = (sign, ...parts) => make("li", {className: WORDS[sign]},
+    make("b", {ariaHidden: "true"}, sign), make("i", {}, `${WORDS[sign]} `), ...parts);
+  const placeOf = path => `/${path.join("\t")}`;
+  const marksOf = changes => {  // by path: what became of a part, what was there, what has been removed from it
+    const marks = {}, mark = path => marks[placeOf(path)] ??= {sign: "•", lost: []};
+    for (const [op, path, , old] of changes) {
+      path.forEach((_, depth) => mark(path.slice(0, depth)));
+      if (op === "-") mark(path.slice(0, -1)).lost.push([`${path[path.length - 1]}`, old]);
+      else Object.assign(mark(path), {sign: op, old});
+    }
+    return marks;
+  };
+  const row = (track, marks, path, key, node, few = true) => {
+    const at = placeOf(path), {sign = "", old, lost = []} = marks[at] ?? {}, ghosts = [...lost];
+    const code = (key, ...parts) => make("code", {}, make("span", {}, name(key)), ...parts);
+    const ghost = ([key, part]) => item("−", code(key, make("del", {}, brief(part || key.slice(1), 200))));
+    const text = code(key, ...(sign === "~" ? [make("del", {}, brief(old, 200)), " → "] : []));
+    if (typeof node === "string") return item(sign, fill(text, node));
+    const parts = partsOf(node), isFew = parts.length <= 12;
+    const open = track.open[at] ?? (sign === "•" || !path.length || (few && isFew));
+    const onclick = event => { event.preventDefault(); track.open[at] = !open; show(track, true); };  // in each record
+    const fold = make("details", {open}, make("summary", {onclick}, text));
+    text.append(make("span", {}, open ? kindOf(node).replace(/(?=.$)/, ` ${parts.length} `) : brief(node, 90)));
+    fold.firstChild.dataset.at = at;
+    const rows = !open ? [] : parts.flatMap(([key, part]) => {
+      const before = Array.isArray(node) ? ghosts.filter(([place]) => +place <= +key).length : 0;
+      return [...ghosts.splice(0, before).map(ghost), row(track, marks, [...path, key], key, part, isFew)];
+    });
+    if (open) fold.append(make("ul", {}, ...rows, ...ghosts.map(ghost)));
+    return item(sign, fold);
+  };
+
+  // The view: tracks over one row of stops. A lone variable stops at each of its records, several at each moment.
+  const {title, many, timelines} = model.get("data"), tracks = new Map(), trait = many ? "moment" : "index";
+  let stops = [], stop = 0, frame = 0, timer = 0, untold = false;
+  const last = () => stops.length - 1, share = at => at / Math.max(1, last());
+  const when = ms => {  // local time and age
+    const sizes = Object.entries({years: 31557600e3, days: 864e5, hours: 36e5, minutes: 6e4});
+    const [unit, size] = sizes.find(([, size]) => Date.now() - ms >= 2 * size) ?? ["seconds", 1e3];
+    const local = new Date(ms - new Date(ms).getTimezoneOffset() * 6e4).toISOString().slice(0, -1).replace("T", " ");
+    return `${local} · ${Math.floor((Date.now() - ms) / size)} ${unit} ago`;
+  };
+  const go = (to, tell = true) => {
+    [stop, untold] = [Math.max(0, Math.min(last(), to)), untold || tell];
+    frame ||= requestAnimationFrame(draw);  // where it is by then
+  };
+  const play = on => {
+    clearInterval(timer);
+    if (on && stop >= last()) go(0);
+    timer = on && setInterval(() => stop < last() && root.isConnected ? go(stop + 1) : play(false), 1e3 / speed.value);
+    toggle.textContent = on ? "Pause" : "Play";
+  };
+  const move = to => { play(false); go(to); };
+  const panel = parse(`<div class=panel><p></p><input type=range min=0 aria-label=${trait} data-lm-suppress-shortcuts=1>
+    <div class=bar><button aria-label=first>«</button><button aria-label=back>‹</button><button class=play></button>
+    <button aria-label=forward>›</button><button aria-label=last>»</button><select aria-label=speed><option value=2>
+    2 a second<option value=5>5 a second<option value=20>20 a second<option value=60>60 a second<option value=250>
+    250 a second</select><select aria-label="go to a label"></select><input placeholder=name
+    aria-label="name of the branch"></div><p role=alert></p></div>`), list = make("div", {});
+  const [moment, slider, bar, wrong] = panel.children, [, , toggle, , , speed, labels, field] = bar.children;
+  const actions = model.get("actions") ?? [], option = ([value, text]) => make("option", {value}, text);
+  slider.oninput = () => move(+slider.value);
+  speed.onchange = () => timer && play(true);
+  labels.onchange = () => labels.value && move(+labels.value);
+  fill(bar, ...actions.map(action => make("button", {}, action)));
+  field.hidden = !actions.includes("branch here");
+  bar.onclick = ({target}) => {
+    const {ariaLabel, textContent: action} = target;
+    const to = {first: 0, back: stop - 1, forward: stop + 1, last: last()}[ariaLabel];
+    if (to !== undefined) move(to);
+    else if (target === toggle) play(!timer);
+    else if (target.matches("button")) model.send({action, [trait]: stops[stop], name: field.value});
+  };
+  root.onkeydown = event => {
+    const {key, target} = event, to = {ArrowLeft: stop - 1, ArrowRight: stop + 1, Home: 0, End: last()}[key];
+    if (target === field || target.matches("select") || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (key === " " ? target.closest("button, summary") : to === undefined || target === slider) return;
+    event.preventDefault();
+    key === " " ? play(!timer) : move(to);
+  };
+
+  const begin = (number, name) => {
+    const [kind, top, head] = many ? ["details", "summary", "h2"] : ["section", "header", "h1"];
+    const box = parse(`<${kind}><${top}><${head}></${head}><div class=value></div><div class=facts></div>
+      <div class=chart><svg viewBox="0 0 1000 100" preserveAspectRatio=none aria-hidden=true><path /></svg>
+      <div class=high></div><div class=low></div><div class=cursor></div><div class=dot></div><div class=marks></div>
+      </div></${top}><div class=body></div></${kind}>`), find = part => box.querySelector(part), chart = find(".chart");
+    const track = {name, box, find, index: [], time: [], steps: [], trees: [], numbers: [], labels: {}, open: {}};
+    fill(find(head), name);
+    box.ontoggle = () => show(track, true);
+    chart.onclick = event => {
+      const {left, width} = chart.getBoundingClientRect();
+      if (!event.target.matches("button")) move(Math.round((event.clientX - left) / width * last()));
+      event.preventDefault();  // or it unfolds the track
+    };
+    list.append(box);
+    return tracks.set(number, track).get(number);
+  };
+  const add = ({number, name, labels, floats, steps, index, time, ...rest}) => {  // a track, or what has come to one
+    const track = tracks.get(number) ?? begin(number, name), {trees, numbers} = track;
+    for (const at in labels) track.labels[trees.length + +at] = labels[at];
+    steps.forEach((step, at) => {
+      trees.push(typeof step === "string" ? step : apply(trees[trees.length - 1], step));
+      numbers.push(floats[at] ?? (typeof step === "string" ? Number(step) : NaN));
+    });
+    for (const [key, more] of Object.entries({index, time, steps})) track[key] = track[key].concat(more);
+    Object.assign(track, rest, {shown: null});
+  };
+  const paint = ({steps, numbers, find}, places, marked) => {  // a line of numbers or bars, in a thousand columns
+    const good = numbers.filter(Number.isFinite), columns = [], isLine = 2 * good.length > steps.length;
+    const [low, high] = good.reduce(([low, high], n) => [Math.min(low, n), Math.max(high, n)], [Infinity, -Infinity]);
+    const scale = n => low === high ? 50 : Math.round(960 - 920 * ((n / 2 - low / 2) / (high / 2 - low / 2))) / 10;
+    const size = step => 84 - 12 * Math.min(6, Math.log2(1 + (typeof step === "string" ? 1 : step.length)));
+    steps.forEach((step, at) =>
+      (columns[Math.round(1e3 * share(places[at]))] ??= []).push(isLine ? scale(numbers[at]) : size(step)));
+    let line = "", pen = "M";
+    columns.forEach((all, x) => {
+      const ys = all.filter(Number.isFinite), top = Math.min(...ys), bounds = `${top}V${Math.max(...ys)}`;
+      if (!isLine) line += `M${x} 100V${top}`;
+      else if (ys.length) line += `${pen}${x}${pen === "M" ? " " : "V"}${ys[0]}V${bounds}V${ys[ys.length - 1]}`;
+      pen = ys.length ? "H" : "M";
+    });
+    find("path").setAttribute("d", line + (isLine && many && pen === "H" ? "H1000" : ""));
+    find(".chart").classList.toggle("line", isLine);
+    [find(".high").textContent, find(".low").textContent] = isLine ? [high, low].map(n => +n.toPrecision(6)) : ["", ""];
+    const mark = ([to, title]) => [Math.round(99 * share(to)),  // for the mouse; keys find it in the list of labels
+      make("button", {title, tabIndex: -1, style: `left: ${100 * share(to)}%`, onclick: () => move(to)})];
+    find(".marks").replaceChildren(...new Map(marked.filter(([, text]) => text !== "initial").map(mark)).values());
+    return scale;
+  };
+  const arrange = () => {  // after records have come
+    const all = [...tracks.values()], atEnd = stop >= last(), every = [];
+    stops = many ? [...new Set(all.flatMap(track => track.time))].sort((one, other) => one - other) : all[0].index;
+    const places = new Map(stops.map((value, place) => [value, place]));
+    for (const track of all) {
+      const at = (many ? track.time : track.index).map(value => places.get(value));
+      const marked = Object.entries(track.labels).map(([place, text]) => [at[place], text]);
+      track.scale = paint(track, at, marked);
+      every.push(...marked.map(([to, text]) => [to, many ? `${track.name}: ${text}` : text]));
+    }
+    const newest = every.sort(([one], [other]) => one - other).slice(-500);
+    labels.replaceChildren(...[["", `${every.length} labels`], ...newest].map(option));
+    slider.max = last();
+    go(atEnd ? last() : stop, atEnd);
+  };
+  const show = (track, again) => {
+    const {find, trees, steps, index, time, numbers, pruned, count} = track, {length} = index;
+    const at = many ? time.findLastIndex(time => time <= stops[stop]) : stop, now = trees[at] ?? "not there yet";
+    if (at === track.shown && !again) return;
+    const first = at < 1 || (pruned && at === 1), label = track.labels[at], was = trees[at - 1], {box} = track;
+    const changes = first ? [] : typeof steps[at] !== "string" ? steps[at] : now === was ? [] : [["~", [], now, was]];
+    const since = first ? "" : ` · changes since record ${index[at - 1]}: ${changes.length}`;
+    track.shown = at;
+    find(".value").textContent = many || typeof now === "string" ? brief(now, 300) : "";
+    find(".facts").replaceChildren(...(label ? [make("mark", {}, label)] : []), at < 0 ? ""
+      : `record ${index[at]} of ${index[0]} to ${index[length - 1]} · ${when(time[at])}${since}`);
+    find(".dot").hidden = !Number.isFinite(numbers[at]);
+    find(".dot").style.top = `${track.scale(numbers[at])}%`;
+    if (many && !box.open) return;
+    const held = root.getRootNode().activeElement?.dataset.at;
+    const notes = [pruned ? `Records 1 to ${pruned} are no longer kept. ` : "",
+      length < count ? `${length} of ${count} records are shown.` : ""];
+    find(".body").replaceChildren(make("ul", {}, row(track, marksOf(changes), [], "", now)), make("p", {}, ...notes));
+    if (held) [...box.querySelectorAll("summary")].find(fold => fold.dataset.at === held)?.focus();
+  };
+  const draw = () => {
+    frame = 0;
+    if (last() < 0) return;
+    tracks.forEach(track => show(track));
+    [slider.value, labels.value] = [stop, stop];
+    if (labels.selectedIndex < 0) labels.value = "";
+    moment.textContent = many ? when(stops[stop]) : "";
+    const texts = [...list.querySelectorAll("header > .value, header > .facts")].map(part => part.textContent);
+    slider.ariaValueText = moment.textContent || texts.filter(text => text).join(", ");
+    root.style.setProperty("--at", `${100 * share(stop)}%`);
+    if (untold) { untold = false; model.set(trait, stops[stop]); model.save_changes(); }
+  };
+  const follow = () => go(stops.findLastIndex(value => value <= model.get(trait)), false);
+  const hear = ({timelines = [], error = ""}) => { wrong.textContent = error; timelines.forEach(add); arrange(); };
+  root.classList.add("alma");
+  root.append(...(many ? [make("h1", {}, title), panel, list] : [list]));
+  timelines.forEach(add);
+  if (!many) list.querySelector(".body").before(panel);
+  play(false);
+  arrange();
+  if (model.get(trait) != null) follow();
+  model.on(`change:${trait}`, follow);
+  model.on("msg:custom", hear);
+  return () => { model.off(`change:${trait}`, follow); model.off("msg:custom", hear); play(false); };
+}
+"""
+
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src {script}; style-src {style}; \
+base-uri 'none'; form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="Alma {version}">
+<title>{title}</title>
+<style>{css}</style>
+</head>
+<body>
+<noscript>The past of {title} is in this page, and JavaScript is needed to see it.</noscript>
+<script type="application/json" id="data">{data}</script>
+<script>{js}</script>
+</body>
+</html>
+"""
+
+_PAGE_JS = r"""
+{
+  const data = JSON.parse(document.getElementById("data").textContent), none = () => {};
+  const model = {get: name => ({data})[name], set: none, save_changes: none, send: none, on: none, off: none};
+  almaView(document.body, model);
+}
+"""
+
+
+def _page(title: str, many: bool, pasts: Sequence[Tuple[str, Sequence[ChangeRecord[Any]]]]) -> str:
+    """Return the page that shows the records of variables."""
+    import html
+    from base64 import b64encode
+    from hashlib import sha256
+    from json import dumps
+
+    def source(text: str) -> str:
+        return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+    size = _PAGE_SIZE // max(1, len(pasts))
+    timelines = [_timeline_data(name, records, size, number) for number, (name, records) in enumerate(pasts)]
+    data = dumps({"title": _clean(title), "many": many, "timelines": timelines}, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":  # so that nothing in it ends the script element
+        data = data.replace(character, f"\\u{ord(character):04x}")
+    css, js = _VIEW_CSS, _VIEW_JS + _PAGE_JS
+    facts = {"css": css, "js": js, "style": source(css), "script": source(js), "data": data}
+    return _PAGE.format(title=html.escape(_clean(title)), version=__version__, **facts)
+
+
+def _to_html(path: Optional[_Path], title: Optional[str], name: str, many: bool, pasts: Any) -> Optional[str]:
+    """Return the page of what pasts() returns, or write it to a file whole or not at all."""
+    page = _page(name if title is None else title, many, pasts())
+    if path is None:
+        return page
+    _write_beside(os.fsdecode(path), [page.encode()])
+    return None
+
+
+def _pasts(monitor: _Monitor, variables: Callable[[], Mapping[str, AlmaVar[Any]]]) -> Any:
+    """Return names and records of variables, all of one moment."""
+    with monitor.lock:
+        return [(name, var.history()) for name, var in variables().items()]
+
+
+# -- the still picture
+
+
+def _picture(var: AlmaVar[Any]) -> str:
+    """Return a variable as HTML: its name, its value, and a line of its numbers or its last records."""
+    last = var.last_change()
+    line = _sparkline(_evenly(var, 60))
+    about = f"{_counted(len(var), 'record')}, the last of {last.timestamp:%Y-%m-%d %H:%M:%S} UTC"
+    newest = [] if line else _some_records(var, range(max(0, last.index - 3), last.index + 1))[::-1]
+    return _framed(f"<b>{_as_html(var.name)}</b> {_value_html(last, 600)} {line}", about, map(_record_row, newest))
+
+
+def _pictures(title: str, variables: Mapping[str, AlmaVar[Any]]) -> str:
+    """Return variables as HTML: a row for each, with its value."""
+    rows = []
+    for name, var in islice(variables.items(), 50):
+        value, count = _value_html(var.last_change(), 120), _counted(len(var), "record")
+        rows.append((f"<b>{_as_html(name)}</b>", value, count, _sparkline(_evenly(var, 60))))
+    more = f", of which {len(rows)} are shown" * (len(rows) < len(variables))
+    return _framed(f"<b>{_as_html(title)}</b>", _counted(len(variables), "variable") + more, rows)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def _framed(head: str, about: str, rows: Iterable[Sequence[str]]) -> str:
+    cell = '<td style="text-align: left; vertical-align: top; padding: 1px 14px 1px 0; white-space: nowrap">'
+    body = "".join(f"<tr>{''.join(f'{cell}{text}</td>' for text in row)}</tr>" for row in rows)
+    table = f'<table style="border-collapse: collapse; margin-top: 4px">{body}</table>' if body else ""
+    return f'<div style="line-height: 1.5"><div>{head}</div><small>{about}</small>{table}</div>'
+
+
+def _as_html(text: str, most: int = 80) -> str:
+    import html
+
+    return html.escape(_clean(text if len(text) <= most else text[:most] + "..."))
+
+
+def _value_html(record: ChangeRecord[Any], most: int) -> str:
+    text = _as_html(_brief(_value(record), most), most)
+    return f'<code style="white-space: pre-wrap; overflow-wrap: anywhere">{text}</code>'
+
+
+def _record_row(record: ChangeRecord[Any]) -> Sequence[str]:
+    return f"{record.index}", f"{record.timestamp:%H:%M:%S}", _as_html(record.label or ""), _value_html(record, 120)
+
+
+def _some_records(var: AlmaVar[Any], places: Iterable[int]) -> List[ChangeRecord[Any]]:
+    """Return those of a variable's records that are kept, the initial one first. O(places)."""
+    records = []
+    for index in sorted({0, *places}):
+        try:
+            records.append(var.at(index))
+        except PrunedError:  # or it is meanwhile
+            continue
+    return records
+
+
+def _evenly(var: AlmaVar[Any], most: int) -> List[ChangeRecord[Any]]:
+    """Return at most so many of a variable's records and the initial one, evenly chosen, the newest last."""
+    last, span = var.last_change().index, max(len(var) - 2, 0)
+    return _some_records(var, (last - span * i // (most - 1) for i in range(most)))
+
+
+def _sparkline(records: Sequence[ChangeRecord[Any]]) -> str:
+    """Return numbers as a line; nothing where a value is no number."""
+    numbers = [number for number in map(_as_float, map(_value, records)) if number is not None]
+    if len(numbers) < 2 or len(numbers) < len(records):
+        return ""
+    low, high, width = min(numbers) / 4, max(numbers) / 4, 120 / (len(numbers) - 1)  # a quarter: no span is infinite
+    heights = [13 if low == high else 23 - 20 * ((number / 4 - low) / (high - low)) for number in numbers]
+    points = " ".join(f"{place * width:.1f},{height:.1f}" for place, height in enumerate(heights))
+    line = f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="1.5"/>'
+    return f'<svg width="122" height="26" viewBox="-1 0 122 26" aria-hidden="true">{line}</svg>'
 
 
 # == Defaults: the default registry and the module-level functions ============
@@ -11138,11 +11878,9 @@ def get_registry() -> AlmaRegistry:
 # into a line through its clean() only, so that it can't drive a terminal, and is walked no further than it is shown.
 # Exit codes: 0, 1 if it could not (one line on stderr says why), 2 for wrong usage, 130 after Ctrl-C.
 
-_LONGEST_TEXT = 2_000  # characters of a value, name or label that are looked at to show it
 _MOST_LINES = 200  # of one value shown whole
 _MOST_PARTS = 1 << 20  # of values that are compared when asked to: counting them takes 1 s
 _FEW_PARTS = 5_000  # of values that are compared in passing
-_DEEPEST_SHOWN = 100
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 # A table has a word for each column: the side its cells stand on, how readily it gives way to others, its style.
@@ -11241,83 +11979,12 @@ class _Screen:
         return "".join(self.bars[int((value - low) / span * 7)] for value in values)
 
 
-def _escaped(text: str, encoding: str = "utf-8", escape: Callable[[str], str] = ascii) -> str:
-    """Return text in which each character that is not printable, or not of the encoding, is escaped."""
-
-    def shown(text: str) -> bool:
-        return text.isprintable() and text.encode(encoding, "ignore").decode(encoding) == text
-
-    return text if shown(text) else "".join(c if shown(c) else escape(c)[1:-1] for c in text)
-
-
 def _columns(text: str) -> int:
     """Return how many columns of a terminal a clean text takes."""
     from unicodedata import category, east_asian_width
 
     wide = (0 if category(c) in ("Mn", "Me") else 1 + (east_asian_width(c) in "WF") for c in text)
     return len(text) if text.isascii() else sum(wide)
-
-
-def _value(record: ChangeRecord[Any]) -> Any:
-    """Return a record's value, or the error that stands in its way: it is shown instead."""
-    try:
-        return record.value
-    except AlmaError as error:
-        return error
-
-
-def _pieces(value: Any, depth: int = 0) -> Iterator[str]:
-    """Yield what repr(value) would say, piece by piece: who reads on decides how much of it is made."""
-    kind, fields = type(value), _field_names(value)
-    if depth == _DEEPEST_SHOWN or not (fields or (value and (kind in _PARTED or kind is deque))):
-        yield _short_repr(value) if depth < _DEEPEST_SHOWN else "..."
-        return
-    begin, end = "()" if kind is tuple or fields else "[]" if kind in (list, deque) else "{}"
-    if kind not in (dict, list, tuple, set):
-        begin, end = (kind.__name__ + begin, end) if fields else (f"{kind.__name__}({begin}", f"{end})")
-    in_order = kind in _BY_MEMBER and {*map(type, value)} == {str}
-    for number, part in enumerate(fields or (sorted(value) if in_order else value)):
-        yield ", " if number else begin
-        if fields:
-            yield f"{part}=" * (kind is not Unresolved)
-            part = getattr(value, part, DELETED)
-        elif kind in _BY_KEY:
-            yield from _pieces(part, depth + 1)
-            yield ": "
-            part = value[part]
-        yield from _pieces(part, depth + 1)
-    yield "," * (kind is tuple and len(value) == 1) + end
-
-
-def _field_names(value: Any) -> Tuple[str, ...]:
-    """Return the names of the fields of a dataclass, namedtuple, pydantic model or Unresolved; none of others."""
-    if type(value) is Unresolved:
-        return ("name", "data")
-    asked = (getattr(type(value), name, None) for name in ("__dataclass_fields__", "_fields", "model_fields"))
-    return next((tuple(names) for names in asked if isinstance(names, (dict, tuple))), ())
-
-
-def _short_repr(value: Any) -> str:
-    """Return the repr of what has no parts, cut before it is made where it could be long."""
-    if type(value) in (str, bytes, bytearray):
-        return repr(value[:_LONGEST_TEXT]) + "..." * (len(value) > _LONGEST_TEXT)
-    if type(value) is int and value.bit_length() > 2_000:  # Python may refuse that many decimals
-        return f"{hex(value >> (value.bit_length() - 400))}... ({value.bit_length()} bits)"
-    try:
-        text = f"<{value}>" if isinstance(value, AlmaError) else repr(value)
-    except Exception:  # of a class that --types or --trust let in; or a Fraction of too many digits
-        text = f"<{type(value).__name__}>"
-    return text[:_LONGEST_TEXT]
-
-
-def _brief(value: Any, most: int = _LONGEST_TEXT) -> str:
-    """Return repr(value), or its beginning, a little more than *most* characters."""
-    text = ""
-    for piece in _pieces(value):
-        if len(text) > most:
-            return text + "..."
-        text += piece
-    return text
 
 
 def _shown(record: ChangeRecord[Any]) -> str:
@@ -11590,11 +12257,13 @@ def _verify(screen: _Screen, args: Any) -> Iterator[str]:
 
 
 def _export(screen: _Screen, args: Any) -> Iterator[str]:
-    """Write a file anew as .json, .pickle or .db, or its records as .csv."""
+    """Write a file anew as .json, .pickle or .db, its records as .csv, or a page to look at as .html."""
     registry = _loaded(args)
     lines = _lines_of(registry)
     if args.out.lower().endswith(".csv"):
         _write_beside(args.out, [_csv(screen, lines, args.types)])
+    elif args.out.lower().endswith((".html", ".htm")):
+        registry.to_html(args.out, title=os.path.basename(args.file) if args.title is None else args.title)
     else:
         registry.save(args.out)
     yield screen.line(f"{args.out}: {len(lines)} variables and branches, {sum(map(len, lines.values())):,} records")
@@ -11744,6 +12413,7 @@ _OPTIONS: Dict[str, Dict[str, Any]] = {
     "--origin": {"metavar": "URL", "action": "append", "default": [], "help": "let in pages of this origin"},
     "--name": {"metavar": "NAME", "action": "append", "default": [], "help": "a name of the hub behind a proxy"},
     "--json": {"action": "store_true", "help": "print JSON, with values as alma.to_json writes them"},
+    "--title": {"metavar": "TEXT", "help": "what is written above the page (default: the file's name)"},
     "--types": {"metavar": "MODULE:CLASS", "action": "append", "default": [], "help": "import a class of values"},
     "--trust": {"action": "store_true", "help": "unpickle what is pickled in a file: it may run any code"},
     "--utc": {"action": "store_true", "help": "show and read times in UTC instead of the local zone"},
@@ -11754,7 +12424,7 @@ _COMMANDS: Dict[str, Callable[..., Iterator[str]]] = {
     "diff FILE NAME A B --json --types --trust": _diff,
     "blame FILE NAME [PATH] --json --types --trust": _blame,
     "verify FILE --head --json": _verify,
-    "export FILE OUT --types --trust": _export,
+    "export FILE OUT --title --types --trust": _export,
     "follow FILE [NAME] --json --types": _follow,
     "bus --host --port --token-file --origin --name": _bus,
     "demo [FILE]": _open_demo,

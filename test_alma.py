@@ -110,13 +110,18 @@ EXTRAS = {
     "websocket": "websockets",
 }  # the packages by extra
 HAND_OVERS = {
+    "AlmaNamespace._repr_html_",
+    "AlmaNamespace.to_html",
+    "AlmaRegistry._repr_html_",
     "AlmaRegistry.changes",
     "AlmaRegistry.compact",
     "AlmaRegistry.journal",
     "AlmaRegistry.load",
     "AlmaRegistry.namespace",
     "AlmaRegistry.save",
+    "AlmaRegistry.to_html",
     "AlmaRegistry.transact_async",
+    "AlmaVar._repr_html_",
     "AlmaVar.bisect",
     "AlmaVar.changes",
     "AlmaVar.load",
@@ -124,6 +129,7 @@ HAND_OVERS = {
     "AlmaVar.rollback_async",
     "AlmaVar.save",
     "AlmaVar.set_async",
+    "AlmaVar.to_html",
     "AlmaVar.update_async",
     "AlmaVar.wait",
     "AlmaVar.wait_for",
@@ -17737,6 +17743,955 @@ def test_many_changes_through_a_hub_all_arrive_once():
         link.flush(60)
         there.wait(many - 1, timeout=60)
         assert [record.value for record in there.history()] == [*range(many)]
+
+
+# == Timeline: HTML page, notebook widget =====================================
+
+
+EVIL = "</script><script>window.ran = 1</script><img src=x onerror='window.ran = 1'>\"'&amp;\u2028\ud800\x00\u202e"
+
+
+def drawn(value):
+    """Return the tree that the view gets of a value."""
+    return alma._Drawing().draw(value)
+
+
+def told_of(var):
+    """Return what the view is told of a variable, as it arrives there."""
+    return json.loads(json.dumps(alma._timeline_data(var.name, var.history(), alma._PAGE_SIZE), allow_nan=False))
+
+
+def built(steps):
+    """Return the trees that the steps of the view lead to, by Alma's own way of applying changes."""
+    tree, words = None, {"+": "add", "-": "remove", "~": "replace"}
+    for step in steps:
+        if isinstance(step, list):
+            step = [(words[op], tuple(path), (old or [None])[0], new) for op, path, new, *old in step]
+            tree = apply_changes(tree, step)
+        else:
+            tree = step
+        yield tree
+
+
+def data_in(page):
+    """Return what a page tells its view."""
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+@dataclass
+class Plant:
+    name: str
+    water: float = 0.5
+
+
+class Corner(typing.NamedTuple):
+    x: int
+    y: int
+
+
+DRAWN = [
+    (1, "1"), ("a'b", '"a\'b"'), (None, "None"), (float("nan"), "nan"), (b"\0", r"b'\x00'"), (True, "True"),
+    ([], ["[]"]), ((1,), ["()", "1"]), (collections.deque([1]), ["deque[]", "1"]), ({}, {"": "{}"}),
+    ({"a": 1, 1: [2]}, {"": "{}", ":'a'": "1", ":1": ["[]", "2"]}), (set(), {"": "set{}"}),
+    ({"b", "a"}, {"": "set{}", "*'a'": 0, "*'b'": 0}), (collections.Counter("a"), {"": "Counter{}", ":'a'": "1"}),
+    (Plant("fern"), {"": "Plant()", ".name": "'fern'", ".water": "0.5"}),
+    (Corner(1, 2), {"": "Corner()", ".x": "1", ".y": "2"}),
+    (alma.Unresolved("P", {"x": 1}), {"": "Unresolved()", ".name": "'P'", ".data": {"": "{}", ":'x'": "1"}}),
+    (alma.DELETED, "<deleted>"), ("\ud800\x00\u202e", r"'\ud800\x00\u202e'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value, tree", DRAWN, ids=lambda each: ascii(each)[:40])
+def test_a_value_is_drawn_as_a_tree_of_texts(value, tree):
+    assert drawn(value) == tree
+
+
+def test_a_model_is_drawn_with_its_fields():
+    pydantic = needs_extra("pydantic", "pydantic")
+    Model = pydantic.create_model("Model", size=(int, ...))
+    assert drawn(Model(size=3)) == {"": "Model()", ".size": "3"}
+
+
+def test_keys_that_look_the_same_stay_apart():
+    class Same:
+        def __repr__(self):
+            return "same"
+
+    tree = drawn({Same(): 1, Same(): 2})
+    assert list(tree.values()) == ["{}", "1", "2"]
+
+
+def test_what_cannot_be_read_or_shown_is_named_instead():
+    class Bad:
+        def __repr__(self):
+            raise ValueError
+
+    @dataclass
+    class Broken:
+        size: int = 0
+
+        def __getattribute__(self, name):
+            raise OSError("gone") if name == "size" else AttributeError(name)
+
+    assert drawn([Bad()]) == ["[]", "<Bad>"]
+    assert drawn(Broken()) == {"": "Broken()", ".size": "OSError('gone')"}
+
+
+def test_a_value_that_holds_itself_and_a_deep_one_end_in_dots():
+    loop = [1]
+    loop.append(loop)
+    assert drawn(loop) == ["[]", "1", "..."]
+    deep = functools.reduce(lambda inner, _: [inner], range(5_000), 0)
+    assert json.dumps(drawn(deep)).count("[]") == 98
+    twice = functools.reduce(lambda inner, _: [inner, inner], range(60), 0)
+    assert len(json.dumps(drawn(twice))) < 300_000
+
+
+LARGE = ["x" * 10**7, b"x" * 10**7, ["x" * 100_000] * 10_000, dict.fromkeys(range(3_000), "y" * 3_000), 1 << 10**6]
+LARGE += [{("k" * 10**6): 1}, {"k" * 10**6}, [list(range(900))] * 900]
+
+
+@pytest.mark.parametrize("value", LARGE, ids=lambda value: type(value).__name__)
+def test_a_value_of_any_size_is_drawn_within_bounds(value):
+    assert len(json.dumps(drawn(value))) < 600_000
+
+
+def test_what_is_left_out_is_counted():
+    assert drawn("x" * 2_050) == f"'{'x' * 2_000}'... and 50 more"
+    assert drawn(list(range(1_500)))[-1] == "... and 500 more"
+    assert list(drawn(dict.fromkeys(range(1_001))))[-1] == "*... and 1 more"
+
+
+def test_steps_lead_from_each_value_to_the_next():
+    generator, var = random.Random(7), AlmaVar("x", {"a": [1, 2, 3], "b": {1, 2}})
+    for _ in range(200):
+        value = var.get()
+        value["a"].insert(generator.randrange(len(value["a"]) + 1), generator.randrange(9))
+        del value["a"][generator.randrange(len(value["a"]))]
+        value["b"] ^= {generator.randrange(5)}
+        value[generator.choice("cde")] = generator.choice([1, "x", [1], {"y": 1}])
+        var.set(generator.choice([value, value, value, 7]) if generator.random() < 0.1 else value)
+        var.set({"a": [1, 2, 3], "b": {1, 2}}) if var.get() == 7 else None
+    steps = told_of(var)["steps"]
+    assert list(built(steps)) == [json.loads(json.dumps(drawn(record.value))) for record in var]
+    assert sum(isinstance(step, list) for step in steps) > 150
+
+
+def test_a_small_change_of_a_large_value_is_told_by_itself():
+    var = AlmaVar("x", {str(number): "y" * 50 for number in range(200)})
+    var.update(lambda value: {**value, "7": "new"})
+    assert told_of(var)["steps"][1] == [["~", [":'7'"], "'new'", f"'{'y' * 50}'"]]
+
+
+def test_the_view_is_told_index_time_and_label():
+    var = AlmaRegistry(clock=noon(0, 1)).watch("x", 1)
+    var.set(2, label="two")
+    facts = told_of(var)
+    assert (facts["index"], facts["labels"]) == ([0, 1], {"0": "initial", "1": "two"})
+    assert facts["time"] == [record.timestamp.timestamp() * 1e3 for record in var]
+    assert (facts["name"], facts["count"], facts["pruned"]) == ("x", 2, 0)
+
+
+def test_numbers_that_javascript_cannot_read_have_a_float_beside():
+    values = [
+        1,
+        2.5,
+        decimal.Decimal("1.5"),
+        fractions.Fraction(1, 4),
+        True,
+        float("nan"),
+        decimal.Decimal("inf"),
+        1 << 5_000,
+    ]
+    var = AlmaVar("x", values[0])
+    for value in values[1:]:
+        var.set(value)
+    facts = told_of(var)
+    assert facts["floats"] == {"2": 1.5, "3": 0.25}
+    assert facts["steps"][:3] == ["1", "2.5", "Decimal('1.5')"]
+
+
+def test_records_that_retention_removed_are_counted_and_so_is_a_deletion():
+    var = AlmaVar("x", 0, keep_last=3)
+    for number in range(9):
+        var.set(number)
+    assert (told_of(var)["pruned"], told_of(var)["index"]) == (6, [0, 7, 8, 9])
+    space = AlmaRegistry().namespace("space", {"key": 1})
+    del space["key"]
+    page = data_in(space.to_html())
+    assert [timeline["steps"] for timeline in page["timelines"]] == [["1", "<deleted>"]]
+
+
+def test_many_records_are_thinned_evenly_but_for_labels_and_both_ends():
+    var = AlmaVar("x", 0)
+    for number in range(1, 30_000):
+        var.set(number, label="mark" if number in (778, 22_223) else None)
+    facts = told_of(var)
+    assert facts["count"] == 30_000 and len(facts["index"]) in range(9_990, 10_001)
+    assert {0, 778, 22_223, 29_999} <= set(facts["index"])
+    gaps = [after - before for before, after in zip(facts["index"], facts["index"][1:])]
+    assert min(gaps) >= 1 and max(gaps) <= 4 and facts["index"] == sorted(set(facts["index"]))
+
+
+def test_a_past_in_which_every_record_is_labelled_is_thinned_as_well():
+    var = AlmaVar("x", 0)
+    for number in range(1, 12_000):
+        var.set(number, label="again")
+    assert len(told_of(var)["index"]) <= 10_000
+
+
+def test_large_values_leave_room_for_fewer_records():
+    var = AlmaVar("x", ["y" * 1_000] * 150)
+    for number in range(400):
+        var.set(["y" * 1_000] * 149 + [number])
+    facts = told_of(var)
+    assert len(facts["index"]) == 101 or len(facts["index"]) in range(95, 110)
+    assert len(json.dumps(facts)) < 20_000_000
+
+
+def test_a_value_that_its_middleware_cannot_open_is_shown_as_such(tmp_path):
+    AlmaVar("x", 1, middleware=[alma.Compress()]).save(tmp_path / "x.json")
+    var = AlmaVar.load(tmp_path / "x.json")
+    assert told_of(var)["steps"][0][0][2][".name"] == "'middleware'"
+    assert "middleware" in var._repr_html_()
+
+
+# -- the page
+
+
+def hashes(page, element):
+    """Return what the policy has to allow for an element to be used."""
+    source = re.search(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)[1].encode()
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source).digest()).decode()}'"
+
+
+def test_the_page_allows_its_own_script_and_style_and_nothing_else():
+    page = AlmaVar("x", EVIL).set([EVIL]).to_html()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules == {
+        "default-src": "'none'", "script-src": hashes(page, "script"), "style-src": hashes(page, "style"),
+        "base-uri": "'none'", "form-action": "'none'",
+    }  # fmt: skip
+    assert "http:" not in page.replace("http://www.w3.org", "") and "https:" not in page
+
+
+def test_nothing_that_anybody_says_leaves_its_place_in_the_page():
+    registry = AlmaRegistry()
+    registry.watch(EVIL, {EVIL: EVIL}).set([EVIL], label=EVIL)
+    page = registry.to_html(title=EVIL)
+    assert len(re.findall("<script", page)) == 2 and "<img" not in page
+    assert page.encode("utf-8").decode("utf-8") == page and "\0" not in page and "\u202e" not in page
+    timeline = data_in(page)["timelines"][0]
+    assert timeline["name"].startswith("</script><script>window.ran = 1") and timeline["name"].endswith(
+        r"\ud800\x00\u202e"
+    )
+
+
+def test_the_view_is_short_and_makes_markup_of_nothing_but_constants():
+    lines = (alma._VIEW_CSS + alma._VIEW_JS).splitlines()
+    code = [line for line in lines if line.strip() and not line.strip().startswith("//")]
+    assert len(code) <= 260 and max(map(len, lines)) <= 120
+    for word in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "fetch(", "import(", "://"):
+        assert word not in alma._VIEW_JS, word
+
+
+def test_a_page_is_returned_or_written_whole(tmp_path):
+    var = AlmaRegistry(clock=noon(0)).watch("x", 1)
+    assert var.to_html(tmp_path / "x.html") is None
+    assert (tmp_path / "x.html").read_text("utf-8") == var.to_html()
+    assert os.listdir(str(tmp_path)) == ["x.html"]
+    with pytest.raises(FileNotFoundError):
+        var.to_html(tmp_path / "no" / "x.html")
+
+
+def test_a_page_has_the_title_that_it_is_given():
+    registry = AlmaRegistry()
+    space = registry.namespace("settings", {"a": 1})
+    for page, title in [
+        (space.var("a").to_html(), "settings.a"), (space.to_html(), "settings"), (registry.to_html(), "registry"),
+        (registry.to_html(title="a & b"), "a &amp; b"),
+    ]:  # fmt: skip
+        assert f"<title>{title}</title>" in page
+
+
+def test_a_page_of_a_registry_holds_variables_branches_and_keys_of_namespaces():
+    registry = a_shop()
+    page = data_in(registry.to_html())
+    assert page["many"] and not data_in(registry.get_var("stock").to_html())["many"]
+    assert [timeline["name"] for timeline in page["timelines"]] == ["stock", "config", "config@quiet", "keys.gone"]
+    assert [timeline["number"] for timeline in page["timelines"]] == [0, 1, 2, 3]
+    assert data_in(AlmaRegistry().to_html())["timelines"] == []
+
+
+def test_export_to_html_writes_a_page_of_the_whole_file(shop_file, tmp_path, shell):
+    code, out, err = shell("export", shop_file, tmp_path / "shop.html")
+    assert (code, err) == (0, "") and out
+    page = (tmp_path / "shop.html").read_text("utf-8")
+    assert "<title>shop.json</title>" in page and len(data_in(page)["timelines"]) == 4
+    assert shell("export", shop_file, tmp_path / "shop.html", "--title", "My shop")[0] == 0
+    assert "<title>My shop</title>" in (tmp_path / "shop.html").read_text("utf-8")
+
+
+# -- the still picture
+
+
+class Markup(__import__("html.parser").parser.HTMLParser):
+    """Notes the elements, attributes and text of HTML, and whether each element is closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.attributes, self.text = [], set(), set(), ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.add(tag)
+        self.attributes.update(name for name, _ in attributes)
+        self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.add(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+STILL = {"div", "b", "code", "small", "svg", "polyline", "table", "tr", "td"}
+
+
+def test_the_picture_of_a_number_has_its_name_its_value_and_a_line():
+    shown = Markup(AlmaVar("heat & light", 1).set(3).set(2)._repr_html_())
+    assert shown.text.startswith("heat & light 2 3 records, the last of 20") and "polyline" in shown.elements
+
+
+def test_the_picture_of_another_value_has_its_last_records():
+    var = AlmaVar("x", "zero")
+    for number in range(20):
+        var.set(f"value {number}", label=f"label {number}")
+    shown = Markup(var._repr_html_())
+    assert shown.elements == STILL - {"svg", "polyline"}
+    assert [
+        number
+        for number in range(20)
+        if f"label {number}'" in shown.text.replace("'value", "' ").replace(f"label {number}", f"label {number}'")
+    ]
+    assert all(f"'value {number}'" in shown.text for number in (16, 17, 18, 19)) and "'value 15'" not in shown.text
+
+
+def test_the_picture_of_a_registry_and_a_namespace_has_a_row_for_each_variable():
+    registry = a_shop()
+    shown = Markup(registry._repr_html_())
+    assert all(name in shown.text for name in ("stock", "config", "keys.gone", "9000", "3 records", "3 variables"))
+    space = AlmaRegistry().namespace("space", {"kept": 1, "gone": 2})
+    del space["gone"]
+    assert "kept" in space._repr_html_() and "gone" not in space._repr_html_()
+    many = AlmaRegistry()
+    for number in range(60):
+        many.watch(f"v{number}", number)
+    assert "60 variables, of which 50 are shown" in many._repr_html_()
+
+
+UGLY = [EVIL, {EVIL: [EVIL]}, "x" * 10**7, float("nan"), 1 << 10**6, Plant(EVIL), alma.Unresolved(EVIL, EVIL)]
+
+
+@pytest.mark.parametrize("value", UGLY, ids=lambda value: type(value).__name__)
+def test_no_value_makes_more_of_the_picture_than_text(value):
+    registry = AlmaRegistry()
+    var = registry.watch(EVIL, value)
+    var.set(value, label=EVIL)
+    var.set(value)
+    for html in (var._repr_html_(), registry._repr_html_()):
+        shown = Markup(html)
+        assert shown.elements <= STILL and shown.open == [] and len(html) < 20_000
+        assert {name for name in shown.attributes if name.startswith("on") or name in ("href", "src")} == set()
+        assert html.encode("utf-8") and "\0" not in html
+
+
+def test_the_picture_of_a_pruned_past_is_drawn_from_what_is_kept():
+    var = AlmaVar("x", 0, keep_last=3)
+    for number in range(1_000):
+        var.set(number)
+    assert "5 records" not in var._repr_html_() and "4 records" in var._repr_html_()
+    assert [record.index for record in alma._evenly(var, 60)] == [0, 998, 999, 1_000]
+
+
+def test_the_line_of_huge_and_of_equal_numbers_stays_in_its_picture():
+    for values in ([1e308, -1e308], [5, 5], [5e-324, 0.0]):
+        points = re.search('points="([^"]*)"', AlmaVar("x", values[0]).set(values[1])._repr_html_())[1]
+        assert all(0 <= float(number) <= 120 for number in re.split("[ ,]", points))
+    assert "polyline" not in AlmaVar("x", 1 << 5_000).set(1)._repr_html_()
+
+
+# -- the page in a browser
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def one_browser():
+    """One browser for all tests; they are skipped where there is none."""
+    playwright = needs_extra("test", "playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("needs the program chromium")
+    with playwright.sync_playwright() as driver:
+        browser, loop = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS), asyncio.get_running_loop()
+        asyncio._set_running_loop(None)
+        yield browser, loop
+        asyncio._set_running_loop(loop)
+        browser.close()
+
+
+@pytest.fixture
+def chromium(one_browser):
+    browser, loop = one_browser
+    asyncio._set_running_loop(loop)  # Playwright's, which runs in this thread: only while a test of ours does,
+    yield browser
+    asyncio._set_running_loop(None)  # so that other tests can run theirs
+
+
+@pytest.fixture
+def visit(chromium, tmp_path):
+    """Open a page from a file, in a tab that notes what it asks for and complains of; neither may happen."""
+    contexts, noted = [], []
+
+    def open_page(page, width=1_000, scheme="light"):
+        path = tmp_path / f"{len(contexts)}.html"
+        path.write_text(page, "utf-8")
+        context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.set_default_timeout(20_000)
+        tab.on("console", lambda message: noted.append(message.text))
+        tab.on("pageerror", lambda error: noted.append(str(error)))
+        tab.on("request", lambda request: noted.append(request.url) if request.url != path.as_uri() else None)
+        tab.goto(path.as_uri())
+        drawn_again(tab)
+        return tab
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert noted == []
+
+
+def drawn_again(tab):
+    """Wait until what was asked for has been drawn."""
+    tab.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def about(tab, place=0):
+    return tab.locator(".facts").nth(place).text_content()
+
+
+def lines_on(tab):
+    """Return what is shown of a value, line by line, with the words for those who can't see signs."""
+    return [" ".join(text.split()) for text in tab.locator("li > i, li > code, summary > code").all_text_contents()]
+
+
+def signs_of(tab):
+    """Return the lines that bear a sign: the class, the word for screen readers, and the text."""
+    script = """lines => lines.filter(line => line.className).map(line => [line.className, line.children[0].textContent,
+        line.children[1].textContent.trim(), line.querySelector("code").textContent])"""
+    return [tuple(line) for line in tab.locator("li").evaluate_all(script)]
+
+
+def a_number(count=50):
+    var = AlmaRegistry(clock=noon(*range(count))).watch("temperature", 20)
+    for number in range(1, count):
+        var.set(20 + number % 7, label={10: "window opened", 30: "recalibrated"}.get(number))
+    return var
+
+
+def a_config():
+    var = AlmaRegistry(clock=noon(*range(9))).watch(
+        "config", {"db": {"port": 1, "host": "h"}, "pool": [1, 2, 3], "tags": {"a"}}
+    )
+    var.set({"db": {"port": 2, "host": "h"}, "pool": [1, 9, 3, 4], "tags": {"b"}}, label="moved")
+    var.set({"db": {"port": 2, "name": "n"}, "pool": [9, 3, 4], "tags": {"b"}})
+    var.set({"db": {"port": 2, "name": "n"}, "pool": [9, 3, 4], "tags": {"b"}})
+    var.set("off")
+    return var
+
+
+def test_the_page_opens_at_the_newest_record_and_the_slider_goes_to_any_other(visit):
+    tab = visit(a_number().to_html())
+    slider, value = tab.locator("input[type=range]"), tab.locator(".value")
+    assert about(tab).startswith("record 49 of 0 to 49 · ") and value.text_content() == "20"
+    box = slider.bounding_box()
+    tab.mouse.click(box["x"] + 8, box["y"] + box["height"] / 2)
+    drawn_again(tab)
+    assert "record 0 of" in about(tab)
+    tab.mouse.move(box["x"] + 8, box["y"] + box["height"] / 2)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + 8, steps=5)
+    tab.mouse.up()
+    drawn_again(tab)
+    assert about(tab).startswith(("record 24", "record 25"))
+    assert value.text_content() == str(20 + int(slider.input_value()) % 7)
+
+
+def test_the_keyboard_goes_to_any_record_from_the_slider_and_from_the_page(visit):
+    tab = visit(a_number().to_html())
+    for focus in ("body", "input[type=range]", "button[aria-label=back]"):
+        tab.locator(focus).evaluate("element => element.focus()")
+        places = []
+        for key in ("Home", "ArrowRight", "ArrowRight", "ArrowLeft", "End", "ArrowRight"):
+            tab.keyboard.press(key)
+            drawn_again(tab)
+            places.append(tab.locator("input[type=range]").input_value())
+        assert places == ["0", "1", "2", "1", "49", "49"], focus
+
+
+def test_the_buttons_step_and_say_what_they_are_for(visit):
+    tab = visit(a_number().to_html())
+    for name, place in [("first", "0"), ("forward", "1"), ("forward", "2"), ("back", "1"), ("last", "49")]:
+        tab.get_by_role("button", name=name, exact=True).click()
+        drawn_again(tab)
+        assert tab.locator("input[type=range]").input_value() == place
+
+
+def test_it_plays_to_the_end_at_the_speed_asked_for_and_pauses(visit):
+    tab = visit(a_number().to_html())
+    tab.select_option("select[aria-label=speed]", "250")
+    tab.keyboard.press("Space")
+    tab.get_by_role("button", name="Pause").click()
+    paused = tab.locator("input[type=range]").input_value()
+    drawn_again(tab)
+    assert tab.locator("input[type=range]").input_value() == paused and tab.get_by_role("button", name="Play").count()
+    tab.get_by_role("button", name="Play").click()
+    tab.get_by_role("button", name="Play").wait_for()
+    assert tab.locator("input[type=range]").input_value() == "49"
+
+
+def test_moving_it_by_hand_ends_the_play(visit):
+    tab = visit(a_number().to_html())
+    tab.select_option("select[aria-label=speed]", "2")
+    tab.get_by_role("button", name="Play").click()
+    tab.get_by_role("button", name="last", exact=True).click()
+    assert tab.get_by_role("button", name="Play").count() == 1
+
+
+def test_a_label_is_shown_listed_and_gone_to(visit):
+    tab = visit(a_number().to_html())
+    labels = tab.locator("select[aria-label='go to a label']")
+    assert labels.locator("option").all_text_contents() == ["3 labels", "initial", "window opened", "recalibrated"]
+    labels.select_option(label="recalibrated")
+    drawn_again(tab)
+    assert tab.locator("mark").text_content() == "recalibrated" and "record 30" in about(tab)
+    assert [mark.get_attribute("title") for mark in tab.locator(".marks button").all()] == [
+        "window opened",
+        "recalibrated",
+    ]
+    tab.locator(".marks button").first.click()
+    drawn_again(tab)
+    assert tab.locator("mark").text_content() == "window opened" and labels.input_value() == "10"
+
+
+def test_a_click_into_the_chart_goes_there(visit):
+    tab = visit(a_number().to_html())
+    box = tab.locator(".chart").bounding_box()
+    tab.mouse.click(box["x"] + box["width"] * 0.2, box["y"] + box["height"] / 2)
+    drawn_again(tab)
+    assert about(tab).removeprefix("window opened").startswith("record 10 ")
+
+
+def test_what_a_record_changed_is_marked_by_sign_colour_and_word(visit):
+    tab = visit(a_config().to_html())
+    tab.keyboard.press("Home")
+    drawn_again(tab)
+    assert signs_of(tab) == []
+    tab.keyboard.press("ArrowRight")
+    drawn_again(tab)
+    assert [sign for sign in signs_of(tab) if sign[0] != "changed"] == [
+        ("replaced", "~", "replaced", "'port': 1 → 2"), ("replaced", "~", "replaced", "1: 2 → 9"),
+        ("added", "+", "added", "3: 4"), ("added", "+", "added", "'b'"), ("removed", "−", "removed", "'a'"),
+    ]  # fmt: skip
+    assert "changes since record 0: 5" in about(tab)
+    tab.keyboard.press("ArrowRight")
+    drawn_again(tab)
+    assert [sign[2:] for sign in signs_of(tab) if sign[0] != "changed"] == [
+        ("added", "'name': 'n'"), ("removed", "'host': 'h'"), ("removed", "0: 1"),
+    ]  # fmt: skip
+
+
+def test_what_was_removed_from_a_list_stands_where_it_was(visit):
+    tab = visit(AlmaVar("x", ["a", "b", "c", "d"]).set(["a", "d"]).to_html())
+    lines = tab.locator("ul ul li").evaluate_all("all => all.map(line => line.textContent.trim())")
+    assert lines == ["0: 'a'", "−removed 1: 'b'", "−removed 1: 'c'", "1: 'd'"]
+
+
+def test_no_change_and_a_change_of_the_whole_are_told(visit):
+    tab = visit(a_config().to_html())
+    assert [sign[2] for sign in signs_of(tab)] == ["replaced"] and lines_on(tab)[-1].endswith("→ 'off'")
+    tab.keyboard.press("ArrowLeft")
+    drawn_again(tab)
+    assert signs_of(tab) == [] and about(tab).endswith("changes since record 2: 0")
+
+
+def test_every_record_shows_its_own_value_whichever_way_it_is_reached(visit):
+    generator, var = random.Random(3), AlmaVar("x", {"a": [0], "b": {}})
+    for number in range(150):
+        value = var.get()
+        value["a"].insert(generator.randrange(len(value["a"]) + 1), number)
+        del value["a"][generator.randrange(len(value["a"])) :: 9]
+        value["b"][generator.choice("xyz")] = number
+        var.set(value)
+    tab = visit(var.to_html())
+    for place in [*generator.sample(range(150), 20), 0, 150]:
+        tab.locator("input[type=range]").fill(str(place))
+        drawn_again(tab)
+        shown = tab.evaluate("""() => [...document.querySelectorAll("li:not(.removed) > code")].map(code =>
+            [code.firstChild.textContent, code.lastChild.textContent])""")
+        value = var.at(place).value
+        expected = {f"{at}: ": str(part) for at, part in enumerate(value["a"])}
+        expected.update({f"'{key}': ": str(part) for key, part in value["b"].items()})
+        assert dict(shown) == expected, place
+
+
+def test_what_somebody_unfolds_or_folds_stays_so_in_other_records(visit):
+    var = AlmaVar("x", {"large": list(range(20)), "small": [1]})
+    var.update(lambda value: {**value, "new": 1})
+    tab = visit(var.to_html())
+    folds = tab.locator("details")
+    assert [fold.get_attribute("open") is not None for fold in folds.all()] == [True, False, True]
+    for fold in (1, 2):
+        folds.nth(fold).locator("summary").focus()
+        tab.keyboard.press("Enter")
+    assert tab.evaluate("document.activeElement.textContent").startswith("'small'")
+    tab.keyboard.press("ArrowLeft")
+    drawn_again(tab)
+    assert "record 0" in about(tab)
+    assert [fold.get_attribute("open") is not None for fold in folds.all()] == [True, True, False]
+
+
+def test_a_container_that_changed_within_unfolds_to_show_it(visit):
+    var = AlmaVar("x", {"large": dict.fromkeys(range(50), 0)})
+    var.update(lambda value: {"large": {**value["large"], 30: 1}}).set({"large": {}})
+    tab = visit(var.to_html())
+    tab.keyboard.press("ArrowLeft")
+    drawn_again(tab)
+    assert ("replaced", "~", "replaced", "30: 0 → 1") in signs_of(tab)
+    tab.keyboard.press("ArrowLeft")
+    drawn_again(tab)
+    assert tab.locator("li").count() == 2
+
+
+def test_a_pruned_gap_is_told_and_nothing_is_compared_across_it(visit):
+    var = AlmaVar("x", {"a": 0}, keep_last=3)
+    for number in range(9):
+        var.set({"a": number})
+    tab = visit(var.to_html())
+    assert tab.locator(".body > p").text_content() == "Records 1 to 6 are no longer kept. "
+    for key, signs in [("Home", 0), ("ArrowRight", 0), ("ArrowRight", 2)]:
+        tab.keyboard.press(key)
+        drawn_again(tab)
+        assert len(signs_of(tab)) == signs
+
+
+def test_thinning_is_told(visit):
+    var = AlmaVar("x", 0)
+    for number in range(1, 11_000):
+        var.set(number)
+    tab = visit(var.to_html())
+    assert re.match(r"(9\d\d\d|10000) of 11000 records are shown\.$", tab.locator(".body > p").text_content())
+
+
+def test_the_slider_says_its_record_to_a_screen_reader(visit):
+    tab = visit(a_number().to_html())
+    slider = tab.get_by_role("slider", name="index")
+    assert re.match(
+        r"20, record 49 of 0 to 49 · 2026-\d\d-\d\d \d\d:\d\d:49", slider.evaluate("it => it.ariaValueText")
+    )
+    assert slider.get_attribute("data-lm-suppress-shortcuts") is not None
+    tab.keyboard.press("Home")
+    drawn_again(tab)
+    assert slider.evaluate("it => it.ariaValueText").startswith("20, initialrecord 0 of 0 to 49")
+
+
+def test_every_control_has_a_name(visit):
+    tab = visit(a_shop().to_html())
+    script = "all => all.filter(it => !it.hidden && !it.ariaLabel && !it.title && !it.textContent).length"
+    assert tab.locator("button, select, input").count() > 5
+    assert tab.locator("button, select, input").evaluate_all(script) == 0
+
+
+def test_a_registry_moves_all_its_variables_to_the_same_moment(visit):
+    registry = AlmaRegistry(clock=noon(*range(7)))
+    one, two = registry.watch("one", 1), registry.watch("two", "a")
+    one.set(2)
+    two.set("b", label="second")
+    one.set(3)
+    tab = visit(registry.to_html(title="Both"))
+    assert tab.locator("h1").text_content() == "Both" and tab.locator("h2").all_text_contents() == ["one", "two"]
+    shown = []
+    for place in range(5):
+        tab.locator("input[type=range]").fill(str(place))
+        drawn_again(tab)
+        shown.append(tab.locator(".value").all_text_contents())
+    assert shown == [["1", "not there yet"], ["1", "'a'"], ["2", "'a'"], ["2", "'b'"], ["3", "'b'"]]
+    assert "2026-" in tab.locator(".panel p").first.text_content()
+    tab.select_option("select[aria-label='go to a label']", label="two: second")
+    drawn_again(tab)
+    assert tab.locator("mark").text_content() == "second"
+
+
+def test_a_variable_of_a_registry_unfolds_to_its_value(visit):
+    tab = visit(a_shop().to_html())
+    tab.locator("summary", has_text="config").first.click()
+    tab.locator("li", has_text="'host': 'h'").first.wait_for()
+    box = tab.locator("details[open] .chart").bounding_box()
+    tab.mouse.click(box["x"] + 3, box["y"] + 5)
+    drawn_again(tab)
+    assert tab.locator("details[open] h2").count() == 1
+
+
+def test_a_page_without_a_variable_says_so_by_being_empty(chromium, tmp_path):
+    (tmp_path / "empty.html").write_text(AlmaRegistry().to_html(title="None"), "utf-8")
+    tab = chromium.new_page()
+    failed = []
+    tab.on("pageerror", lambda error: failed.append(str(error)))
+    tab.goto((tmp_path / "empty.html").as_uri())
+    drawn_again(tab)
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("Space")
+    drawn_again(tab)
+    assert (failed, tab.locator("h1").text_content()) == ([], "None")
+    tab.close()
+
+
+@pytest.mark.parametrize("width", [360, 1_600])
+def test_no_width_needs_horizontal_scrolling(visit, width):
+    registry = a_shop()
+    registry.watch("n" * 300, {"k" * 300: "v" * 3_000}).set(["w" * 3_000], label="l" * 300)
+    pages = [registry.to_html(), registry.get_var("config").to_html(), registry.get_var("n" * 300).to_html()]
+    for page in pages:
+        tab = visit(page, width)
+        tab.evaluate("document.querySelectorAll('details').forEach(it => it.open = true)")
+        drawn_again(tab)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        sizes = tab.locator(".value, .facts, code").evaluate_all(
+            "all => all.map(it => parseFloat(getComputedStyle(it).fontSize))"
+        )
+        assert min(sizes) >= 13
+
+
+CONTRAST = """() => {
+  const parts = color => color.match(/[\\d.]+/g).map(Number);
+  const light = color => parts(color).slice(0, 3).map(part => part / 255).map(part =>
+    part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4).reduce((sum, part, at) =>
+    sum + part * [0.2126, 0.7152, 0.0722][at], 0);
+  const behind = element => {
+    for (let at = element; at; at = at.parentElement) {
+      const color = getComputedStyle(at).backgroundColor;
+      if ((parts(color)[3] ?? 1) === 1) return color;
+    }
+    throw Error("nothing is behind it");
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), ratios = {};
+  for (let node; node = walker.nextNode();) {
+    const element = node.parentElement;
+    if (!node.data.trim() || element.closest("script, option") || !element.checkVisibility()) continue;
+    const [one, two] = [light(getComputedStyle(element).color), light(behind(element))];
+    ratios[element.tagName + "." + element.className + ":" + node.data.trim().slice(0, 20)] =
+      (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
+  }
+  return ratios;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_stands_out_from_what_is_behind_it(visit, scheme):
+    tab = visit(a_config().to_html(), scheme=scheme)
+    seen = {}
+    for key in ("Home", "ArrowRight", "ArrowRight"):
+        tab.keyboard.press(key)
+        drawn_again(tab)
+        seen.update(tab.evaluate(CONTRAST))
+    assert len(seen) > 20 and any(name.startswith("DEL") for name in seen)
+    assert {name: ratio for name, ratio in seen.items() if ratio < 4.5} == {}
+    paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 24, 29)"}[scheme]
+
+
+def test_nothing_hostile_runs_and_all_of_it_is_text(visit):
+    registry = AlmaRegistry()
+    registry.watch(EVIL, {EVIL: [EVIL]}).set({EVIL: [EVIL, EVIL], "b": {EVIL}}, label=EVIL)
+    registry.watch("__proto__", {"__proto__": 1, "constructor": 2}).set({"__proto__": 3, "toString": 4})
+    tab = visit(registry.to_html(title=EVIL))
+    tab.evaluate("document.querySelectorAll('details').forEach(it => it.open = true)")
+    drawn_again(tab)
+    tab.keyboard.press("ArrowLeft")
+    drawn_again(tab)
+    assert tab.evaluate("[window.ran, document.images.length, document.scripts.length, ({}).op]") == [None, 0, 2, None]
+    assert EVIL[:30] in tab.locator("h1").text_content() and EVIL[:30] in tab.locator("h2").first.text_content()
+    assert tab.locator("code", has_text="onerror=").count() > 1
+    assert tab.locator("code", has_text="'__proto__': 1").count() == 1
+
+
+def test_the_policy_is_in_force_even_if_markup_got_in(visit, chromium, tmp_path):
+    page = (
+        AlmaVar("x", 1)
+        .to_html()
+        .replace("</body>", "<script>window.ran = 1</script><p onclick='window.ran = 1'></p></body>")
+    )
+    (tmp_path / "broken.html").write_text(page, "utf-8")
+    tab = chromium.new_page()
+    refused = []
+    tab.on("console", lambda message: refused.append(message.text))
+    tab.goto((tmp_path / "broken.html").as_uri())
+    tab.evaluate("document.querySelector('p[onclick]').click()")
+    assert tab.evaluate("window.ran") is None and tab.locator("h1").text_content() == "x"
+    assert len(refused) == 2 and all("Content Security Policy" in text for text in refused)
+    tab.close()
+
+
+def test_ten_thousand_numbers_are_drawn_in_a_thousand_columns_and_scrubbing_draws_once_a_frame(visit):
+    var = AlmaVar("x", 0.0)
+    for number in range(1, 10_000):
+        var.set(math.sin(number / 500) * number)
+    tab = visit(var.to_html())
+    path = tab.locator("svg path").get_attribute("d")
+    assert 900 < path.count("H") <= 1_001 and len(path) < 60_000
+    drawn = tab.evaluate(
+        """async () => {
+      const slider = document.querySelector("input"), facts = document.querySelector(".facts");
+      let times = 0;
+      new MutationObserver(seen => times += seen.length).observe(facts, {childList: true});
+      for (let at = 0; at < 9_000; at += 3) { slider.value = at; slider.oninput(); }
+      await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+      return [times, facts.textContent.split(" ")[1]];
+    }""".replace("9_000", "9000")
+    )
+    assert drawn == [1, "8997"]
+
+
+def test_a_thousand_large_values_travel_as_changes(visit):
+    value = {f"key {number}": {"text": "x" * 90, "number": number} for number in range(80)}
+    var = AlmaVar("x", value)
+    for number in range(999):
+        value[f"key {number % 80}"]["number"] = -number
+        var.set(value)
+    page = var.to_html()
+    assert len(json.dumps(value)) > 10_000 and len(page) < 300_000
+    tab = visit(page)
+    assert about(tab).startswith("record 999 of 0 to 999") and "changes since record 998: 1" in about(tab)
+    assert len(signs_of(tab)) == 3
+
+
+# -- the view, as a notebook hosts it
+
+HOST = """
+const heard = {}, model = window.model = {
+  facts: {data: DATA, actions: ["restore", "undo", "branch here"], index: null, moment: null}, sent: [], saved: [],
+  get: name => model.facts[name],
+  set: (name, value) => { model.facts[name] = value; },
+  save_changes: () => model.saved.push([model.facts.index, model.facts.moment]),
+  send: message => model.sent.push(message),
+  on: (name, fn) => { heard[name] = fn; },
+  off: name => { delete heard[name]; },
+  tell: (name, ...facts) => heard[name]?.(...facts),
+  heard,
+};
+window.end = almaView(document.body, model);
+"""
+
+
+@pytest.fixture
+def hosted(chromium):
+    """Open the view in a blank page, with a model as anywidget's."""
+    tabs, failed = [], []
+
+    def open_view(*tracks, many=False):
+        data = {"title": "hosted", "many": many, "timelines": [track.take() for track in tracks]}
+        tab = chromium.new_page()
+        tab.on("pageerror", lambda error: failed.append(str(error)))
+        tabs.append(tab)
+        tab.evaluate(f"() => {{ {alma._VIEW_JS}; {HOST.replace('DATA', json.dumps(data))} }}")
+        drawn_again(tab)
+        return tab
+
+    yield open_view
+    for tab in tabs:
+        tab.close()
+    assert failed == []
+
+
+def track_of(var, number=0):
+    """Return what the view is to be told of all of a variable's records."""
+    track = alma._Track(var.name, number)
+    for record in var:
+        track.add(record)
+    return track
+
+
+def tell(tab, **message):
+    tab.evaluate("message => model.tell('msg:custom', message)", message)
+    drawn_again(tab)
+
+
+def test_a_host_hears_where_the_view_went_and_can_send_it_anywhere(hosted):
+    tab = hosted(track_of(a_number(5)))
+    assert tab.evaluate("[model.facts.index, model.saved.length]") == [4, 1]
+    tab.keyboard.press("ArrowLeft")
+    drawn_again(tab)
+    assert tab.evaluate("[model.facts.index, model.saved.length]") == [3, 2]
+    tab.evaluate("model.facts.index = 1; model.tell('change:index')")
+    drawn_again(tab)
+    assert about(tab).startswith("record 1 of") and tab.evaluate("model.saved.length") == 2
+
+
+def test_new_records_appear_and_who_looks_at_the_newest_goes_on_to_do_so(hosted):
+    var = a_number(5)
+    track = track_of(var)
+    tab = hosted(track)
+    for value, index in [(7, 4), (8, 5)]:
+        track.add(ChangeRecord(index + 1, value, datetime.now(timezone.utc), "late"))
+        tell(tab, timelines=[track.take()])
+        assert tab.locator(".value").text_content() == str(value) and tab.evaluate("model.facts.index") == index + 1
+    tab.keyboard.press("Home")
+    drawn_again(tab)
+    track.add(ChangeRecord(7, {"a": 1}, datetime.now(timezone.utc)))
+    tell(tab, timelines=[track.take()])
+    assert about(tab).startswith("initialrecord 0 of 0 to 7")
+    assert "late" in tab.locator("select").last.text_content()
+
+
+def test_a_new_variable_appears_among_others(hosted):
+    registry = AlmaRegistry()
+    one = registry.watch("same", 1)
+    tab = hosted(track_of(one), many=True)
+    tell(tab, timelines=[track_of(AlmaVar("same", "two"), 1).take()])
+    assert tab.locator("h2").all_text_contents() == ["same", "same"]
+    assert tab.locator(".value").all_text_contents() == ["1", "'two'"]
+
+
+def test_a_button_says_what_it_is_asked_for_and_an_error_is_shown_until_the_next_message(hosted):
+    tab = hosted(track_of(a_number(5)))
+    tab.keyboard.press("ArrowLeft")
+    drawn_again(tab)
+    tab.locator("select").first.click()
+    tab.keyboard.press("Escape")
+    tab.get_by_role("button", name="restore").click()
+    tab.get_by_label("name of the branch").fill("what if")
+    tab.get_by_role("button", name="branch here").click()
+    assert tab.evaluate("model.sent") == [
+        {"action": "restore", "index": 3, "name": ""}, {"action": "branch here", "index": 3, "name": "what if"},
+    ]  # fmt: skip
+    tell(tab, error=EVIL)
+    assert EVIL[:20] in tab.get_by_role("alert").text_content()
+    tell(tab)
+    assert tab.get_by_role("alert").text_content() == "" and tab.evaluate("window.ran") is None
+
+
+def test_a_view_that_ends_hears_no_more(hosted):
+    tab = hosted(track_of(a_number(5)))
+    tab.evaluate("window.end()")
+    assert tab.evaluate("Object.keys(model.heard)") == []
 
 
 # == Defaults: the default registry and the module-level functions ============

@@ -33,6 +33,7 @@ import os
 import pickle
 import platform
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -156,6 +157,10 @@ class Scale(NamedTuple):
     ints: int  # changes of an int whose memory is counted; also the length of history()
     many: int  # records of a long history
     few: int  # records of a short one
+
+    def pages(self, records: int) -> int:
+        """Return how many of the records of a full run a page of this run has."""
+        return records * self.few // 1_000 * self.repeats // FULL.repeats
 
 
 FULL = Scale(repeats=25, calls=20_000, changes=2_000, ints=100_000, many=1_000_000, few=1_000)
@@ -1221,6 +1226,87 @@ def record_on_disk(scale: Scale, suffix: str) -> Contestants:
     return {"alma": partial(contest, long_variable(scale.ints).save), "plain rows": partial(contest, plain)}
 
 
+# == The page of a past ==========================================================
+
+
+@lru_cache(maxsize=None)
+def shown_variable(kind: str, records: int) -> alma.AlmaVar:
+    """Return a variable of so many numbers, or of so many dicts of 10 kB of which one field changes each time."""
+    if kind == "numbers":
+        var = variable(0.0)
+        for number in range(1, records):
+            var.set(math.sin(number / 500) * number)
+        return var
+    value = {f"key {number}": {"text": "x" * 90, "number": number} for number in range(80)}
+    var = variable(value)
+    for number in range(1, records):
+        value[f"key {number % 80}"]["number"] = -number
+        var.set(value)
+    return var
+
+
+def build_page(scale: Scale, kind: str, records: int) -> Contestants:
+    var = shown_variable(kind, scale.pages(records))
+    return {
+        "alma": lambda: seconds(var.to_html),
+        "json.dumps of the values": lambda: seconds(lambda: json.dumps([record.value for record in var])),
+    }
+
+
+def page_size(scale: Scale, kind: str, records: int) -> Contestants:
+    var = shown_variable(kind, scale.pages(records))
+    return {
+        "alma": lambda: float(len(var.to_html())),
+        "json.dumps of the values": lambda: float(len(json.dumps([record.value for record in var]))),
+    }
+
+
+SCRUB = """async () => {
+  const plain = requestAnimationFrame, slider = document.querySelector("input"), last = +slider.max;
+  const next = () => new Promise(plain);
+  window.requestAnimationFrame = draw => plain(now => {
+    const start = performance.now();
+    draw(now);
+    document.body.offsetHeight;  // so that layout counts
+    performance.measure("frame", {start});
+  });
+  for (let frame = 0; frame < 60; frame++) {
+    slider.value = Math.round(last * Math.abs(Math.sin(frame)));
+    slider.oninput();
+    await next();
+  }
+  await next();
+  return performance.getEntriesByName("frame").map(entry => entry.duration);
+}"""
+
+
+@lru_cache(maxsize=None)
+def seen_in_browser(kind: str, records: int) -> Tuple[float, float]:
+    """Return the time to the first paint of a page, and of the slowest but three of 60 frames while it is scrubbed."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    driver = peer("playwright.sync_api")
+    if program is None:
+        raise Absent("chromium")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    paints, frames = [], []
+    with folder() as place, driver.sync_playwright() as playwright:
+        shown_variable(kind, records).to_html(place / "page.html")
+        browser = playwright.chromium.launch(executable_path=program, args=flags)
+        for _ in range(5):
+            tab = browser.new_page()
+            tab.goto((place / "page.html").as_uri())
+            durations = tab.evaluate(SCRUB)
+            paints.append(tab.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+            frames.append(sorted(durations)[-4])
+            tab.close()
+        browser.close()
+    return min(paints) / 1e3, min(frames) / 1e3
+
+
+def page_in_browser(scale: Scale, kind: str, records: int, which: int) -> Contestants:
+    return {"alma": lambda: seen_in_browser(kind, scale.pages(records))[which]}
+
+
 # == The table ==================================================================
 
 
@@ -1261,6 +1347,8 @@ def than_differs(times: float) -> List[Against]:
 
 TWICE_PACKING = limit("2 x packing + 50 us", lambda f: 2 * f["pickle.dumps"] + 50e-6)
 AHEAD = ["traitlets", "psygnal", "param", "blinker", "observ"]  # the rest are for information
+
+PAGES = [("numbers", 10_000, "10,000 numbers"), ("dicts", 1_000, "1,000 values of 10 kB")]
 
 ROWS = [
     Row(
@@ -1417,6 +1505,16 @@ ROWS = [
         )
         for suffix in (".json", ".pickle", ".db")
     ),
+    *(
+        Row(f"page of {what}, {of}", partial(contest, kind=kind, records=records, **more), against, unit)
+        for kind, records, what in PAGES
+        for of, contest, more, against, unit in (
+            ("built", build_page, {}, [limit("1 s", lambda f: 1.0), Against("json.dumps of the values")], "s"),
+            ("its size", page_size, {}, [Against("json.dumps of the values")], "B"),
+            ("first paint", page_in_browser, {"which": 0}, [limit("1 s", lambda f: 1.0)], "s"),
+            ("a frame while scrubbing", page_in_browser, {"which": 1}, [limit("1/60 s", lambda f: 1 / 60)], "s"),
+        )
+    ),
     Row(
         "import alma, Python's start included",
         import_and_start,
@@ -1432,6 +1530,8 @@ HEADER = ("measure", "alma", "beside", "figure", "ratio", "target", "")
 def lines_of(row: Row, figures: Figures) -> List[Tuple[str, ...]]:
     """Return the lines of the table for *row*, one for each thing it is held against."""
     ours = figures["alma"]
+    if math.isnan(ours):  # a browser's row, without one
+        return [(row.measure, UNMEASURED, "needs playwright and chromium", "", "", "", "")]
     lines: List[Tuple[str, ...]] = []
     for against in row.against:
         theirs = against.reckon(figures) if against.reckon else figures[against.peer]
