@@ -2202,7 +2202,7 @@ class _Monitor:
         self.turn: Dict[int, int] = {}  # 0: the thread that delivers notices
         self.cause = 0  # how many listeners' changes led to the one that is being delivered
         self.names: Optional[_Table] = None  # a registry's variables
-        self.followers: Dict[Any, Callable[[Any], None]] = {}  # told at once of each change; must be quick
+        self.followers: Dict[Any, Callable[[Any], None]] = {}  # told of each change, under the lock; must be quick
         self.writer: Dict[int, Any] = {}  # 0: the thread that makes the changes for which no coroutine should wait
         self._fresh()
         _monitors.add(weakref.ref(self, _monitors.discard))
@@ -2301,9 +2301,17 @@ class _Monitor:
             result = step(*args)
             self.mark = self.idle
             return result
-        except BaseException:
+        except Exception:
             self.mark = self.idle
             raise
+        except BaseException:
+            self.interrupted(self.idle)
+            raise
+
+    def interrupted(self, mark: Any) -> None:
+        """End a change that an interrupt struck, perhaps just before its followers were told of it."""
+        self.mark = mark
+        self.tell()
 
     def catch_up(self) -> None:
         """Commit the changes that were queued inside a running one. Assumes the lock."""
@@ -2324,6 +2332,7 @@ class _Monitor:
         journal = self.journal
         if journal is not None and journal.pending is not None:
             journal.settle()
+            self.tell()
         if self.idle is not None and self.idle is not _CLOSED:
             if self.idle.over:
                 self.idle.finish()
@@ -2339,7 +2348,7 @@ class _Monitor:
         self.deliver(self.time, wait=True)
 
     def tell(self, var: "Optional[AlmaVar[Any]]" = None) -> None:
-        """Wake the followers of a variable, whose head has been stored; without one, those of all: names changed."""
+        """Wake the followers of a variable, whose head has been stored; without one, those of all: names may have changed."""
         for follower in list(self.followers.values()):
             follower(var)
 
@@ -2986,17 +2995,17 @@ class AlmaVar(Generic[_T]):
                                 monitor.notices.append(notice)
                             else:
                                 log.head = count + 1, stored, layout, atom
+                        if monitor.followers:
+                            monitor.tell(self)
                         monitor.mark = None
                     except BaseException:
-                        monitor.mark = None
+                        monitor.interrupted(None)
                         raise
                     if monitor.queued:
                         monitor.catch_up()
         if now is None:
             monitor.run(self._set, stored, note, expect)
             return self
-        if monitor.followers:
-            monitor.tell(self)
         if monitor.notices:  # its own, or those of changes that waited for it
             monitor.deliver(now)
         return self
@@ -3816,13 +3825,13 @@ class _Transaction:
             for table, entries in self.draft.tables.items():
                 table.entries = entries
             monitor.notices.extend(self.notices)  # one call, and an iterator: what was interrupted adds none twice
+            if monitor.followers:
+                for told in [None] if self.draft.tables else self.touched:
+                    monitor.tell(told)
         else:
             self.forget_resumed(0)
         monitor.idle = None
         monitor.mark = mark
-        if self.committed and monitor.followers:
-            for told in [None] if self.draft.tables else self.touched:
-                monitor.tell(told)
 
 
 class AlmaRegistry:
@@ -9394,7 +9403,8 @@ class _Replica:
         self.due: Dict[_Log, _Trail] = {}  # those with records that have to travel
         self.strays: List[_Trail] = []  # variables that came with a past, as from a file
         self.met: Set[str] = set()
-        self.renamed = True
+        self.told: Set[_Log] = set()  # those that may have new records
+        self.renamed = True  # any may
         self.after = self.echoed = self.monitor.time  # of the last look; of what the bus has told us of our own
         self.arrived: List[int] = []  # times of the link's records younger than that
         self.sent = _NEVER  # of the newest record that is on its way
@@ -9438,12 +9448,15 @@ class _Replica:
         return trail
 
     def look(self, arrived: Optional[Mapping[_Log, AbstractSet[int]]] = None) -> None:
-        """Note which records have been made since the last look; those that the link made are given. O(variables)."""
+        """Note which records have been made since the last look; those that the link made are given."""
+        logs, self.told = self.told, set()
         if self.renamed:
             self._meet_new()
-        for trail in self.trails.values():
-            if trail.log.head[0] > trail.place:
-                self._look_at(trail, (arrived or {}).get(trail.log, _NOTHING))
+            logs = set(self.trails)
+        for log in logs:
+            trail = self.trails.get(log)
+            if trail is not None and log.head[0] > trail.place:
+                self._look_at(trail, (arrived or {}).get(log, _NOTHING))
         self.after = self.monitor.time
 
     def _look_at(self, trail: _Trail, arrived: AbstractSet[int]) -> None:
@@ -9775,7 +9788,7 @@ class SyncLink:
         with self._monitor.lock:
             self._monitor.settle()
             self._begin()
-            self._monitor.followers[self] = self._ring
+            self._monitor.followers[self] = self._hear
 
     # -- what others ask
 
@@ -9818,7 +9831,7 @@ class SyncLink:
             raise TypeError(f"{fn!r} is async: an event is told of by a plain call")
         self._listeners += _functions("listeners", [fn])
         self._hurry["sender"].set()
-        self._ring(None, False)
+        self._ring()
         return self
 
     def flush(self, timeout: Optional[float] = None) -> None:
@@ -9841,7 +9854,7 @@ class SyncLink:
         def is_over() -> bool:
             return self._settled >= target or self._end is not None
 
-        self._ring(None, False)
+        self._ring()
         with self._news:
             return self._news.wait_for(is_over, timeout)
 
@@ -9905,10 +9918,16 @@ class SyncLink:
             self._tell("unsent", "what was changed here last has not reached the bus")
         self._tell(state, reason)
 
-    def _ring(self, var: Optional[AlmaVar[Any]], renamed: bool = True) -> None:
-        """Wake who sends: a follower of the registry."""
-        if var is None and renamed:
+    def _hear(self, var: Optional[AlmaVar[Any]]) -> None:
+        """Note what has changed, as a follower of the registry, and wake who sends."""
+        if var is None:
             self._replica.renamed = True
+        else:
+            self._replica.told.add(var._log)
+        self._ring()
+
+    def _ring(self) -> None:
+        """Wake who sends."""
         if not self._rung:
             self._rung = True
             self._bell.put(None)
@@ -10284,7 +10303,7 @@ class SyncLink:
             self._lost, self._opened = None, True
             self._write_down()
         self._word = monotonic()
-        self._ring(None, False)
+        self._ring()
 
     def _compare(self, lasts: Mapping[str, int]) -> bool:
         """Note which of our entries the bus has; tell whether it has lost some, which gives us new origins."""
