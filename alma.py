@@ -2348,7 +2348,7 @@ class _Monitor:
         self.deliver(self.time, wait=True)
 
     def tell(self, var: "Optional[AlmaVar[Any]]" = None) -> None:
-        """Wake the followers of a variable, whose head has been stored; without one, those of all: names may have changed."""
+        """Wake the followers of a variable, whose head has been stored; without one, of all: names may have changed."""
         for follower in list(self.followers.values()):
             follower(var)
 
