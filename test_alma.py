@@ -16951,7 +16951,7 @@ def test_a_listener_that_blocks_harms_only_its_own_replica(replicas, redis_serve
     assert there.values("x") == list(range(500))
     assert slow.event("lagging").text and slow.link.status == "lagging"
     assert there.link.status == "live"
-    slow["own"].set(5) if "own" in slow.registry else slow.watch("own", 5)
+    slow.watch("own", 5)
     slow.send()
     there.watch("own", 0).wait(5, timeout=PATIENCE)
     gate.set()
@@ -16961,7 +16961,7 @@ def test_a_listener_that_blocks_harms_only_its_own_replica(replicas, redis_serve
 
 def test_a_process_that_was_stopped_harms_nobody_and_takes_the_state_later(replicas, peers, redis_server):
     url, client = redis_server.start().url, redis_server.client()
-    here, there, peer = replicas(url, keep=200), replicas(url), peers(url)
+    here, there, peer = replicas(url, keep=1_000), replicas(url), peers(url)
     here.watch("x", 0)
     here.told(there)
     all_told([peer], client)
@@ -16969,9 +16969,10 @@ def test_a_process_that_was_stopped_harms_nobody_and_takes_the_state_later(repli
     try:
         for n in range(1, 5_001):
             here["x"].set(n)
-        here.told(there)
+            if n % 250 == 0:
+                here.told(there)
         assert there.values("x")[-5_000:] == list(range(1, 5_001))
-        assert client.xlen("alma:{alma}") < 1_000
+        assert client.xlen("alma:{alma}") < 2_000
         assert not here.link._queue and not here.link._replica.due
     finally:
         peer.process.send_signal(signal.SIGCONT)
@@ -16983,8 +16984,7 @@ def test_a_journalled_process_that_is_killed_repeats_nothing_and_skips_nothing(p
     there, path, n, draw = replicas(redis_server.start().url), tmp_path / JOURNALLED, 0, random.Random(1)
     there.watch("y", 0)
     there.send()
-    committed = []
-    for _ in range(rounds(12, 200)):
+    for _ in range(rounds(20, 200)):
         peer = peers(redis_server.url, journal=str(path), durability="normal")
         peer.tell("[(x.set(len(x)), print(len(x) - 1, flush=True)) and None for _ in range(10**6)]")
         for _ in range(draw.randrange(1, 60)):
