@@ -8926,6 +8926,13 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+@lru_cache(maxsize=None)
+def _sha1(script: str) -> str:
+    from hashlib import sha1
+
+    return sha1(script.encode()).hexdigest()
+
+
 class _Wire:
     """A connection to Redis, used by one thread."""
 
@@ -8962,11 +8969,9 @@ class _Wire:
 
     def run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
         """Return what a script returns, which is sent only where the server has it not."""
-        from hashlib import sha1
-
         rest = len(keys), *keys, *arguments
         try:
-            return self.ask("EVALSHA", sha1(script.encode()).hexdigest(), *rest)
+            return self.ask("EVALSHA", _sha1(script), *rest)
         except self.errors.NoScriptError:
             return self.ask("EVAL", script, *rest)
 
@@ -9763,6 +9768,7 @@ class SyncLink:
         self._monitor, self._pid = scope.monitor, os.getpid()
         self._bell: Any = SimpleQueue()  # may be rung by a signal handler
         self._rung = False
+        self._taking = False  # whether what is told of is of the link's own making
         self._gate = threading.Lock()  # held while entries are on the way, so that a resync finds nothing half sent
         self._news = threading.Condition()  # what follows has changed
         self._known = threading.Event()  # whether what the topic had at first is here
@@ -9924,7 +9930,8 @@ class SyncLink:
             self._replica.renamed = True
         else:
             self._replica.told.add(var._log)
-        self._ring()
+        if not self._taking:
+            self._ring()
 
     def _ring(self) -> None:
         """Wake who sends."""
@@ -10051,7 +10058,7 @@ class SyncLink:
             with self._news:
                 self._settled = max(self._settled, self._queue[0].time - 1 if self._queue else horizon)
                 self._news.notify_all()
-        return bool(batch or self._replica.due or self._wanted)
+        return bool(self._queue or self._replica.due or self._wanted)
 
     def _batch(self) -> List[_Departure]:
         """Return the departures to send next: of one origin, and not too many bytes."""
@@ -10208,11 +10215,17 @@ class SyncLink:
             replica.look()
             if replica.is_quiet():
                 self._begin_anew()
-            with _whole_or_not(monitor, None, apart=True):
-                outcome = step()
-                if outcome.arrived:  # else it can wait
-                    monitor.idle.beside = partial(self._memo, outcome)
+            try:
+                self._taking = True
+                with _whole_or_not(monitor, None, apart=True):
+                    outcome = step()
+                    if outcome.arrived:  # else it can wait
+                        monitor.idle.beside = partial(self._memo, outcome)
+            finally:
+                self._taking = False
             replica.settle(outcome)
+            if replica.due or replica.strays:
+                self._ring()
             self._number = self._number if outcome.number is None else outcome.number
             self._counts["received"] += outcome.received
             self._counts["duplicates"] += outcome.duplicates
