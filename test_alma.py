@@ -15971,7 +15971,7 @@ def test_a_list_limits_what_travels_and_a_branch_travels_where_it_is_named(repli
     own = third.watch("x", 0).branch("b")
     twin = replicas(registry=third, what=[own])
     assert own.get() == 1 and third.get_var("x").get() == 0
-    here["x"].wait(2, timeout=PATIENCE)
+    here.watch("x", 0).wait(2, timeout=PATIENCE)  # whether it has come by now or not
     assert list(here.registry) == ["x"] and here["x"].branches() == {}
     assert twin.link.status.dead_letters == here.link.status.dead_letters == 0
 
