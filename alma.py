@@ -114,6 +114,7 @@ __all__ = [
     "Encrypt",
     "FileFormatError",
     "FrozenError",
+    "Hub",
     "JournalError",
     "Listener",
     "MergeConflict",
@@ -10418,6 +10419,638 @@ def sync(
     return link
 
 
+# -- over WebSocket
+#
+# A message is a line of JSON, and then the texts that it is about, a line each: they travel as they are. A client that
+# says "send" gets "answers"; one that says "follow" gets the "state", unless it says where it is, and from then on
+# "news", which are a beat when there are none.
+
+_LARGEST_ENTRY = 1 << 20  # characters
+_LARGEST_MESSAGE = 1 << 24  # bytes: the largest entry may be of 20,000 variables, with a text of 300 for each
+_PORTION = 1 << 17  # characters of a message, where one entry is not more: it gets through slow lines, too
+_MOST_TEXTS = 1 << 16
+_LONGEST_TOPIC = 200
+_LARGEST_BACKLOG, _LARGEST_STATE = 1 << 26, 1 << 28  # characters of a topic
+_HALF_OPEN = 256  # connections that are not let in yet; with one more, the oldest goes. 100 come at once
+_BEAT = 1.0  # seconds
+_GRACE = 5.0  # seconds for a handshake, a first word, and for a message to get through
+_DEAF = 3.5  # seconds without a beat after which a client takes the hub to be away
+_LEAVING, _POLICY, _TOO_BIG, _FAULT, _LATER, _RESYNC = 1001, 1008, 1009, 1011, 1013, 4001  # codes of a close
+_LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
+
+
+class _Full(Exception):
+    """Raised by a hub that has no room for more."""
+
+
+class _Unfit(Exception):
+    """Raised where a message is none that a hub understands."""
+
+
+_CODES: Dict[Any, int] = {_Full: _LATER, _Lost: _RESYNC, _Unfit: _POLICY}
+
+
+class _Asked(NamedTuple):
+    """What a client wants of a hub: to send entries to a topic, or to follow it."""
+
+    topic: str
+    origin: str = ""
+    entries: Optional[List[_Sent]] = None  # None where it follows
+    origins: Sequence[str] = ()
+    place: Optional[Tuple[str, int]] = None  # epoch and number; without them it begins with the state
+
+
+def _message(head: Dict[str, Any], texts: Iterable[str] = ()) -> str:
+    return "\n".join([_text(head), *texts])
+
+
+def _split(message: Any) -> Tuple[Dict[str, Any], List[str]]:
+    """Return the head of a message and the texts behind it; TypeError or ValueError for what is none."""
+    if not isinstance(message, str) or message.count("\n") > _MOST_TEXTS:
+        raise ValueError(f"a message is text, and has at most {_MOST_TEXTS:,} lines")
+    line, *texts = message.split("\n")
+    head = _parse(line)
+    if type(head) is not dict:
+        raise ValueError("a message begins with an object")
+    return head, texts
+
+
+def _portions(given: Iterable[Tuple[_T, Sequence[str]]]) -> Iterator[List[_T]]:
+    """Yield things, each given with its texts, in lists of a size that gets through quickly."""
+    portion: List[_T] = []
+    size = 0
+    for thing, texts in given:
+        length = sum(map(len, texts)) + 100 * len(texts)
+        if portion and (size + length > _PORTION or len(portion) == _SLICE):
+            yield portion
+            portion, size = [], 0
+        portion.append(thing)
+        size += length
+    if portion:
+        yield portion
+
+
+def _texts_of(entry: _Sent) -> List[str]:
+    """Return the texts that a message has for an entry: its own, and those of its pieces that are others."""
+    return [entry.text, *(text for _, _, text in entry.pieces if text != entry.text)]
+
+
+def _sending(topic: str, origin: str, entries: Iterable[_Sent]) -> str:
+    heads = [[it.seq, [[name, kind, text != it.text] for name, kind, text in it.pieces]] for it in entries]
+    texts = (text for entry in entries for text in _texts_of(entry))
+    return _message({"send": topic, "origin": origin, "entries": heads}, texts)
+
+
+def _request(message: Any) -> _Asked:
+    """Return what a message asks for; _Unfit for one that can't be understood, or says what is not so."""
+    try:
+        head, texts = _split(message)
+        topic = head["send" if "send" in head else "follow"]
+        if type(topic) is not str or not 0 < len(topic) <= _LONGEST_TOPIC:
+            raise ValueError(f"a topic is a text of at most {_LONGEST_TOPIC} characters")
+        if "send" in head:
+            origin = str(head["origin"])
+            return _Asked(topic, origin, _entries_sent(origin, head["entries"], iter(texts)))
+        place = (str(head["epoch"]), _whole("n", head["n"], 0)) if "epoch" in head else None
+        return _Asked(topic, origins=[str(one) for one in head.get("origins", ())], place=place)
+    except (LookupError, TypeError, ValueError) as error:
+        raise _Unfit(f"not understood: {type(error).__name__}: {error}") from None
+
+
+def _entries_sent(origin: str, heads: Any, texts: Iterator[str]) -> List[_Sent]:
+    made = []
+    for seq, pieces in heads:
+        text = next(texts, "")
+        made.append(_Sent(seq, text, [(name, kind, next(texts, "") if own else text) for name, kind, own in pieces]))
+        _check_pieces(made[-1], origin)
+    if next(texts, None) is not None:
+        raise ValueError("there are more texts than the message says")
+    return made
+
+
+def _check_pieces(entry: _Sent, origin: str) -> None:
+    """Raise ValueError unless each piece is one of the changes in an entry, alone in its own text."""
+    said = _changes_said(entry.text, origin, entry.seq)
+    all_said = set(said)  # there may be twenty thousand
+    for name, kind, text in entry.pieces:
+        alone = said if text is entry.text else _changes_said(text, origin, entry.seq)
+        if type(name) is not str or alone != [(name, kind)] or (name, kind) not in all_said:
+            raise ValueError("an entry is of other changes than its message says")
+
+
+def _changes_said(text: str, origin: str, seq: Any) -> List[Tuple[Any, Any]]:
+    """Return names and kinds of the changes in the text of an entry, which has to be of that origin and number."""
+    if len(text) > _LARGEST_ENTRY:
+        raise ValueError(f"an entry has more than {_LARGEST_ENTRY:,} characters")
+    entry = _parse(text)["entry"]
+    if _whole("seq", seq, 0) >= 1 << 53 or (entry["origin"], entry["seq"]) != (origin, seq):
+        raise ValueError("an entry is of another origin or number than its message says")
+    return [(change["name"], change["kind"]) for change in entry["changes"]]
+
+
+class _Followed:
+    """A topic of a hub, and the bells of those who follow it. What one of them is told is made for all."""
+
+    __slots__ = ("backlog", "bells", "size", "state", "told", "topic")
+
+    def __init__(self, backlog: int) -> None:
+        self.topic, self.backlog = _Topic(sys.maxsize), backlog  # it is cut here: by its size, too
+        self.bells: Set[Any] = set()
+        self.size = self.state = 0  # characters of the backlog, and of the newest state
+        self.told = (-1, -1, "")  # behind which entry, up to which, the message
+
+    def take(self, origin: str, entries: List[_Sent]) -> List[str]:
+        """Order entries, keep them, and wake the followers."""
+        if self.state > _LARGEST_STATE:
+            raise _Full(f"the state of this topic has over {_LARGEST_STATE:,} characters")
+        names = {name for entry in entries for name, _, _ in entry.pieces}
+        before, self.state = self.topic.count, self.state - self._length(names)
+        answers = self.topic.take(origin, entries)
+        self.state += self._length(names)
+        backlog = self.topic.backlog
+        self.size += sum(len(text) for _, _, text in islice(reversed(backlog), self.topic.count - before))
+        while len(backlog) > self.backlog or self.size > _LARGEST_BACKLOG:
+            self.size -= len(backlog.popleft()[2])
+        for bell in self.bells:
+            bell.set()
+        return answers
+
+    def _length(self, names: Iterable[str]) -> int:
+        return sum(len(self.topic.newest.get(name, "")) for name in names)
+
+    def news(self, number: int) -> Tuple[int, str]:
+        """Return the number up to which a message tells what came after an entry, and the message."""
+        if self.told[0] != number or self.told[1] == number:
+            entries = next(_portions((it, it[2:]) for it in self.topic.since(number)), [])
+            head = {"news": [[each, refused] for each, refused, _ in entries], "n": number + len(entries)}
+            self.told = number, number + len(entries), _message(head, (text for _, _, text in entries))
+        return self.told[1:]
+
+    def opening(self, origins: Iterable[str]) -> Tuple[int, Iterator[str]]:
+        """Return the number of the newest entry, and the messages that tell the state after it."""
+        epoch, number, known, newest = self.topic.state(origins)
+        portions: List[List[str]] = list(_portions((name, [name, text]) for name, text in newest.items())) or [[]]
+        head = {"epoch": epoch, "n": number, "origins": known}
+        return number, (
+            _message({**head, "state": names, "more": at < len(portions)}, map(newest.__getitem__, names))
+            for at, names in enumerate(portions, 1)
+        )
+
+
+class _Client:
+    """One connection of a hub. It is answered here; what it follows is sent to it by a task of its own."""
+
+    __slots__ = ("bell", "followed", "follower", "hub", "socket")
+
+    def __init__(self, hub: "Hub", socket: Any) -> None:
+        self.hub, self.socket, self.bell = hub, socket, _asyncio().Event()
+        self.followed: Optional[_Followed] = None
+
+    async def serve(self) -> None:
+        """Answer until the client has gone, or has to go."""
+        try:
+            await self.or_dismiss(self.converse)
+        finally:
+            if self.followed is not None:
+                self.followed.bells.discard(self.bell)
+                self.follower.cancel()
+
+    async def or_dismiss(self, work: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Await *work*; what ends it closes the connection, and is the reason."""
+        code, reason = _LATER, "too slow, or silent"
+        try:
+            await work(*args)
+        except _of_extra("websocket", "websockets.exceptions").ConnectionClosed:
+            return
+        except _asyncio().TimeoutError:
+            pass
+        except (_Full, _Lost, _Unfit) as error:
+            code, reason = _CODES[type(error)], str(error)
+        except Exception:
+            _report("a hub could not serve a client")
+            code, reason = _FAULT, "the hub failed"
+        await self.dismiss(code, reason)
+
+    async def dismiss(self, code: int, reason: str) -> None:
+        """Close the connection; who does not take the reason in time goes without it."""
+        closing = self.socket.close(code, reason.encode("utf-8", "replace")[:120].decode("utf-8", "ignore"))
+        try:
+            await _asyncio().wait([_asyncio().ensure_future(closing)], timeout=_BEAT)
+        finally:
+            self.socket.transport.abort()
+
+    async def say(self, message: str) -> None:
+        await _asyncio().wait_for(self.socket.send(message), _GRACE)
+
+    async def converse(self) -> None:
+        if len(self.hub._clients) > self.hub._most_clients:
+            raise _Full(f"the hub has {self.hub._most_clients} clients")
+        await self.answer(_request(await _asyncio().wait_for(self.socket.recv(), _GRACE)))
+        async for message in self.socket:
+            await self.answer(_request(message))
+
+    async def answer(self, asked: _Asked) -> None:
+        followed = self.hub._followed(asked.topic)
+        if asked.entries is not None:
+            await self.say(_message({"answers": followed.take(asked.origin, asked.entries)}))
+        elif self.followed is not None:
+            raise _Unfit("a connection follows one topic")
+        else:
+            self.followed = followed
+            followed.bells.add(self.bell)  # now: a topic without one may be forgotten
+            self.follower = _asyncio().ensure_future(self.or_dismiss(self.follow, followed, asked))
+
+    async def follow(self, followed: _Followed, asked: _Asked) -> None:
+        """Send what comes, as fast as this client takes it, until it is gone."""
+        number = await self.begin(followed, asked)
+        while True:
+            self.bell.clear()
+            number, message = followed.news(number)
+            await self.say(message)
+            if number == followed.topic.count:
+                await self.rung()
+
+    async def rung(self) -> None:
+        """Return when something has come, or a beat is due."""
+        try:
+            await _asyncio().wait_for(self.bell.wait(), _BEAT)
+        except _asyncio().TimeoutError:
+            pass
+
+    async def begin(self, followed: _Followed, asked: _Asked) -> int:
+        """Return the number of the entry behind which the client is, after telling it the state if need be."""
+        if asked.place is None:
+            number, messages = followed.opening(asked.origins)
+            for message in messages:
+                await self.say(message)
+            return number
+        if asked.place[0] != followed.topic.epoch:
+            raise _Lost("the hub was started anew, and has nothing of what it had")
+        return asked.place[1]
+
+
+class Hub:
+    """A bus for those without Redis: orders what links send, keeps it in memory, passes it on over WebSocket.
+
+    An async context manager, that listens at *host* and *port* within its block; port 0 is a free one, and `port` says
+    which. Each client has to know the *token*, which a hub that others than this machine can reach must have. Pages
+    have to be of one of *origins*. *names* are those under which it is reached besides its address and *host*, as
+    behind a reverse proxy, whose part TLS is. Of each topic it keeps the newest state and the last *backlog* entries.
+    So many *clients* and *topics* are let in; a link is two clients. ValueError for a token or an origin that is none.
+    OSError where it can't listen. Needs the extra websocket.
+
+    >>> Hub("0.0.0.0")
+    Traceback (most recent call last):
+        ...
+    ValueError: others can reach '0.0.0.0': give the hub a token, such as secrets.token_urlsafe() makes
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8765,
+        *,
+        token: Optional[str] = None,
+        origins: Iterable[str] = (),
+        names: Iterable[str] = (),
+        backlog: int = 10_000,
+        clients: int = 500,
+        topics: int = 100,
+    ) -> None:
+        if token is None and not _is_loopback(host):
+            raise ValueError(f"others can reach {host!r}: give the hub a token, such as secrets.token_urlsafe() makes")
+        self.host, self.port = host, _whole("port", port, 0)
+        self._token, self._origins = _checked_token(token), {_checked_origin(origin) for origin in origins}
+        self._names = {_checked_host(name) for name in names}
+        self._backlog = _whole("backlog", backlog, 1)
+        self._most_clients, self._most_topics = _whole("clients", clients, 1), _whole("topics", topics, 1)
+
+    async def __aenter__(self) -> "Hub":
+        server = _of_extra("websocket", "websockets.asyncio.server")
+        self._topics: Dict[str, _Followed] = {}
+        self._clients: Set[_Client] = set()
+        self._half_open: Dict[Any, None] = {}
+        self._server = await server.serve(
+            self._serve,
+            self.host or None,
+            self.port,
+            process_request=self._admit,
+            select_subprotocol=lambda _, offered: "alma" if "alma" in offered else None,
+            create_connection=partial(self._meet, server.ServerConnection),
+            server_header=None,
+            compression=None,
+            open_timeout=_GRACE,
+            close_timeout=_BEAT,
+            max_size=_LARGEST_MESSAGE,
+            max_queue=2,
+            write_limit=1 << 16,
+            logger=_silent_logger(),
+        )
+        _lengthen_queues(self._server.sockets)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._server.close()
+        await _asyncio().gather(*(client.dismiss(_LEAVING, "the hub ends") for client in self._clients))
+        ended = _asyncio().ensure_future(self._server.wait_closed())
+        while not ended.done():
+            for connection in list(self._half_open):
+                self._hang_up(connection)
+            await _asyncio().wait([ended], timeout=_BEAT / 20)  # some may just have been let in
+
+    def _meet(self, kind: Any, *args: Any, **options: Any) -> Any:
+        """Make a connection. Only so many that ask for nothing are kept, the newest of them."""
+        connection = kind(*args, **options)
+        self._half_open[connection] = None
+        if len(self._half_open) > _HALF_OPEN:
+            self._hang_up(next(iter(self._half_open)))
+        return connection
+
+    def _hang_up(self, connection: Any) -> None:
+        transport = getattr(connection, "transport", None)
+        if transport is not None:  # else the loop has yet to turn: it is one of the newest
+            del self._half_open[connection]
+            transport.abort()
+
+    def _admit(self, connection: Any, request: Any) -> Any:
+        """Return the answer to a request that is turned away, or None."""
+        hosts, origins = map(request.headers.get_all, ("Host", "Origin"))
+        if "?" in request.path:
+            return connection.respond(400, "The address of a hub has no query: a token travels in a header.\n")
+        if len(hosts) != 1 or not self._is_called(hosts[0].lower(), *connection.local_address[:2]):
+            return connection.respond(403, "This Host is none of the hub's names.\n")
+        if origins and (len(origins) > 1 or origins[0].lower() not in self._origins):
+            return connection.respond(403, "Pages of this Origin are not let in.\n")
+        if self._token is not None and not any(_is_same(self._token, one) for one in _tokens_in(request.headers)):
+            return connection.respond(401, "The token is missing or wrong.\n")
+        self._half_open.pop(connection, None)  # who is turned away stays among them: it may be slow to go
+        return None
+
+    def _is_called(self, host: str, address: str, port: int) -> bool:
+        """Tell whether a Host is this hub: a page may have come under a name of its own, and had that lead here."""
+        name, asked = _host_and_port(host)
+        own, ip = {address if ":" not in address else f"[{address}]"}, _ip(address)
+        if ip is not None and ip.is_loopback:
+            own |= _LOOPBACK
+        if self.host and _ip(self.host) is None:
+            own.add(self.host.lower())
+        return name in self._names or (name in own and asked == port)
+
+    async def _serve(self, connection: Any) -> None:
+        client = _Client(self, connection)
+        self._clients.add(client)
+        try:
+            await client.serve()
+        finally:
+            self._clients.discard(client)
+
+    def _followed(self, topic: str) -> _Followed:
+        """Return a topic, made if there is none; _Full where others are in use."""
+        if topic not in self._topics and len(self._topics) >= self._most_topics:
+            unused = (name for name, it in self._topics.items() if not it.topic.count and not it.bells)
+            if self._topics.pop(next(unused, ""), None) is None:
+                raise _Full(f"the hub has {self._most_topics} topics")
+        return self._topics.get(topic) or self._topics.setdefault(topic, _Followed(self._backlog))
+
+
+def _ip(text: str) -> Any:
+    """Return the address that a text is, or None."""
+    from ipaddress import ip_address
+
+    try:
+        return ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+
+
+def _is_loopback(host: str) -> bool:
+    ip = _ip(host)
+    return host.lower() == "localhost" or (ip is not None and bool(ip.is_loopback))
+
+
+def _host_and_port(host: str) -> Tuple[str, int]:
+    """Return what a Host says in lower case; an empty name for one that is damaged."""
+    import re
+
+    found = re.fullmatch(r"([^\s:\[\]]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?", host.lower())
+    return (found[1], int(found[2] or 80)) if found else ("", 0)
+
+
+def _checked_host(name: str) -> str:
+    if not _host_and_port(name)[0] or _host_and_port(name)[0] != name.lower():
+        raise ValueError(f"a name of a hub is like hub.example.com, not {name!r}")
+    return name.lower()
+
+
+def _checked_origin(origin: str) -> str:
+    import re
+
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#]+", origin.lower()):
+        raise ValueError(f"an origin is like https://example.com, without a path, not {origin!r}")
+    return origin.lower()
+
+
+def _checked_token(token: Optional[str]) -> Optional[str]:
+    import re
+
+    if token is not None and not re.fullmatch(r"[A-Za-z0-9._~-]+", token):
+        raise ValueError("a token is of letters, digits, - . _ and ~, such as secrets.token_urlsafe() makes")
+    return token
+
+
+def _tokens_in(headers: Any) -> List[str]:
+    """Return the tokens of a request: browsers can't set headers, but name subprotocols."""
+    bearers = [value[7:] for value in headers.get_all("Authorization") if value[:7].lower() == "bearer "]
+    offered = ",".join(headers.get_all("Sec-WebSocket-Protocol")).replace(" ", "").split(",")
+    return bearers + [name[11:] for name in offered if name.startswith("alma.token.")]
+
+
+def _is_same(token: str, given: str) -> bool:
+    from hmac import compare_digest
+
+    return compare_digest(token.encode(), given.encode("utf-8", "surrogateescape"))
+
+
+def _lengthen_queues(plugs: Iterable[Any]) -> None:
+    """Have the system hold more callers than are taken at once: one that it drops comes again after a second."""
+    from socket import fromfd
+
+    for plug in plugs:
+        with fromfd(plug.fileno(), plug.family, plug.type) as same:
+            same.listen(1_024)
+
+
+def _silent_logger() -> Any:
+    import logging
+
+    return logging.Logger("alma hub", logging.CRITICAL + 1)  # strangers could fill a log; what fails here is reported
+
+
+class _Socket:
+    """A connection to a hub, which one thread uses; any may cut it."""
+
+    def __init__(self, host: str, port: int, url: str, token: Optional[str]) -> None:
+        from socket import create_connection
+
+        client = _of_extra("websocket", "websockets.sync.client")
+        raw = create_connection((host, port), timeout=_GRACE)  # by ourselves: no proxy, no redirection
+        self.socket = client.connect(
+            url,
+            sock=raw,
+            compression=None,
+            open_timeout=_GRACE,
+            close_timeout=_BEAT,
+            max_size=_LARGEST_MESSAGE,
+            additional_headers={"Authorization": f"Bearer {token}"} if token else {},
+        ).__enter__()
+        self.heard = monotonic()
+        self.place: Any = None  # epoch and number up to which it has been read
+
+    def hear(self, timeout: float) -> Tuple[Dict[str, Any], List[str]]:
+        """Return the next message; TimeoutError if none comes in time."""
+        message = _split(self.socket.recv(timeout))
+        self.heard = monotonic()
+        return message
+
+    def cut(self) -> None:
+        """End it, whoever is waiting in it."""
+        try:
+            self.socket.socket.shutdown(2)  # first: to send a farewell would wait for what can't be sent
+        except OSError:
+            pass  # it has ended by itself
+        self.socket.close()
+
+
+class _SocketBus:
+    """The bus that a hub is, for a link: a connection to send with, and one to follow with."""
+
+    def __init__(self, url: str, topic: str, token: Optional[str], keep: int) -> None:
+        from urllib.parse import urlsplit
+
+        _of_extra("websocket", "websockets")
+        parts = urlsplit(url)
+        if parts.query or parts.fragment or "@" in parts.netloc or not parts.hostname:
+            raise ValueError("the address of a hub is like ws://127.0.0.1:8765; token= takes the token")
+        self.url, self.topic, self.token = url, topic, _checked_token(token)
+        self.host, self.port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
+        self.gate = threading.Lock()  # guards the two below
+        self.wires: Dict[str, _Socket] = {}
+        self.closed = False
+
+    def send(self, origin: str, entries: Sequence[_Sent]) -> List[str]:
+        """Have entries ordered; return "ok", "seen" or "gap" for each, and nothing for those after a gap."""
+        answers: List[str] = []
+        for portion in _portions((entry, _texts_of(entry)) for entry in entries):
+            if "gap" in answers:
+                break
+            with self._wire("send") as wire:
+                wire.socket.send(_sending(self.topic, origin, portion))
+                said = wire.hear(6 * _GRACE)[0]  # what was sent may take its time, and read() notices a hub that hangs
+                answers += map(str, _listed(said["answers"]))
+        return answers
+
+    def state(self, origins: Sequence[str]) -> Tuple[str, int, Dict[str, int], Dict[str, str]]:
+        """Return where a topic is, the last sequence of those of our origins that it knows, and its newest state."""
+        self._drop("follow")
+        with self._wire("follow") as wire:
+            wire.socket.send(_message({"follow": self.topic, "origins": list(origins)}))
+            head, newest = self._whole_state(wire)
+            wire.place = head["epoch"], head["n"]
+            return head["epoch"], head["n"], {str(one): int(seq) for one, seq in head["origins"].items()}, newest
+
+    def _whole_state(self, wire: _Socket) -> Tuple[Dict[str, Any], Dict[str, str]]:
+        messages = [wire.hear(_GRACE)]
+        while messages[-1][0]["more"]:
+            messages.append(wire.hear(_GRACE))
+        return messages[-1][0], {
+            str(name): text for head, texts in messages for name, text in zip(_listed(head["state"]), texts)
+        }
+
+    def read(self, cursor: str, number: int) -> Tuple[str, List[_Numbered]]:
+        """Return the cursor and what came after it, or nothing after about a second."""
+        if self._place() != (cursor, number):
+            self._drop("follow")
+        with self._wire("follow") as wire:
+            if wire.place is None:
+                wire.socket.send(_message({"follow": self.topic, "epoch": cursor, "n": number}))
+                wire.place = cursor, number
+            return cursor, self._news(wire, number)
+
+    def _news(self, wire: _Socket, number: int) -> List[_Numbered]:
+        try:
+            head, texts = wire.hear(_BEAT)
+        except TimeoutError:
+            if monotonic() - wire.heard > _DEAF:
+                self._drop("send")  # who sends may wait for ever
+                raise _Away(f"no word from the hub for {_DEAF} s") from None
+            return []
+        numbers = [each for each, _ in head["news"]]
+        if numbers != list(range(number + 1, number + 1 + len(texts))) or head["n"] != number + len(texts):
+            raise _Lost(f"after entry {number} the hub tells of {len(texts)} up to {head['n']}")
+        wire.place = wire.place[0], head["n"]
+        return [(each, [str(name) for name in refused], text) for (each, refused), text in zip(head["news"], texts)]
+
+    def close(self) -> None:
+        """End both connections; whoever uses one finds the hub away."""
+        with self.gate:
+            self.closed = True
+        self._drop("send")
+        self._drop("follow")
+
+    def _place(self) -> Any:
+        with self.gate:
+            return self.wires["follow"].place if "follow" in self.wires else None
+
+    def _drop(self, use: str) -> None:
+        with self.gate:
+            wire = self.wires.pop(use, None)
+        if wire is not None:
+            wire.cut()
+
+    @contextmanager
+    def _wire(self, use: str) -> Generator[_Socket, None, None]:
+        """Give a connection for a use; whatever fails there ends it, and is one of a bus's errors."""
+        try:
+            yield self._opened(use)
+        except BaseException as error:
+            self._drop(use)
+            if not isinstance(error, Exception):
+                raise
+            raise self._meaning(error) from error
+
+    def _opened(self, use: str) -> _Socket:
+        with self.gate:
+            known = self.wires.get(use)
+        wire = known or _Socket(self.host, self.port, self.url, self.token)
+        with self.gate:
+            if not self.closed:
+                self.wires[use] = wire
+                return wire
+        wire.cut()
+        raise _Away("it is closed")
+
+    def _meaning(self, error: Any) -> Any:
+        """Return what an error means to a link."""
+        errors = _of_extra("websocket", "websockets.exceptions")
+        if isinstance(error, errors.ConnectionClosed) and error.rcvd is not None:
+            kind = {_RESYNC: _Lost, _POLICY: _Refused, _TOO_BIG: _Refused}.get(error.rcvd.code, _Away)
+            return kind(error.rcvd.reason or f"the hub has closed the connection ({error.rcvd.code})")
+        if isinstance(error, errors.InvalidStatus):
+            response = error.response
+            reason = (response.body or b"").decode("utf-8", "replace").strip()[:200]
+            kind = _Refused if response.status_code in (400, 401, 403) else _Away
+            return kind(reason or f"HTTP status {response.status_code}")
+        if isinstance(error, (errors.WebSocketException, OSError, EOFError)):
+            return _Away(str(error) or type(error).__name__)
+        if isinstance(error, (LookupError, TypeError, ValueError)):
+            return _Away(f"no hub answers there: {type(error).__name__}: {error}")
+        return error
+
+
+_BUSES.update(ws=_SocketBus, wss=_SocketBus)
+
+
 # == Defaults: the default registry and the module-level functions ============
 #
 # One registry for those who need no other. The functions are its bound methods, so they do what its methods do and
@@ -11022,10 +11655,46 @@ def _look_back(screen: _Screen, registry: AlmaRegistry, first: int) -> Iterator[
     )
 
 
+def _bus(screen: _Screen, args: Any) -> Iterator[str]:
+    """Run a hub, through which links over ws:// keep variables alike, until it is stopped."""
+    from signal import SIGINT
+
+    token = None
+    if args.token_file is not None:
+        with open(args.token_file, encoding="utf-8") as file:
+            token = file.read().strip()
+    hub = Hub(args.host, args.port, token=token, origins=args.origin, names=args.name)
+    if _asyncio().run(_until_stopped(hub, screen)) == SIGINT:
+        raise KeyboardInterrupt
+    return iter([])
+
+
+async def _until_stopped(hub: Hub, screen: _Screen) -> int:
+    """Run a hub until a signal comes, and return its number."""
+    from signal import SIGINT, SIGTERM
+
+    loop = _asyncio().get_running_loop()
+    stopped = loop.create_future()
+    for number in (SIGINT, SIGTERM):
+        try:
+            loop.add_signal_handler(number, _settle, [(stopped, number)])
+        except (NotImplementedError, RuntimeError):
+            pass  # on Windows, or on another thread than the main one
+    async with hub:
+        host = f"[{hub.host}]" if ":" in hub.host else hub.host
+        print(screen.clean(f"ws://{host}:{hub.port} is open; Ctrl-C closes it"), flush=True)
+        return int(await stopped)
+
+
 _OPTIONS: Dict[str, Dict[str, Any]] = {
     "--at": {"metavar": "INDEX|TIME|LABEL", "help": "show one record whole; without NAME, all variables as of then"},
     "--limit": {"metavar": "N", "type": int, "help": "show the newest N, 0 for all (default: 20; in JSON, all)"},
     "--head": {"metavar": "HEX", "help": "compare with the head that it had, kept elsewhere"},
+    "--host": {"metavar": "HOST", "default": "127.0.0.1", "help": "listen here (default: 127.0.0.1)"},
+    "--port": {"metavar": "PORT", "type": int, "default": 8765, "help": "default: 8765; 0 for any that is free"},
+    "--token-file": {"metavar": "FILE", "help": "holds the token that clients need; a must beyond this machine"},
+    "--origin": {"metavar": "URL", "action": "append", "default": [], "help": "let in pages of this origin"},
+    "--name": {"metavar": "NAME", "action": "append", "default": [], "help": "a name of the hub behind a proxy"},
     "--json": {"action": "store_true", "help": "print JSON, with values as alma.to_json writes them"},
     "--types": {"metavar": "MODULE:CLASS", "action": "append", "default": [], "help": "import a class of values"},
     "--trust": {"action": "store_true", "help": "unpickle what is pickled in a file: it may run any code"},
@@ -11039,6 +11708,7 @@ _COMMANDS: Dict[str, Callable[..., Iterator[str]]] = {
     "verify FILE --head --json": _verify,
     "export FILE OUT --types --trust": _export,
     "follow FILE [NAME] --json --types": _follow,
+    "bus --host --port --token-file --origin --name": _bus,
     "demo [FILE]": _open_demo,
 }
 
@@ -11075,7 +11745,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     screen = _Screen(args.color, args.utc)
     try:
         args.types = _asked_types(args.types)
-        if args.run is not _open_demo:
+        if args.run not in (_bus, _open_demo):
             _require_file(args.file)
         for line in args.run(screen, args):
             print(line, flush=True)

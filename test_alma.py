@@ -105,6 +105,7 @@ EXTRAS = {
     "diff": "deepdiff",
     "pydantic": "pydantic",
     "redis": "redis",
+    "websocket": "websockets",
 }  # the packages by extra
 HAND_OVERS = {
     "AlmaRegistry.changes",
@@ -16583,6 +16584,919 @@ def test_a_value_that_the_journal_can_not_take_is_a_dead_letter_and_the_others_c
     assert len(here.link.dead_letters) == 1
 
 
+# -- over WebSocket
+
+
+@contextlib.contextmanager
+def running_hub(**options):
+    """Run a hub on a loop in a thread of its own."""
+    needs_extra("websocket", "websockets")
+    opened = queue.Queue()
+
+    async def run():
+        stop = asyncio.Event()
+        async with alma.Hub(port=options.pop("port", 0), **options) as hub:
+            opened.put((hub, asyncio.get_running_loop(), stop))
+            await stop.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    hub, loop, stop = opened.get(timeout=30)
+    try:
+        yield hub
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def hub_bus(hub, topic="game", token=None):
+    """Give the bus that a hub is for a link."""
+    bus = alma._SocketBus(f"ws://127.0.0.1:{hub.port}", topic, token, 0)
+    try:
+        yield bus
+    finally:
+        bus.close()
+
+
+ORIGIN = "0a" * 16
+
+
+def entry_text(seq, *changes, origin=ORIGIN):
+    changes = [{"name": name, "kind": kind, "value": value, "label": None} for name, kind, value in changes]
+    entry = {"origin": origin, "seq": seq, "from": "host:1", "time": 1, "changes": changes}
+    return json.dumps({"mac": "", "entry": entry}, separators=(",", ":"))
+
+
+def an_entry(seq, *changes, origin=ORIGIN):
+    """Return an entry as a link sends it."""
+    text = entry_text(seq, *changes, origin=origin)
+    alone = [text] if len(changes) == 1 else [entry_text(seq, change, origin=origin) for change in changes]
+    return alma._Sent(seq, text, [(name, kind, part) for (name, kind, _), part in zip(changes, alone)])
+
+
+def sets(*numbers, origin=ORIGIN):
+    return [an_entry(number, ("x", "set", number), origin=origin) for number in numbers]
+
+
+def said(texts):
+    """Return the values in the texts of entries."""
+    return [change["value"] for text in texts for change in json.loads(text)["entry"]["changes"]]
+
+
+def read_on(bus, cursor, number, count):
+    """Read so many entries of a bus."""
+    entries = []
+    while len(entries) < count:
+        cursor, more = bus.read(cursor, number + len(entries))
+        entries += more
+    return entries
+
+
+def still_serves(hub, token=None):
+    """Tell whether a hub takes and gives what an honest client sends."""
+    origin = uuid.uuid4().hex
+    with hub_bus(hub, "honest", token) as bus:
+        return bus.send(origin, sets(0, origin=origin)) == ["ok"] and bus.state([origin])[2] == {origin: 0}
+
+
+def until_true(holds):
+    """Return when it holds; a minute is taken for never."""
+    for _ in range(60_000):
+        if holds():
+            return
+        threading.Event().wait(0.001)
+    raise AssertionError("it never held")
+
+
+def opening_request(hub, *headers, host="127.0.0.1:{port}", path="/"):
+    """Return the request with which a connection to a hub begins."""
+    lines = [f"GET {path} HTTP/1.1", *([] if host is None else ["Host: " + host.format(port=hub.port)])]
+    lines += ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
+    lines += ["Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==", *(line.format(port=hub.port) for line in headers), "", ""]
+    return "\r\n".join(lines).encode()
+
+
+def knock(hub, *headers, host="127.0.0.1:{port}", path="/"):
+    """Ask a hub for a connection by a request of one's own; return the status, and what else it says."""
+    with socket.create_connection(("127.0.0.1", hub.port), timeout=30) as plug:
+        plug.sendall(opening_request(hub, *headers, host=host, path=path))
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += plug.recv(65536) or b"\r\n\r\n"
+        plug.shutdown(socket.SHUT_WR)
+        answer += b"".join(iter(lambda: plug.recv(65536), b""))
+    return int(answer.split()[1]), answer.decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def a_guest(hub, token=None):
+    """Give a plain WebSocket connection to a hub."""
+    client = needs_extra("websocket", "websockets.sync.client")
+    plug = socket.create_connection(("127.0.0.1", hub.port), timeout=30)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    address = f"ws://127.0.0.1:{hub.port}"
+    with client.connect(address, sock=plug, compression=None, additional_headers=headers) as guest:
+        yield guest
+
+
+def farewell(guest, *messages):
+    """Send messages and return the code and the reason with which the hub closes."""
+    from websockets.exceptions import ConnectionClosed
+
+    with pytest.raises(ConnectionClosed) as caught:
+        for message in messages:
+            guest.send(message)
+        while True:
+            guest.recv(timeout=30)
+    return caught.value.rcvd.code, caught.value.rcvd.reason
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "192.168.1.2", "example.com", "127.0.0.1.evil.example"])
+def test_a_hub_that_others_can_reach_is_not_made_without_a_token(host):
+    with pytest.raises(ValueError, match="give the hub a token"):
+        alma.Hub(host)
+    assert alma.Hub(host, token="a").host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "localhost", "::1"])
+def test_a_hub_on_loopback_needs_no_token(host):
+    assert alma.Hub(host).port == 8765
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"token": ""}, {"token": "a b"}, {"token": "a\r\nb"}, {"token": "ä"}, {"origins": ["example.com"]},
+        {"origins": ["https://example.com/"]}, {"origins": ["null"]}, {"origins": ["*"]},
+        {"origins": "https://example.com"}, {"names": ["https://example.com"]}, {"names": ["a.example:80"]},
+        {"names": [""]}, {"backlog": 0}, {"clients": 0}, {"topics": 0}, {"port": -1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_hub_is_not_made_of_what_could_not_work(options):
+    with pytest.raises(ValueError):
+        alma.Hub(**options)
+
+
+def test_a_hub_says_which_extra_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "websockets", None)
+    for attempt in (lambda: asyncio.run(alma.Hub(port=0).__aenter__()), lambda: alma._bus_of("ws://a", "t", None, 1)):
+        with pytest.raises(MissingDependencyError, match=r"alma-framework\[websocket\]"):
+            attempt()
+
+
+TOKENLESS = {
+    "no token": (401, []),
+    "a wrong token": (401, ["Authorization: Bearer s3cret-tokem"]),
+    "the beginning of the token": (401, ["Authorization: Bearer s3cret"]),
+    "an empty token": (401, ["Authorization: Bearer "]),
+    "the token in another scheme": (401, ["Authorization: Digest s3cret-token"]),
+    "a token of strange bytes": (401, ["Authorization: Bearer ä"]),
+    "a wrong token as a subprotocol": (401, ["Sec-WebSocket-Protocol: alma, alma.token.s3cret"]),
+}
+
+
+@pytest.mark.parametrize("who", TOKENLESS)
+def test_a_hub_turns_away_who_comes_with(who):
+    status, headers = TOKENLESS[who]
+    with running_hub(token="s3cret-token") as hub:
+        found, answer = knock(hub, *headers)
+        assert (found, "token is missing or wrong" in answer, "s3cret" in answer) == (status, True, False)
+        assert still_serves(hub, "s3cret-token")
+
+
+@pytest.mark.parametrize("path", ["/?token=s3cret-token", "/game?a", "/?"])
+def test_a_token_in_the_address_of_a_hub_is_refused_and_told_where_it_belongs(path):
+    with running_hub(token="s3cret-token") as hub:
+        status, answer = knock(hub, "Authorization: Bearer s3cret-token", path=path)
+        assert status == 400 and "a token travels in a header" in answer
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example", "evil.example:{port}", "127.0.0.1.evil.example", "127.0.0.1.evil.example:{port}",
+        "localhost.evil.example:{port}", "0.0.0.0", "0.0.0.0:{port}", "", ":{port}", None, "127.0.0.1", "127.0.0.1:1",
+        "127.0.0.2:{port}", "[::]:{port}", "localhost:{port}:{port}", "evil.example@127.0.0.1:{port}",
+        "2130706433:{port}",
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_hub_turns_away_a_host_that_is_not_its_own(host):
+    with running_hub() as hub:
+        status, answer = knock(hub, host=host)
+        assert status == 403 and "Host is none of the hub's names" in answer
+        assert still_serves(hub)
+
+
+def test_a_hub_turns_away_two_hosts():
+    with running_hub() as hub:
+        assert knock(hub, "Host: evil.example")[0] == 403
+
+
+def test_a_hub_that_listens_everywhere_is_known_by_the_address_where_a_client_came_in():
+    with running_hub(host="0.0.0.0", token="t") as hub:
+        bearer = "Authorization: Bearer t"
+        assert knock(hub, bearer)[0] == knock(hub, bearer, host="localhost:{port}")[0] == 101
+        assert knock(hub, bearer, host="0.0.0.0:{port}")[0] == knock(hub, bearer, host="192.168.1.2:{port}")[0] == 403
+
+
+def test_a_hub_that_was_reached_over_the_network_is_not_called_as_on_loopback():
+    hub = alma.Hub("hub.example", token="t")
+    assert hub._is_called("192.168.1.2:8765", "192.168.1.2", 8765) and hub._is_called("[fd00::1]:80", "fd00::1", 80)
+    assert hub._is_called("hub.example:8765", "192.168.1.2", 8765)
+    for host in ("localhost:8765", "127.0.0.1:8765", "[::1]:8765", "192.168.1.3:8765", "192.168.1.2", "hub.example:1"):
+        assert not hub._is_called(host, "192.168.1.2", 8765)
+
+
+def test_a_hub_is_known_by_the_names_it_was_given_whatever_their_port():
+    with running_hub(names=["Hub.example.com"]) as hub:
+        for host in ("hub.example.com", "hub.example.com:443", "HUB.example.com:8443"):
+            assert knock(hub, host=host)[0] == 101
+        assert knock(hub, host="hub.example.com.evil.example")[0] == 403
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example", "null", "http://localhost:{port}", "http://127.0.0.1:{port}", "http://page.example",
+        "https://page.example:8443", "https://page.example.evil.example", "", "file://",
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_hub_turns_away_pages_of_another_origin(origin):
+    with running_hub(origins=["https://page.example"]) as hub:
+        status, answer = knock(hub, f"Origin: {origin}")
+        assert status == 403 and "Pages of this Origin" in answer
+        assert knock(hub, "Origin: https://page.example", f"Origin: {origin}")[0] == 403
+        assert still_serves(hub)
+
+
+def test_a_hub_lets_in_pages_of_its_origins_and_what_is_no_page():
+    with running_hub(origins=["https://page.example", "http://127.0.0.1:8000"]) as hub:
+        for headers in ([], ["Origin: https://page.example"], ["Origin: http://127.0.0.1:8000"]):
+            assert knock(hub, *headers)[0] == 101
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:{port}", "localhost:{port}", "LOCALHOST:{port}", "[::1]:{port}"])
+def test_a_hub_on_loopback_goes_by_the_names_of_loopback(host):
+    with running_hub() as hub:
+        assert knock(hub, host=host)[0] == 101
+
+
+def test_a_page_brings_its_token_as_a_subprotocol_which_is_not_sent_back():
+    with running_hub(token="s3cret-token") as hub:
+        status, answer = knock(hub, "Sec-WebSocket-Protocol: alma, alma.token.s3cret-token")
+        assert status == 101 and "s3cret" not in answer
+        assert re.search(r"(?im)^sec-websocket-protocol: alma\r$", answer)
+
+
+def test_a_hub_compresses_nothing():
+    with running_hub() as hub:
+        status, answer = knock(hub, "Sec-WebSocket-Extensions: permessage-deflate")
+        assert status == 101 and "deflate" not in answer
+
+
+def test_a_hub_orders_what_it_gets_and_takes_nothing_twice():
+    with running_hub() as hub, hub_bus(hub) as bus:
+        assert bus.send(ORIGIN, sets(0, 1)) == ["ok", "ok"]
+        assert bus.send(ORIGIN, sets(1, 2, 4, 5)) == ["seen", "ok", "gap"]
+        assert bus.send(ORIGIN, sets(*range(9, 1_000))) == ["gap"]  # in however many messages
+        cursor, number, known, newest = bus.state([ORIGIN, "f" * 32])
+        assert (number, known, said(newest.values())) == (3, {ORIGIN: 2}, [2])
+        assert bus.read(cursor, 0)[1] == [(seq + 1, [], entry_text(seq, ("x", "set", seq))) for seq in range(3)]
+
+
+def test_who_follows_a_hub_gets_the_state_and_then_what_comes_after_it():
+    with running_hub() as hub, hub_bus(hub) as one, hub_bus(hub) as other:
+        one.send(ORIGIN, [an_entry(0, ("x", "set", 1), ("y", "set", "ä\n"))])
+        cursor, number, _, newest = other.state([])
+        assert (number, {name: said([text]) for name, text in newest.items()}) == (1, {"x": [1], "y": ["ä\n"]})
+        one.send(ORIGIN, sets(1, 2))
+        assert [(n, said([text])) for n, _, text in read_on(other, cursor, 1, 2)] == [(2, [1]), (3, [2])]
+        assert other.read(cursor, 3) == (cursor, [])
+
+
+def test_a_hub_refuses_offers_of_what_it_has_and_says_so_with_the_entry():
+    with running_hub() as hub, hub_bus(hub) as bus:
+        cursor, _, _, _ = bus.state([])
+        bus.send(ORIGIN, [an_entry(0, ("x", "offer", 1)), an_entry(1, ("x", "offer", 2), ("y", "offer", 3))])
+        assert [refused for _, refused, _ in read_on(bus, cursor, 0, 2)] == [[], ["x"]]
+        assert {name: said([text]) for name, text in bus.state([])[3].items()} == {"x": [1], "y": [3]}
+
+
+def test_topics_of_a_hub_know_nothing_of_one_another():
+    with running_hub() as hub, hub_bus(hub, "one") as one, hub_bus(hub, "other") as other:
+        one.send(ORIGIN, sets(0))
+        assert other.state([ORIGIN])[1:] == (0, {}, {}) and one.state([ORIGIN])[1] == 1
+
+
+def test_names_and_values_of_any_kind_pass_through_a_hub():
+    names = ["ä", "a\nb", "\ud800", "\U0001f600", '"', "\x00", "\u2028", "x" * 1_000]
+    entry = json.dumps({"mac": "", "entry": {"origin": ORIGIN, "seq": 0, "changes": []}})
+    with running_hub() as hub, hub_bus(hub, "tö\npic") as bus:
+        changes = [{"name": name, "kind": "set"} for name in names]
+        texts = [entry.replace("[]", json.dumps([change])) for change in changes]
+        pieces = [(name, "set", text) for name, text in zip(names, texts)]
+        assert bus.send(ORIGIN, [alma._Sent(0, entry.replace("[]", json.dumps(changes)), pieces)]) == ["ok"]
+        assert bus.state([])[3] == dict(zip(names, texts))
+
+
+def test_a_state_of_many_messages_is_one_cut():
+    with running_hub() as hub, hub_bus(hub) as bus:
+        values = {f"v{number}": str(number) * 400_000 for number in range(10)}
+        assert (
+            bus.send(ORIGIN, [an_entry(n, (name, "set", values[name])) for n, name in enumerate(values)]) == ["ok"] * 10
+        )
+        cursor, number, _, newest = bus.state([])
+        assert (number, {name: said([text])[0] for name, text in newest.items()}) == (10, values)
+        assert len(read_on(bus, cursor, 0, 10)) == 10
+
+
+def test_a_batch_of_any_length_is_answered_whole():
+    with running_hub() as hub, hub_bus(hub) as bus:
+        cursor, _, _, _ = bus.state([])
+        assert bus.send(ORIGIN, sets(*range(3_500))) == ["ok"] * 3_500
+        assert said(text for _, _, text in read_on(bus, cursor, 0, 3_500)) == [*range(3_500)]
+
+
+def test_the_largest_entry_passes_a_hub_and_one_of_many_variables_too():
+    value = "v" * ((1 << 20) - len(entry_text(0, ("x", "set", ""))))
+    many = an_entry(1, *((f"{number}", "set", 0) for number in range(19_000)))
+    assert len(entry_text(0, ("x", "set", value))) == 1 << 20 and 1 << 20 > len(many.text) > 950_000
+    with running_hub() as hub, hub_bus(hub) as bus:
+        assert bus.send(ORIGIN, [an_entry(0, ("x", "set", value)), many]) == ["ok", "ok"]
+        assert len(bus.state([])[3]) == 19_001
+
+
+def test_who_reads_from_an_earlier_place_is_given_what_came_since():
+    with running_hub() as hub, hub_bus(hub) as bus:
+        bus.send(ORIGIN, sets(*range(5)))
+        cursor, _, _, _ = bus.state([])
+        assert [n for n, _, _ in read_on(bus, cursor, 3, 2)] == [4, 5]
+        assert [n for n, _, _ in read_on(bus, cursor, 1, 4)] == [2, 3, 4, 5]
+
+
+def test_who_has_fallen_behind_the_backlog_of_a_hub_is_told_to_start_again():
+    with running_hub(backlog=3) as hub, hub_bus(hub) as bus:
+        cursor, _, _, _ = bus.state([])
+        bus.send(ORIGIN, sets(*range(10)))
+        with pytest.raises(alma._Lost, match="is at entry 10 and keeps 3; we are at 0"):
+            read_on(bus, cursor, 0, 10)
+        assert len(read_on(bus, cursor, 7, 3)) == 3 and said(bus.state([])[3].values()) == [9]
+
+
+def test_the_backlog_of_a_hub_is_bounded_by_its_size_too(monkeypatch):
+    monkeypatch.setattr(alma, "_LARGEST_BACKLOG", 10_000)
+    with running_hub() as hub, hub_bus(hub) as bus:
+        bus.send(ORIGIN, [an_entry(seq, ("x", "set", "v" * 3_000)) for seq in range(10)])
+        cursor, _, _, _ = bus.state([])
+        assert len(read_on(bus, cursor, 7, 3)) == 3
+        with pytest.raises(alma._Lost):
+            bus.read(cursor, 6)
+
+
+def test_a_hub_with_no_room_for_more_state_says_so(monkeypatch):
+    monkeypatch.setattr(alma, "_LARGEST_STATE", 10_000)
+    with running_hub() as hub, hub_bus(hub) as bus:
+        for seq in range(5):  # each in the place of the last
+            assert bus.send(ORIGIN, [an_entry(seq, ("v", "set", "v" * 6_000))]) == ["ok"]
+        assert bus.send(ORIGIN, [an_entry(5, ("w", "set", "w" * 6_000))]) == ["ok"]
+        with pytest.raises(alma._Away, match="state of this topic"):
+            bus.send(ORIGIN, sets(6))
+        assert still_serves(hub)
+
+
+def test_a_hub_that_was_started_anew_is_another_one():
+    with running_hub() as hub, hub_bus(hub) as bus:
+        bus.send(ORIGIN, sets(0))
+        cursor, number, _, _ = bus.state([])
+    with running_hub() as hub, hub_bus(hub) as bus:
+        bus.send(ORIGIN, sets(0))
+        with pytest.raises(alma._Lost, match="started anew"):
+            bus.read(cursor, number)
+        assert bus.state([])[0] != cursor
+
+
+def test_the_end_of_a_hub_reaches_its_clients_as_away():
+    with running_hub() as hub, hub_bus(hub) as bus:
+        cursor, _, _, _ = bus.state([])
+    with pytest.raises(alma._Away):
+        while True:
+            bus.read(cursor, 0)
+    with pytest.raises(alma._Away):
+        bus.send(ORIGIN, sets(0))
+
+
+def test_a_bus_comes_back_to_a_hub_by_itself():
+    with running_hub() as hub:
+        bus = alma._SocketBus(f"ws://127.0.0.1:{hub.port}", "game", None, 0)
+        bus.send(ORIGIN, sets(0))
+    with pytest.raises(alma._Away):
+        bus.send(ORIGIN, sets(1))
+    with running_hub(port=hub.port):
+        assert bus.send(ORIGIN, sets(0)) == ["ok"]
+        bus.close()
+
+
+def test_a_wrong_token_is_refused_for_good_and_the_hub_says_why():
+    with running_hub(token="right") as hub:
+        for token in (None, "wrong"):
+            with hub_bus(hub, token=token) as bus:
+                for attempt in (lambda bus=bus: bus.state([]), lambda bus=bus: bus.send(ORIGIN, sets(0))):
+                    with pytest.raises(alma._Refused, match="The token is missing or wrong"):
+                        attempt()
+
+
+@pytest.mark.parametrize("url", ["ws://a/?token=b", "ws://b@a/", "ws://:b@a", "ws://a/#b", "ws://", "wss:///b"])
+def test_an_address_of_a_hub_that_holds_a_token_is_refused(url):
+    needs_extra("websocket", "websockets")
+    with pytest.raises(ValueError, match="token= takes the token"):
+        alma._bus_of(url, "game", None, 1)
+
+
+def test_where_nobody_listens_a_hub_is_away():
+    with socket.socket() as plug:
+        plug.bind(("127.0.0.1", 0))  # and does not listen
+        needs_extra("websocket", "websockets")
+        bus = alma._bus_of(f"ws://127.0.0.1:{plug.getsockname()[1]}", "game", None, 1)
+        for attempt in (lambda: bus.state([]), lambda: bus.read("a", 1), lambda: bus.send(ORIGIN, sets(0))):
+            with pytest.raises(alma._Away):
+                attempt()
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"\x00" * 100, b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 502 Bad Gateway\r\n\r\n"], ids=repr
+)
+def test_what_is_no_hub_is_taken_for_one_that_is_away(answer):
+    needs_extra("websocket", "websockets")
+    with socket.socket() as plug:
+        plug.bind(("127.0.0.1", 0))
+        plug.listen()
+        bus = alma._SocketBus(f"ws://127.0.0.1:{plug.getsockname()[1]}", "game", None, 1)
+
+        def reply():
+            with plug.accept()[0] as caller:
+                caller.recv(65536)
+                caller.sendall(answer)
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        with pytest.raises(alma._Away):
+            bus.state([])
+        thread.join()
+
+
+NONSENSE = {
+    "bytes": b"abc",
+    "no JSON": "hello",
+    "nothing": "",
+    "no object": "[]",
+    "no verb": '{"hello":"game"}',
+    "a key twice": '{"follow":"a","follow":"b"}',
+    "too deep": '{"follow":' + "[" * 100_000 + "]" * 100_000 + "}",
+    "no topic": '{"follow":""}',
+    "a topic that is no text": '{"follow":1}',
+    "a long topic": json.dumps({"follow": "t" * 201}),
+    "a number that is none": '{"follow":"game","epoch":"a","n":"1"}',
+    "a place before the first": '{"follow":"game","epoch":"a","n":-1}',
+    "origins that are none": '{"follow":"game","origins":1}',
+    "more lines than it may have": '{"follow":"game"}' + "\n" * 70_000,
+    "no origin": '{"send":"game","entries":[]}',
+    "no entries": json.dumps({"send": "game", "origin": ORIGIN}),
+}
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+def test_a_message_that_is_none_closes_the_connection_and_nothing_else(what):
+    with running_hub() as hub, a_guest(hub) as guest:
+        code, reason = farewell(guest, NONSENSE[what])
+        assert code == 1008 and reason.startswith("not understood: ")
+        assert still_serves(hub)
+
+
+def forged(what):
+    """Return an entry that is not what its message says it is."""
+    entry, two = an_entry(0, ("x", "set", 1)), an_entry(0, ("x", "set", 1), ("y", "set", 2))
+    (x, kind, part), y = two.pieces
+    return {
+        "of another origin": entry._replace(text=entry_text(0, ("x", "set", 1), origin="0b" * 16)),
+        "of another number": entry._replace(seq=1),
+        "of a number that is none": entry._replace(seq=True, text=entry.text.replace('"seq":0', '"seq":true')),
+        "of a number below 0": an_entry(-1, ("x", "set", 1)),
+        "of a number no page can hold": an_entry(1 << 53, ("x", "set", 1)),
+        "of another name": entry._replace(pieces=[("z", "set", entry.text)]),
+        "of another kind": entry._replace(pieces=[("x", "offer", entry.text)]),
+        "of a name that is no text": an_entry(0, (1, "set", 1)),
+        "with the text of all for one": two._replace(pieces=[("x", "set", two.text)]),
+        "with a piece of another change": two._replace(pieces=[(x, kind, y[2]), y]),
+        "with a piece of another value's name": two._replace(pieces=[("z", "set", entry_text(0, ("z", "set", 1))), y]),
+        "with a piece of another origin": two._replace(pieces=[(x, kind, part.replace("0a0a", "0b0b")), y]),
+        "with a piece of another number": two._replace(pieces=[(x, kind, part.replace('"seq":0', '"seq":1')), y]),
+        "without changes": entry._replace(text=entry.text.replace('"changes"', '"change"')),
+        "that is no entry": entry._replace(text="{}"),
+        "that is no JSON": entry._replace(text="poison"),
+        "that is too large": an_entry(0, ("x", "set", "v" * (1 << 20))),
+    }[what]
+
+
+FORGED = [
+    "of another origin", "of another number", "of a number that is none", "of a number below 0",
+    "of a number no page can hold", "of another name", "of another kind", "of a name that is no text",
+    "with the text of all for one", "with a piece of another change", "with a piece of another value's name",
+    "with a piece of another origin", "with a piece of another number", "without changes", "that is no entry",
+    "that is no JSON", "that is too large",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_a_hub_refuses_an_entry(what):
+    with running_hub() as hub, hub_bus(hub) as bus:
+        with pytest.raises(alma._Refused, match="not understood"):
+            bus.send(ORIGIN, [forged(what)])
+        assert bus.state([ORIGIN])[1:] == (0, {}, {})
+
+
+@pytest.mark.parametrize("texts", [[], ["{}", "{}"]], ids=len)
+def test_a_message_with_more_or_fewer_texts_than_it_says_is_none(texts):
+    entry = an_entry(0, ("x", "set", 1))
+    head = alma._sending("game", ORIGIN, [entry]).partition("\n")[0]
+    with running_hub() as hub, a_guest(hub) as guest:
+        assert farewell(guest, "\n".join([head, *([entry.text, *texts] if texts else [])]))[0] == 1008
+        assert still_serves(hub)
+
+
+def test_a_message_beyond_all_bounds_is_not_even_read(monkeypatch):
+    monkeypatch.setattr(alma, "_LARGEST_MESSAGE", 100_000)
+    with running_hub() as hub, a_guest(hub) as guest:
+        assert farewell(guest, "x" * 100_001)[0] == 1009
+        assert still_serves(hub)
+
+
+def test_a_connection_follows_one_topic():
+    with running_hub() as hub, a_guest(hub) as guest:
+        assert farewell(guest, '{"follow":"a"}', '{"follow":"b"}') == (1008, "a connection follows one topic")
+
+
+def test_a_hub_that_fails_says_so_reports_it_and_goes_on(monkeypatch, caplog):
+    with running_hub() as hub, a_guest(hub) as guest:
+        with monkeypatch.context() as broken:
+            broken.setattr(alma, "_Followed", None)
+            assert farewell(guest, '{"follow":"a"}') == (1011, "the hub failed")
+        assert still_serves(hub)
+    assert "could not serve a client" in caplog.text
+
+
+def test_strangers_fill_no_log(caplog):
+    with running_hub(token="t") as hub:
+        knock(hub)
+        knock(hub, "Authorization: Bearer t", host="evil.example")
+        with socket.create_connection(("127.0.0.1", hub.port)) as plug:
+            plug.sendall(b"\x00\r\n\r\n")
+            assert plug.recv(65536) is not None
+        assert still_serves(hub, "t")
+    assert caplog.text == ""
+
+
+def test_nobody_waits_for_a_client_that_does_not_read(monkeypatch):
+    monkeypatch.setattr(alma, "_GRACE", 0.5)
+    with running_hub() as hub, hub_bus(hub) as bus, hub_bus(hub) as other, socket.socket() as plug:
+        cursor, _, _, _ = other.state([])
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        plug.connect(("127.0.0.1", hub.port))
+        plug.sendall(opening_request(hub))
+        plug.sendall(bytes([0x81, 0x80 | 17, 0, 0, 0, 0]) + b'{"follow":"game"}')  # one frame of text, masked by 0
+        until_true(lambda: len(hub._topics["game"].bells) == 2)
+        big = "v" * 1_000_000
+        for seq in range(20):
+            assert bus.send(ORIGIN, [an_entry(seq, ("x", "set", big))]) == ["ok"]
+        assert len(read_on(other, cursor, 0, 20)) == 20
+        until_true(lambda: len(hub._topics["game"].bells) == 1)  # it was let go
+        taken = 0
+        with contextlib.suppress(ConnectionError):
+            for part in iter(lambda: plug.recv(1 << 20), b""):
+                taken += len(part)
+        assert taken < 20_000_000
+        assert still_serves(hub)
+
+
+def test_a_client_that_was_too_slow_starts_again_from_the_state():
+    with running_hub(backlog=5) as hub, hub_bus(hub) as bus, a_guest(hub) as guest:
+        guest.send('{"follow":"game"}')
+        assert json.loads(guest.recv(timeout=30))["n"] == 0
+        until_true(lambda: "game" in hub._topics and hub._topics["game"].bells)
+        bus.send(ORIGIN, sets(*range(300)))  # at once: nobody could follow through a backlog of 5
+        assert farewell(guest) == (4001, "the bus is at entry 300 and keeps 5; we are at 0")
+        assert said(bus.state([])[3].values()) == [299]
+
+
+def test_who_says_nothing_is_asked_to_leave(monkeypatch):
+    monkeypatch.setattr(alma, "_GRACE", 0.05)
+    with running_hub() as hub, a_guest(hub) as guest:
+        assert farewell(guest) == (1013, "too slow, or silent")
+        until_true(lambda: not hub._clients)
+
+
+def test_who_asks_for_nothing_is_hung_up_on(monkeypatch):
+    monkeypatch.setattr(alma, "_GRACE", 0.05)
+    with running_hub() as hub, socket.create_connection(("127.0.0.1", hub.port), timeout=5) as plug:
+        plug.sendall(b"GET / HTTP/1.1\r\nHost:")
+        assert not hung_up(plug)
+
+
+def hung_up(plug):
+    """Wait for the end of a connection, and return what came before it."""
+    try:
+        return b"".join(iter(lambda: plug.recv(65536), b""))
+    except ConnectionError:
+        return b""
+
+
+def test_connections_left_half_open_keep_nobody_out(monkeypatch):
+    monkeypatch.setattr(alma, "_HALF_OPEN", 100)
+    with running_hub() as hub, hub_bus(hub) as bus, a_guest(hub) as guest, contextlib.ExitStack() as stack:
+        bus.send(ORIGIN, sets(0))
+        guest.send('{"follow":"game"}')
+        plugs = [stack.enter_context(socket.create_connection(("127.0.0.1", hub.port), timeout=30)) for _ in range(200)]
+        for plug in plugs[100:]:
+            plug.sendall(b"GET / HTTP/1.1\r\n")
+        assert still_serves(hub)
+        for plug in plugs[:100]:
+            assert not hung_up(plug)  # the oldest, for the newer ones
+        until_true(lambda: len(hub._half_open) <= 100)
+        sender = bus.wires["send"]
+        bus.send(ORIGIN, sets(1))
+        while said(guest.recv(timeout=30).split("\n")[1:]) != [1]:
+            assert bus.wires["send"] is sender  # who was there before is there still
+
+
+def test_who_was_turned_away_and_does_not_go_is_one_of_those_who_are_half_open(monkeypatch):
+    monkeypatch.setattr(alma, "_HALF_OPEN", 10)
+    monkeypatch.setattr(alma, "_BEAT", 60.0)  # and so long it might stay
+    met, meet = [], alma.Hub._meet
+    monkeypatch.setattr(alma.Hub, "_meet", lambda *args, **options: met.append(meet(*args, **options)) or met[-1])
+    with running_hub(token="t") as hub, contextlib.ExitStack() as stack:
+        for _ in range(30):
+            plug = stack.enter_context(socket.create_connection(("127.0.0.1", hub.port), timeout=30))
+            plug.sendall(opening_request(hub))
+            assert plug.recv(65536).startswith(b"HTTP/1.1 401")
+        until_true(lambda: sum(not connection.transport.is_closing() for connection in met) <= 10)
+
+
+def test_a_hub_takes_so_many_clients_and_tells_the_next_why_not():
+    with running_hub(clients=2) as hub, hub_bus(hub) as bus, hub_bus(hub) as other:
+        cursor, number, _, _ = bus.state([])
+        bus.send(ORIGIN, sets(0))
+        with pytest.raises(alma._Away, match="the hub has 2 clients"):
+            other.state([])
+        assert bus.send(ORIGIN, sets(1)) == ["ok"] and len(read_on(bus, cursor, number, 2)) == 2
+        bus.close()
+        until_true(lambda: not hub._clients)
+        assert other.state([])[1] == 2
+
+
+def test_a_hub_takes_so_many_topics_and_forgets_those_that_nobody_used():
+    with running_hub(topics=2) as hub, hub_bus(hub, "used") as used, hub_bus(hub, "followed") as followed:
+        used.send(ORIGIN, sets(0))
+        cursor, _, _, _ = followed.state([])
+        with hub_bus(hub, "third") as third, pytest.raises(alma._Away, match="the hub has 2 topics"):
+            third.state([])
+        assert followed.read(cursor, 0) == (cursor, [])
+        followed.close()
+        until_true(lambda: not hub._topics["followed"].bells)
+        with hub_bus(hub, "third") as third:
+            assert third.send(ORIGIN, sets(0)) == ["ok"]
+        assert used.state([])[1] == 1 and set(hub._topics) == {"used", "third"}
+
+
+@contextlib.contextmanager
+def a_hub_that_hangs():
+    """Give the address of what opens connections as a hub does, and then neither reads nor speaks."""
+    needs_extra("websocket", "websockets")
+    server = importlib.import_module("websockets.asyncio.server")
+    opened = queue.Queue()
+
+    async def run():
+        stop = asyncio.Event()
+        async with server.serve(hang, "127.0.0.1", 0, close_timeout=0.1) as serving:
+            opened.put((serving.sockets[0].getsockname()[1], asyncio.get_running_loop(), stop))
+            await stop.wait()
+
+    async def hang(connection):
+        connection.transport.pause_reading()
+        await connection.wait_closed()
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    port, loop, stop = opened.get(timeout=30)
+    try:
+        yield f"ws://127.0.0.1:{port}"
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(30)
+
+
+def test_a_hub_without_a_word_for_a_while_is_away(monkeypatch):
+    monkeypatch.setattr(alma, "_DEAF", 0.2)
+    monkeypatch.setattr(alma, "_BEAT", 0.05)
+    with a_hub_that_hangs() as url:
+        bus = alma._SocketBus(url, "game", None, 1)
+        with pytest.raises(alma._Away, match="no word from the hub"):
+            while True:
+                assert bus.read("epoch", 1) == ("epoch", [])
+        bus.close()
+
+
+def test_a_hub_that_does_not_answer_is_away(monkeypatch):
+    monkeypatch.setattr(alma, "_GRACE", 0.2)
+    with a_hub_that_hangs() as url:
+        bus = alma._SocketBus(url, "game", None, 1)
+        for attempt in (lambda: bus.state([]), lambda: bus.send(ORIGIN, sets(0))):
+            with pytest.raises(alma._Away):
+                attempt()
+
+
+def test_a_reader_that_finds_the_hub_silent_frees_who_sends(monkeypatch):
+    monkeypatch.setattr(alma, "_DEAF", 0.2)
+    monkeypatch.setattr(alma, "_BEAT", 0.05)
+    with a_hub_that_hangs() as url:
+        bus, outcome = alma._SocketBus(url, "game", None, 1), queue.Queue()
+        sender = threading.Thread(target=lambda: outcome.put(stuck(bus)))
+        sender.start()
+        until_true(lambda: "send" in bus.wires)
+        with pytest.raises(alma._Away):
+            while True:
+                bus.read("epoch", 1)
+        assert outcome.get(timeout=30) is alma._Away
+        sender.join()
+
+
+def stuck(bus):
+    """Send more than a connection holds; return the type of the error."""
+    try:
+        bus.send(ORIGIN, [an_entry(0, *((f"{number}", "set", "v" * 20) for number in range(12_000)))])
+    except Exception as error:
+        return type(error)
+
+
+def test_close_wakes_who_waits_on_a_bus_of_a_hub(monkeypatch):
+    monkeypatch.setattr(alma, "_BEAT", 60.0)  # so long a farewell would take, and a read
+    with a_hub_that_hangs() as url:
+        bus, outcomes = alma._SocketBus(url, "game", None, 1), queue.Queue()
+
+        def wait():
+            try:
+                while True:
+                    bus.read("epoch", 1)
+            except Exception as error:
+                outcomes.put(type(error))
+
+        threads = [threading.Thread(target=wait), threading.Thread(target=lambda: outcomes.put(stuck(bus)))]
+        for thread in threads:
+            thread.start()
+        until_true(lambda: len(bus.wires) == 2)
+        threads.append(threading.Thread(target=bus.close))
+        threads[-1].start()
+        assert {outcomes.get(timeout=30), outcomes.get(timeout=30)} == {alma._Away}
+        for thread in threads:
+            thread.join()
+        with pytest.raises(alma._Away, match="closed"):
+            bus.state([])
+
+
+def test_a_hub_that_miscounts_has_lost_entries():
+    needs_extra("websocket", "websockets")
+    bus = alma._SocketBus("ws://127.0.0.1:1", "game", None, 1)
+
+    def hears(head, *texts):
+        wire = types.SimpleNamespace(hear=lambda _: (head, list(texts)), heard=0.0, place=("epoch", 3))
+        return bus._news(wire, 3), wire.place
+
+    assert hears({"news": [[4, []], [5, ["x"]]], "n": 5}, "a", "b") == ([(4, [], "a"), (5, ["x"], "b")], ("epoch", 5))
+    for news, number, texts in [
+        ([], 4, []),
+        ([[5, []]], 5, ["a"]),
+        ([[4, []]], 5, ["a"]),
+        ([[4, []]], 4, []),
+        ([], 2, []),
+    ]:
+        with pytest.raises(alma._Lost):
+            hears({"news": news, "n": number}, *texts)
+
+
+def test_many_send_to_a_hub_at_once_and_all_read_the_same():
+    with running_hub() as hub, contextlib.ExitStack() as stack:
+        buses = [stack.enter_context(hub_bus(hub)) for _ in range(4)]
+        cursors = [bus.state([])[0] for bus in buses]
+        histories = [[] for _ in buses]
+
+        def send(bus, origin):
+            for start in range(0, rounds(100, 1_000), 10):
+                assert bus.send(origin, sets(*range(start, start + 10), origin=origin)) == ["ok"] * 10
+
+        count = 4 * rounds(100, 1_000)
+        threads = [threading.Thread(target=send, args=(bus, f"{at}" * 32)) for at, bus in enumerate(buses)]
+        threads += [
+            threading.Thread(target=lambda each=each: each[2].extend(read_on(each[0], each[1], 0, count)))
+            for each in zip(buses, cursors, histories)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert histories[1:] == histories[:-1] and [n for n, _, _ in histories[0]] == [*range(1, count + 1)]
+
+
+def test_a_hub_leaves_no_task_and_no_connection_behind():
+    needs_extra("websocket", "websockets")
+
+    async def run():
+        async with alma.Hub(port=0) as hub:
+            loop, url = asyncio.get_running_loop(), f"ws://127.0.0.1:{hub.port}"
+            bus = alma._SocketBus(url, "game", None, 1)
+            await loop.run_in_executor(None, bus.state, [])
+            half = socket.create_connection(("127.0.0.1", hub.port))
+            await until(lambda: hub._half_open)
+        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+        bus.close()
+        half.close()
+        return hub
+
+    hub = asyncio.run(run())
+    assert not hub._clients and not hub._half_open
+
+
+def test_a_port_that_is_taken_is_an_os_error():
+    with running_hub() as hub, pytest.raises(OSError):
+        asyncio.run(alma.Hub(port=hub.port).__aenter__())
+
+
+def hub_url(hub):
+    return f"ws://127.0.0.1:{hub.port}"
+
+
+def test_links_on_a_hub_keep_registries_alike():
+    one, other = AlmaRegistry(), AlmaRegistry()
+    score = one.watch("score", 1)
+    with running_hub(token="s3cret") as hub, contextlib.ExitStack() as stack:
+        for registry in (one, other):
+            link = stack.enter_context(alma.sync(registry, hub_url(hub), token="s3cret"))
+            assert link.status == "live"
+            link.flush(30)
+        assert other.watch("score", 0).get() == 1
+        score.set([1, {"a": (2, b"c")}])
+        other.get_var("score").wait([1, {"a": (2, b"c")}], timeout=30)
+        with other.transaction():
+            other.get_var("score").set(3)
+            other.watch("name", "ä\n\ud800")
+        score.wait(3, timeout=30)
+        until_true(lambda: "name" in one)
+        assert one.watch("name", "").get() == "ä\n\ud800"
+
+
+def test_a_link_with_a_wrong_token_is_refused_and_told_by_the_hub_why():
+    with running_hub(token="right") as hub, pytest.raises(SyncError, match="The token is missing or wrong"):
+        alma.sync(AlmaRegistry(), hub_url(hub), token="wrong")
+
+
+def test_links_fill_a_hub_that_was_started_anew():
+    one, other = AlmaRegistry(), AlmaRegistry()
+    score, events = one.watch("score", 1), []
+    with contextlib.ExitStack() as stack:
+        with running_hub() as hub:
+            link = stack.enter_context(alma.sync(one, hub_url(hub)))
+            link.flush(30)
+            last = stack.enter_context(alma.sync(other, hub_url(hub)))
+            last.on_event(events.append)
+            other.watch("score", 0).wait(1, timeout=30)
+        until_true(lambda: link.status == last.status == "lagging")
+        score.set(2)  # on its way while there is no hub
+        with running_hub(port=hub.port):
+            other.get_var("score").wait(2, timeout=60)
+            other.get_var("score").set(3)
+            score.wait(3, timeout=30)
+            link.flush(30)
+            last.flush(30)
+            until_true(lambda: link.status == last.status == "live")
+            assert {"lagging", "live"} < {event.kind for event in events}
+            link.close()
+            last.close()
+
+
+def test_many_changes_through_a_hub_all_arrive_once():
+    one, other = AlmaRegistry(), AlmaRegistry()
+    count, many = one.watch("count", 0), rounds(2_000, 20_000)
+    with running_hub(backlog=many + 1) as hub, alma.sync(one, hub_url(hub)) as link, alma.sync(other, hub_url(hub)):
+        there = other.watch("count", 0)
+        for number in range(1, many):
+            count.set(number)
+        link.flush(60)
+        there.wait(many - 1, timeout=60)
+        assert [record.value for record in there.history()] == [*range(many)]
+
+
 # -- bad days, each with a real server
 
 
@@ -17918,3 +18832,59 @@ def test_follow_shows_a_row_for_each_change(monkeypatch, shell, shop_file):
     code, out, err = shell("follow", shop_file, "x")
     day, row = out.splitlines()
     assert (code, err) == (0, "") and day.endswith("+00:00") and row.split()[1:] == ["x", "1", "why", "1,234"]
+
+
+@contextlib.contextmanager
+def a_bus_command(*options):
+    """Run the command that opens a hub, and give the process and what a client needs to know of the hub."""
+    needs_extra("websocket", "websockets")
+    child = subprocess.Popen(
+        [sys.executable, str(SOURCE), "bus", "--port", "0", *map(str, options)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        line = child.stdout.readline().decode()
+        port = int(re.search(r"ws://127\.0\.0\.1:(\d+) is open", line)[1])
+        yield child, types.SimpleNamespace(port=port)
+    finally:
+        child.kill()
+        child.communicate()
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 0)], ids=["SIGINT", "SIGTERM"])
+def test_a_hub_of_the_command_line_serves_until_it_is_told_to_stop(number, code):
+    with a_bus_command() as (child, hub), hub_bus(hub) as bus:
+        assert still_serves(hub)
+        bus.state([])
+        child.send_signal(number)
+        out, err = child.communicate(timeout=60)
+        assert (child.returncode, out, err) == (code, b"", b"")
+
+
+def test_bus_takes_the_token_from_a_file_and_pages_from_its_origins(tmp_path):
+    (tmp_path / "token").write_text("s3cret-token\n")
+    options = "--token-file", tmp_path / "token", "--origin", "https://a.example", "--origin", "https://b.example"
+    with a_bus_command(*options, "--name", "hub.example") as (_, hub):
+        bearer = "Authorization: Bearer s3cret-token"
+        assert knock(hub)[0] == 401 and still_serves(hub, "s3cret-token")
+        for origin in ("https://a.example", "https://b.example"):
+            assert knock(hub, bearer, f"Origin: {origin}", host="hub.example")[0] == 101
+        assert knock(hub, bearer, "Origin: https://c.example")[0] == 403
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["--host", "0.0.0.0"], "give the hub a token"),
+        (["--token-file", "none"], "none: No such file"),
+        (["--token-file", "empty"], "a token is of letters"),
+        (["--origin", "example.com"], "an origin is like https://example.com"),
+    ],
+)  # fmt: skip
+def test_bus_says_in_a_line_why_it_does_not_listen(arguments, complaint, tmp_path, monkeypatch, shell):
+    needs_extra("websocket", "websockets")
+    monkeypatch.chdir(tmp_path)
+    Path("empty").touch()
+    code, out, err = shell("bus", *arguments)
+    assert (code, out) == (1, "") and complaint in err and err.count("\n") == 1
