@@ -9255,17 +9255,29 @@ class _Trail:
         if stop - 1 != self.offer:
             self.ours, self.local = stop - 1, self.log.time(self.log.head, stop - 1)
 
-    def oldest(self, most: int) -> List[Tuple[int, int]]:
-        """Return (time, index) of the records that have to travel, oldest first: *most*, and all of the last time."""
-        layout = self.log.head[2]
-        indices = (index for start, stop in self.due for index in range(start, stop))
-        timed = ((layout.times[index - layout.shift if index else 0], index) for index in indices)
-        found = list(islice(timed, most))
-        return found + list(takewhile(lambda entry: entry[0] == found[-1][0], timed))
+    def oldest(self) -> int:
+        """Return a time that no record which has to travel is older than."""
+        head, start = self.log.head, self.due[0][0]
+        return self.log.time(head, start and min(max(start, head[2].first), head[0] - 1))
+
+    def take(self, until: int, most: int) -> List[Tuple[int, int]]:
+        """Take (time, index) of what has to travel first, up to a time: *most*, and all of the last time."""
+        (start, stop), layout = self.due[0], self.log.head[2]
+        stop, shift = (stop, layout.shift) if start else (1, 0)
+        times, first = layout.times, start - shift
+        end = min(bisect_right(times, until, first, stop - shift), first + most)
+        if end > first:
+            end = bisect_right(times, times[end - 1], end - 1, stop - shift)
+        self.due[0][0] = end + shift
+        if self.due[0][0] == self.due[0][1]:
+            self.due.popleft()
+        return [(times[position], position + shift) for position in range(first, end)]
 
     def clip(self) -> int:
         """Forget what has to travel and has been pruned, but for the newest value; return how many that were."""
         first, gone = self.log.head[2].first, 0
+        if first == 1:
+            return 0
         kept: Deque[List[int]] = deque()
         for start, stop in self.due:
             if start == 0:
@@ -9279,17 +9291,12 @@ class _Trail:
         return gone
 
     def records(self, indices: List[int]) -> List[ChangeRecord[Any]]:
-        """Return the records of what has to travel first, and note that it is on its way."""
-        later, found = [index for index in indices if index], {}
-        for record in self.log.part(self.log.head, later[0], later[-1] + 1) if later else ():
-            found[record.index] = record
-        if len(later) < len(indices):
-            found.update((record.index, record) for record in self.log.part(self.log.head, 0, 1))
-        for _ in indices:
-            self.due[0][0] += 1
-            if self.due[0][0] == self.due[0][1]:
-                self.due.popleft()
-        return [found[index] for index in indices]
+        """Return records by their indices, which rise."""
+        head, later = self.log.head, [index for index in indices if index]
+        found = self.log.part(head, later[0], later[-1] + 1) if later else []
+        found = found if later == indices else [*self.log.part(head, 0, 1), *found]
+        wanted = set(indices)
+        return [record for record in found if record.index in wanted]
 
 
 _PLAIN_OPTIONS = _Options(True, (), (), (), None, False)
@@ -9406,7 +9413,7 @@ class _Replica:
     def __init__(self, scope: _Scope) -> None:
         self.scope, self.monitor = scope, scope.monitor
         self.trails: Dict[_Log, _Trail] = {}
-        self.due: Dict[_Log, _Trail] = {}  # those with records that have to travel
+        self.due: List[Tuple[int, int, _Trail]] = []  # a heap by time of those with records that have to travel
         self.strays: List[_Trail] = []  # variables that came with a past, as from a file
         self.met: Set[str] = set()
         self.told: Set[_Log] = set()  # those that may have new records
@@ -9466,9 +9473,35 @@ class _Replica:
         self.after = self.monitor.time
 
     def _look_at(self, trail: _Trail, arrived: AbstractSet[int]) -> None:
+        was_due = bool(trail.due)
         trail.look(trail.log.head[0], arrived)
+        if not was_due:
+            self._line_up(trail)
+
+    def _line_up(self, trail: _Trail) -> None:
+        from heapq import heappush
+
         if trail.due:
-            self.due[trail.log] = trail
+            heappush(self.due, (trail.oldest(), id(trail), trail))
+
+    def take_due(self, most: int) -> Tuple[List[Tuple[int, _Trail, ChangeRecord[Any]]], Dict[_Trail, int]]:
+        """Take what has to travel first: *most*, and all of the last time; and tell how many of which were pruned."""
+        from heapq import heappop
+
+        taken: List[Tuple[int, _Trail, int]] = []
+        gone: Dict[_Trail, int] = {}
+        while self.due and (len(taken) < most or self.due[0][0] == taken[-1][0]):
+            trail = heappop(self.due)[2]
+            gone[trail] = gone.get(trail, 0) + trail.clip()
+            if trail.due:
+                until = self.due[0][0] if self.due else self.monitor.time
+                taken += ((time, trail, index) for time, index in trail.take(until, max(1, most - len(taken))))
+            self._line_up(trail)
+        indices: Dict[_Trail, List[int]] = {}
+        for _, trail, index in taken:
+            indices.setdefault(trail, []).append(index)
+        records = {trail: iter(trail.records(of_trail)) for trail, of_trail in indices.items()}
+        return [(time, trail, next(records[trail])) for time, trail, _ in taken], gone
 
     def _meet_new(self) -> None:
         self.renamed, there = False, set()
@@ -9480,7 +9513,7 @@ class _Replica:
                 trail = self._meet(var, 0 if begun else log.head[0], 0 if begun and var._name not in self.met else -1)
                 if not begun:
                     self.strays.append(trail)
-        for log in [log for log in self.trails if log not in there and log not in self.due]:
+        for log in [log for log, trail in self.trails.items() if log not in there and not trail.due]:
             del self.trails[log]
 
     def is_pending(self, trail: _Trail) -> bool:
@@ -10087,13 +10120,12 @@ class SyncLink:
         with self._monitor.lock:
             self._monitor.settle()
             self._replica.look()
-            pruned = [(trail.var._name, gone) for trail, gone in self._clipped() if gone]
             self._want_strays()
             wanted = [self._wanted.popleft() for _ in range(min(len(self._wanted), _LOAD))]
-            records = self._oldest()
+            records, gone = self._replica.take_due(_LOAD)
             horizon = records[-1][0] if records and self._replica.due else self._monitor.time
-        for name, gone in pruned:
-            self._tell("pruned", f"{gone} records were pruned before they could be sent", name)
+        for trail in filter(gone.get, gone):
+            self._tell("pruned", f"{gone[trail]} records were pruned before they could be sent", trail.var._name)
         for trail, record, kind in wanted:
             self._depart(self._replica.extra, record._time, [(trail, record, kind)])
         groups: Dict[int, List[Any]] = {}
@@ -10102,10 +10134,6 @@ class SyncLink:
         for made, group in groups.items():
             self._depart(self._segment(made), made, group)
         return _NEVER if self._wanted else horizon
-
-    def _clipped(self) -> List[Tuple[_Trail, int]]:
-        trails = list(self._replica.due.values())
-        return [(trail, trail.clip()) for trail in trails if trail.log.head[2].first > 1]
 
     def _want_strays(self) -> None:
         for trail in self._replica.strays:
@@ -10118,22 +10146,6 @@ class SyncLink:
         if record is not None and not (kind == "offer" and _is_deletion(record)):
             self._wanted.append((trail, record, kind))
             trail.again = trail.again or kind == "set"
-
-    def _oldest(self) -> List[Tuple[int, _Trail, ChangeRecord[Any]]]:
-        """Take the records that have to travel first, in the order of time, whole transactions."""
-        due = self._replica.due
-        found = [(time, trail, index) for trail in due.values() for time, index in trail.oldest(_LOAD)]
-        found.sort(key=lambda entry: entry[0])
-        taken = found[:_LOAD]
-        taken += takewhile(lambda entry: entry[0] == taken[-1][0], found[_LOAD:])
-        indices: Dict[_Trail, List[int]] = {}
-        for _, trail, index in taken:
-            indices.setdefault(trail, []).append(index)
-        records = {trail: iter(trail.records(of_trail)) for trail, of_trail in indices.items()}
-        for trail in indices:
-            if not trail.due:
-                del due[trail.log]
-        return [(time, trail, next(records[trail])) for time, trail, _ in taken]
 
     def _segment(self, time: int) -> _Segment:
         """Return the segment of what was made at a time."""

@@ -17497,6 +17497,85 @@ def test_many_changes_through_a_hub_all_arrive_once():
         assert [record.value for record in there.history()] == [*range(many)]
 
 
+# -- what a link looks at
+
+
+class Unlisted(dict):
+    """A dict that nobody may go over."""
+
+    def __iter__(self):
+        raise AssertionError("somebody went over all of them")
+
+    items = values = keys = __iter__
+
+
+def test_a_change_among_many_variables_has_the_link_go_over_none_but_it(replicas):
+    here, there = replicas(), replicas()
+    for n in range(100):
+        here.watch(f"x{n}", 0)
+    here.told(there)
+    there.told(here)
+    for replica in (here, there):
+        replica.link._replica.trails = Unlisted(replica.link._replica.trails)
+    here["x7"].set(1)
+    there["x7"].wait(1, timeout=PATIENCE)
+    there["x7"].set(2)
+    here["x7"].wait(2, timeout=PATIENCE)
+    here.send()
+    assert here.link.status == there.link.status == "live"
+
+
+@pytest.mark.parametrize("how", ["set", "update", "transaction"])
+def test_a_change_that_an_interrupt_kept_from_being_told_of_travels(replicas, how):
+    here, there = replicas(), replicas()
+    x = here.watch("x", 0)
+    here.told(there)
+    struck = iter([KeyboardInterrupt])
+
+    def strike(var):
+        for error in struck:
+            raise error
+
+    def change():
+        with here.registry.transaction() if how == "transaction" else contextlib.nullcontext():
+            x.update(lambda value: 1) if how == "update" else x.set(1)
+
+    followers = here.registry._monitor.followers
+    rest = followers.copy()
+    followers.clear()
+    followers.update({"strike": strike, **rest})
+    with pytest.raises(KeyboardInterrupt):
+        change()
+    there["x"].wait(1, timeout=PATIENCE)
+    del followers["strike"]
+
+
+@pytest.mark.parametrize("seed", range(rounds(5, 100)))
+def test_what_waits_in_many_variables_goes_in_the_order_in_which_it_was_made(replicas, seed, monkeypatch):
+    monkeypatch.setattr(alma, "_LOAD", 7)
+    here, there, draw, made = replicas(), replicas(), random.Random(seed), []
+    variables = [here.watch(f"x{n}", -1, keep_last=draw.choice([None, 1_000])) for n in range(20)]
+    here.told(there)
+    heard = []
+    for var in variables:
+        there[var.name].add_listener(lambda var, record: heard.append((var.name, record)))
+    with here.held():
+        for n in range(draw.randrange(1, 500)):
+            with here.registry.transaction() if n % 3 == 0 else contextlib.nullcontext():
+                for var in draw.choices(variables, k=draw.choice([1, 2, 3])):
+                    var.set(n)
+                    made.append((var.name, n))
+            if draw.random() < 0.01:
+                there["x0"].set(-n - 2)
+    here.told(there)
+    there.registry.flush()
+    came = [(name, record) for name, record in heard if record.value >= 0]
+    assert [record.value for _, record in came] == [n for _, n in made]  # within a transaction there is no order
+    assert sorted((name, record.value) for name, record in came) == sorted(made)
+    times = {record.value: record._time for _, record in came}
+    assert all(record._time == times[record.value] for _, record in came if record.value % 3 == 0)
+
+
 # -- bad days, each with a real server
 
 
