@@ -2207,7 +2207,7 @@ class _Monitor:
         self.turn: Dict[int, int] = {}  # 0: the thread that delivers notices
         self.cause = 0  # how many listeners' changes led to the one that is being delivered
         self.names: Optional[_Table] = None  # a registry's variables
-        self.followers: Dict[Any, Callable[[Any], None]] = {}  # told at once of each change; must be quick
+        self.followers: Dict[Any, Callable[[Any], None]] = {}  # told of each change, under the lock; must be quick
         self.writer: Dict[int, Any] = {}  # 0: the thread that makes the changes for which no coroutine should wait
         self._fresh()
         _monitors.add(weakref.ref(self, _monitors.discard))
@@ -2306,9 +2306,17 @@ class _Monitor:
             result = step(*args)
             self.mark = self.idle
             return result
-        except BaseException:
+        except Exception:
             self.mark = self.idle
             raise
+        except BaseException:
+            self.interrupted(self.idle)
+            raise
+
+    def interrupted(self, mark: Any) -> None:
+        """End a change that an interrupt struck, perhaps just before its followers were told of it."""
+        self.mark = mark
+        self.tell()
 
     def catch_up(self) -> None:
         """Commit the changes that were queued inside a running one. Assumes the lock."""
@@ -2329,6 +2337,7 @@ class _Monitor:
         journal = self.journal
         if journal is not None and journal.pending is not None:
             journal.settle()
+            self.tell()
         if self.idle is not None and self.idle is not _CLOSED:
             if self.idle.over:
                 self.idle.finish()
@@ -2344,7 +2353,7 @@ class _Monitor:
         self.deliver(self.time, wait=True)
 
     def tell(self, var: Optional[AlmaVar[Any]] = None) -> None:
-        """Wake the followers of a variable, whose head has been stored; without one, those of all: names changed."""
+        """Wake the followers of a variable, whose head has been stored; without one, of all: names may have changed."""
         for follower in list(self.followers.values()):
             follower(var)
 
@@ -3008,17 +3017,17 @@ class AlmaVar(Generic[_T]):
                                 monitor.notices.append(notice)
                             else:
                                 log.head = count + 1, stored, layout, atom
+                        if monitor.followers:
+                            monitor.tell(self)
                         monitor.mark = None
                     except BaseException:
-                        monitor.mark = None
+                        monitor.interrupted(None)
                         raise
                     if monitor.queued:
                         monitor.catch_up()
         if now is None:
             monitor.run(self._set, stored, note, expect)
             return self
-        if monitor.followers:
-            monitor.tell(self)
         if monitor.notices:  # its own, or those of changes that waited for it
             monitor.deliver(now)
         return self
@@ -3863,13 +3872,13 @@ class _Transaction:
             for table, entries in self.draft.tables.items():
                 table.entries = entries
             monitor.notices.extend(self.notices)  # one call, and an iterator: what was interrupted adds none twice
+            if monitor.followers:
+                for told in [None] if self.draft.tables else self.touched:
+                    monitor.tell(told)
         else:
             self.forget_resumed(0)
         monitor.idle = None
         monitor.mark = mark
-        if self.committed and monitor.followers:
-            for told in [None] if self.draft.tables else self.touched:
-                monitor.tell(told)
 
 
 class AlmaRegistry:
@@ -9053,6 +9062,13 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+@lru_cache(maxsize=None)
+def _sha1(script: str) -> str:
+    from hashlib import sha1
+
+    return sha1(script.encode()).hexdigest()
+
+
 class _Wire:
     """A connection to Redis, used by one thread."""
 
@@ -9089,11 +9105,9 @@ class _Wire:
 
     def run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
         """Return what a script returns, which is sent only where the server has it not."""
-        from hashlib import sha1
-
         rest = len(keys), *keys, *arguments
         try:
-            return self.ask("EVALSHA", sha1(script.encode()).hexdigest(), *rest)
+            return self.ask("EVALSHA", _sha1(script), *rest)
         except self.errors.NoScriptError:
             return self.ask("EVAL", script, *rest)
 
@@ -9376,17 +9390,29 @@ class _Trail:
         if stop - 1 != self.offer:
             self.ours, self.local = stop - 1, self.log.time(self.log.head, stop - 1)
 
-    def oldest(self, most: int) -> List[Tuple[int, int]]:
-        """Return (time, index) of the records that have to travel, oldest first: *most*, and all of the last time."""
-        layout = self.log.head[2]
-        indices = (index for start, stop in self.due for index in range(start, stop))
-        timed = ((layout.times[index - layout.shift if index else 0], index) for index in indices)
-        found = list(islice(timed, most))
-        return found + list(takewhile(lambda entry: entry[0] == found[-1][0], timed))
+    def oldest(self) -> int:
+        """Return a time that no record which has to travel is older than."""
+        head, start = self.log.head, self.due[0][0]
+        return self.log.time(head, start and min(max(start, head[2].first), head[0] - 1))
+
+    def take(self, until: int, most: int) -> List[Tuple[int, int]]:
+        """Take (time, index) of what has to travel first, up to a time: *most*, and all of the last time."""
+        (start, stop), layout = self.due[0], self.log.head[2]
+        stop, shift = (stop, layout.shift) if start else (1, 0)
+        times, first = layout.times, start - shift
+        end = min(bisect_right(times, until, first, stop - shift), first + most)
+        if end > first:
+            end = bisect_right(times, times[end - 1], end - 1, stop - shift)
+        self.due[0][0] = end + shift
+        if self.due[0][0] == self.due[0][1]:
+            self.due.popleft()
+        return [(times[position], position + shift) for position in range(first, end)]
 
     def clip(self) -> int:
         """Forget what has to travel and has been pruned, but for the newest value; return how many that were."""
         first, gone = self.log.head[2].first, 0
+        if first == 1:
+            return 0
         kept: Deque[List[int]] = deque()
         for start, stop in self.due:
             if start == 0:
@@ -9400,17 +9426,12 @@ class _Trail:
         return gone
 
     def records(self, indices: List[int]) -> List[ChangeRecord[Any]]:
-        """Return the records of what has to travel first, and note that it is on its way."""
-        later, found = [index for index in indices if index], {}
-        for record in self.log.part(self.log.head, later[0], later[-1] + 1) if later else ():
-            found[record.index] = record
-        if len(later) < len(indices):
-            found.update((record.index, record) for record in self.log.part(self.log.head, 0, 1))
-        for _ in indices:
-            self.due[0][0] += 1
-            if self.due[0][0] == self.due[0][1]:
-                self.due.popleft()
-        return [found[index] for index in indices]
+        """Return records by their indices, which rise."""
+        head, later = self.log.head, [index for index in indices if index]
+        found = self.log.part(head, later[0], later[-1] + 1) if later else []
+        found = found if later == indices else [*self.log.part(head, 0, 1), *found]
+        wanted = set(indices)
+        return [record for record in found if record.index in wanted]
 
 
 _PLAIN_OPTIONS = _Options(True, (), (), (), None, False)
@@ -9527,10 +9548,11 @@ class _Replica:
     def __init__(self, scope: _Scope) -> None:
         self.scope, self.monitor = scope, scope.monitor
         self.trails: Dict[_Log, _Trail] = {}
-        self.due: Dict[_Log, _Trail] = {}  # those with records that have to travel
+        self.due: List[Tuple[int, int, _Trail]] = []  # a heap by time of those with records that have to travel
         self.strays: List[_Trail] = []  # variables that came with a past, as from a file
         self.met: Set[str] = set()
-        self.renamed = True
+        self.told: Set[_Log] = set()  # those that may have new records
+        self.renamed = True  # any may
         self.after = self.echoed = self.monitor.time  # of the last look; of what the bus has told us of our own
         self.arrived: List[int] = []  # times of the link's records younger than that
         self.sent = _NEVER  # of the newest record that is on its way
@@ -9574,18 +9596,47 @@ class _Replica:
         return trail
 
     def look(self, arrived: Optional[Mapping[_Log, AbstractSet[int]]] = None) -> None:
-        """Note which records have been made since the last look; those that the link made are given. O(variables)."""
+        """Note which records have been made since the last look; those that the link made are given."""
+        logs, self.told = self.told, set()
         if self.renamed:
             self._meet_new()
-        for trail in self.trails.values():
-            if trail.log.head[0] > trail.place:
-                self._look_at(trail, (arrived or {}).get(trail.log, _NOTHING))
+            logs = set(self.trails)
+        for log in logs:
+            trail = self.trails.get(log)
+            if trail is not None and log.head[0] > trail.place:
+                self._look_at(trail, (arrived or {}).get(log, _NOTHING))
         self.after = self.monitor.time
 
     def _look_at(self, trail: _Trail, arrived: AbstractSet[int]) -> None:
+        was_due = bool(trail.due)
         trail.look(trail.log.head[0], arrived)
+        if not was_due:
+            self._line_up(trail)
+
+    def _line_up(self, trail: _Trail) -> None:
+        from heapq import heappush
+
         if trail.due:
-            self.due[trail.log] = trail
+            heappush(self.due, (trail.oldest(), id(trail), trail))
+
+    def take_due(self, most: int) -> Tuple[List[Tuple[int, _Trail, ChangeRecord[Any]]], Dict[_Trail, int]]:
+        """Take what has to travel first: *most*, and all of the last time; and tell how many of which were pruned."""
+        from heapq import heappop
+
+        taken: List[Tuple[int, _Trail, int]] = []
+        gone: Dict[_Trail, int] = {}
+        while self.due and (len(taken) < most or self.due[0][0] == taken[-1][0]):
+            trail = heappop(self.due)[2]
+            gone[trail] = gone.get(trail, 0) + trail.clip()
+            if trail.due:
+                until = self.due[0][0] if self.due else self.monitor.time
+                taken += ((time, trail, index) for time, index in trail.take(until, max(1, most - len(taken))))
+            self._line_up(trail)
+        indices: Dict[_Trail, List[int]] = {}
+        for _, trail, index in taken:
+            indices.setdefault(trail, []).append(index)
+        records = {trail: iter(trail.records(of_trail)) for trail, of_trail in indices.items()}
+        return [(time, trail, next(records[trail])) for time, trail, _ in taken], gone
 
     def _meet_new(self) -> None:
         self.renamed, there = False, set()
@@ -9597,7 +9648,7 @@ class _Replica:
                 trail = self._meet(var, 0 if begun else log.head[0], 0 if begun and var._name not in self.met else -1)
                 if not begun:
                     self.strays.append(trail)
-        for log in [log for log in self.trails if log not in there and log not in self.due]:
+        for log in [log for log, trail in self.trails.items() if log not in there and not trail.due]:
             del self.trails[log]
 
     def is_pending(self, trail: _Trail) -> bool:
@@ -9886,6 +9937,7 @@ class SyncLink:
         self._monitor, self._pid = scope.monitor, os.getpid()
         self._bell: Any = SimpleQueue()  # may be rung by a signal handler
         self._rung = False
+        self._taking = False  # whether what is told of is of the link's own making
         self._gate = threading.Lock()  # held while entries are on the way, so that a resync finds nothing half sent
         self._news = threading.Condition()  # what follows has changed
         self._known = threading.Event()  # whether what the topic had at first is here
@@ -9911,7 +9963,7 @@ class SyncLink:
         with self._monitor.lock:
             self._monitor.settle()
             self._begin()
-            self._monitor.followers[self] = self._ring
+            self._monitor.followers[self] = self._hear
 
     # -- what others ask
 
@@ -9954,7 +10006,7 @@ class SyncLink:
             raise TypeError(f"{fn!r} is async: an event is told of by a plain call")
         self._listeners += _functions("listeners", [fn])
         self._hurry["sender"].set()
-        self._ring(None, False)
+        self._ring()
         return self
 
     def flush(self, timeout: Optional[float] = None) -> None:
@@ -9977,7 +10029,7 @@ class SyncLink:
         def is_over() -> bool:
             return self._settled >= target or self._end is not None
 
-        self._ring(None, False)
+        self._ring()
         with self._news:
             return self._news.wait_for(is_over, timeout)
 
@@ -10041,10 +10093,17 @@ class SyncLink:
             self._tell("unsent", "what was changed here last has not reached the bus")
         self._tell(state, reason)
 
-    def _ring(self, var: Optional[AlmaVar[Any]], renamed: bool = True) -> None:
-        """Wake who sends: a follower of the registry."""
-        if var is None and renamed:
+    def _hear(self, var: Optional[AlmaVar[Any]]) -> None:
+        """Note what has changed, as a follower of the registry, and wake who sends."""
+        if var is None:
             self._replica.renamed = True
+        else:
+            self._replica.told.add(var._log)
+        if not self._taking:
+            self._ring()
+
+    def _ring(self) -> None:
+        """Wake who sends."""
         if not self._rung:
             self._rung = True
             self._bell.put(None)
@@ -10168,7 +10227,7 @@ class SyncLink:
             with self._news:
                 self._settled = max(self._settled, self._queue[0].time - 1 if self._queue else horizon)
                 self._news.notify_all()
-        return bool(batch or self._replica.due or self._wanted)
+        return bool(self._queue or self._replica.due or self._wanted)
 
     def _batch(self) -> List[_Departure]:
         """Return the departures to send next: of one origin, and not too many bytes."""
@@ -10196,13 +10255,12 @@ class SyncLink:
         with self._monitor.lock:
             self._monitor.settle()
             self._replica.look()
-            pruned = [(trail.var._name, gone) for trail, gone in self._clipped() if gone]
             self._want_strays()
             wanted = [self._wanted.popleft() for _ in range(min(len(self._wanted), _LOAD))]
-            records = self._oldest()
+            records, gone = self._replica.take_due(_LOAD)
             horizon = records[-1][0] if records and self._replica.due else self._monitor.time
-        for name, gone in pruned:
-            self._tell("pruned", f"{gone} records were pruned before they could be sent", name)
+        for trail in filter(gone.get, gone):
+            self._tell("pruned", f"{gone[trail]} records were pruned before they could be sent", trail.var._name)
         for trail, record, kind in wanted:
             self._depart(self._replica.extra, record._time, [(trail, record, kind)])
         groups: Dict[int, List[Any]] = {}
@@ -10211,10 +10269,6 @@ class SyncLink:
         for made, group in groups.items():
             self._depart(self._segment(made), made, group)
         return _NEVER if self._wanted else horizon
-
-    def _clipped(self) -> List[Tuple[_Trail, int]]:
-        trails = list(self._replica.due.values())
-        return [(trail, trail.clip()) for trail in trails if trail.log.head[2].first > 1]
 
     def _want_strays(self) -> None:
         for trail in self._replica.strays:
@@ -10227,22 +10281,6 @@ class SyncLink:
         if record is not None and not (kind == "offer" and _is_deletion(record)):
             self._wanted.append((trail, record, kind))
             trail.again = trail.again or kind == "set"
-
-    def _oldest(self) -> List[Tuple[int, _Trail, ChangeRecord[Any]]]:
-        """Take the records that have to travel first, in the order of time, whole transactions."""
-        due = self._replica.due
-        found = [(time, trail, index) for trail in due.values() for time, index in trail.oldest(_LOAD)]
-        found.sort(key=lambda entry: entry[0])
-        taken = found[:_LOAD]
-        taken += takewhile(lambda entry: entry[0] == taken[-1][0], found[_LOAD:])
-        indices: Dict[_Trail, List[int]] = {}
-        for _, trail, index in taken:
-            indices.setdefault(trail, []).append(index)
-        records = {trail: iter(trail.records(of_trail)) for trail, of_trail in indices.items()}
-        for trail in indices:
-            if not trail.due:
-                del due[trail.log]
-        return [(time, trail, next(records[trail])) for time, trail, _ in taken]
 
     def _segment(self, time: int) -> _Segment:
         """Return the segment of what was made at a time."""
@@ -10325,11 +10363,17 @@ class SyncLink:
             replica.look()
             if replica.is_quiet():
                 self._begin_anew()
-            with _whole_or_not(monitor, None, apart=True):
-                outcome = step()
-                if outcome.arrived:  # else it can wait
-                    monitor.idle.beside = partial(self._memo, outcome)
+            try:
+                self._taking = True
+                with _whole_or_not(monitor, None, apart=True):
+                    outcome = step()
+                    if outcome.arrived:  # else it can wait
+                        monitor.idle.beside = partial(self._memo, outcome)
+            finally:
+                self._taking = False
             replica.settle(outcome)
+            if replica.due or replica.strays:
+                self._ring()
             self._number = self._number if outcome.number is None else outcome.number
             self._counts["received"] += outcome.received
             self._counts["duplicates"] += outcome.duplicates
@@ -10420,7 +10464,7 @@ class SyncLink:
             self._lost, self._opened = None, True
             self._write_down()
         self._word = monotonic()
-        self._ring(None, False)
+        self._ring()
 
     def _compare(self, lasts: Mapping[str, int]) -> bool:
         """Note which of our entries the bus has; tell whether it has lost some, which gives us new origins."""

@@ -16208,7 +16208,7 @@ def test_a_list_limits_what_travels_and_a_branch_travels_where_it_is_named(repli
     own = third.watch("x", 0).branch("b")
     twin = replicas(registry=third, what=[own])
     assert own.get() == 1 and third.get_var("x").get() == 0
-    here["x"].wait(2, timeout=PATIENCE)
+    here.watch("x", 0).wait(2, timeout=PATIENCE)  # whether it has come by now or not
     assert list(here.registry) == ["x"] and here["x"].branches() == {}
     assert twin.link.status.dead_letters == here.link.status.dead_letters == 0
 
@@ -16610,18 +16610,6 @@ def test_a_bus_that_refuses_us_is_an_error(redis_server):
     with pytest.raises(SyncError, match=r"NOAUTH|Authentication"):
         alma.sync(AlmaRegistry(), redis_server.url)
     alma.sync(AlmaRegistry(), f"unix://:secret@{redis_server.path}").close()
-
-
-def test_connections_that_are_cut_lose_nothing_and_double_nothing(replicas, redis_server):
-    here, there = replicas(redis_server.start().url), replicas(redis_server.url)
-    x, client = here.watch("x", 0), redis_server.client()
-    here.told(there)
-    for n in range(1, rounds(301, 1_501)):
-        x.set(n)
-        if n % 30 == 0:
-            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    here.told(there)
-    assert there.values("x") == here.values("x") == list(range(rounds(301, 1_501)))
 
 
 def test_a_server_that_begins_empty_gets_back_what_is_in_force(replicas, redis_server):
@@ -17743,6 +17731,527 @@ def test_many_changes_through_a_hub_all_arrive_once():
         link.flush(60)
         there.wait(many - 1, timeout=60)
         assert [record.value for record in there.history()] == [*range(many)]
+
+
+# -- what a link looks at
+
+
+class Unlisted(dict):
+    """A dict that nobody may go over."""
+
+    def __iter__(self):
+        raise AssertionError("somebody went over all of them")
+
+    items = values = keys = __iter__
+
+
+def test_a_change_among_many_variables_has_the_link_go_over_none_but_it(replicas):
+    here, there = replicas(), replicas()
+    for n in range(100):
+        here.watch(f"x{n}", 0)
+    here.told(there)
+    there.told(here)
+    for replica in (here, there):
+        replica.link._replica.trails = Unlisted(replica.link._replica.trails)
+    here["x7"].set(1)
+    there["x7"].wait(1, timeout=PATIENCE)
+    there["x7"].set(2)
+    here["x7"].wait(2, timeout=PATIENCE)
+    here.send()
+    assert here.link.status == there.link.status == "live"
+
+
+@pytest.mark.parametrize("how", ["set", "update", "transaction"])
+def test_a_change_that_an_interrupt_kept_from_being_told_of_travels(replicas, how):
+    here, there = replicas(), replicas()
+    x = here.watch("x", 0)
+    here.told(there)
+    struck = iter([KeyboardInterrupt])
+
+    def strike(var):
+        for error in struck:
+            raise error
+
+    def change():
+        with here.registry.transaction() if how == "transaction" else contextlib.nullcontext():
+            x.update(lambda value: 1) if how == "update" else x.set(1)
+
+    followers = here.registry._monitor.followers
+    rest = followers.copy()
+    followers.clear()
+    followers.update({"strike": strike, **rest})
+    with pytest.raises(KeyboardInterrupt):
+        change()
+    there["x"].wait(1, timeout=PATIENCE)
+    del followers["strike"]
+
+
+@pytest.mark.parametrize("seed", range(rounds(5, 100)))
+def test_what_waits_in_many_variables_goes_in_the_order_in_which_it_was_made(replicas, seed, monkeypatch):
+    monkeypatch.setattr(alma, "_LOAD", 7)
+    here, there, draw, made = replicas(), replicas(), random.Random(seed), []
+    variables = [here.watch(f"x{n}", -1, keep_last=draw.choice([None, 1_000])) for n in range(20)]
+    here.told(there)
+    heard = []
+    for var in variables:
+        there[var.name].add_listener(lambda var, record: heard.append((var.name, record)))
+    with here.held():
+        for n in range(draw.randrange(1, 500)):
+            with here.registry.transaction() if n % 3 == 0 else contextlib.nullcontext():
+                for var in draw.choices(variables, k=draw.choice([1, 2, 3])):
+                    var.set(n)
+                    made.append((var.name, n))
+            if draw.random() < 0.01:
+                there["x0"].set(-n - 2)
+    here.told(there)
+    there.registry.flush()
+    came = [(name, record) for name, record in heard if record.value >= 0]
+    assert [record.value for _, record in came] == [n for _, n in made]  # within a transaction there is no order
+    assert sorted((name, record.value) for name, record in came) == sorted(made)
+    times = {record.value: record._time for _, record in came}
+    assert all(record._time == times[record.value] for _, record in came if record.value % 3 == 0)
+
+
+# -- bad days, each with a real server
+
+
+class Proxy:
+    """Stands between links and a server, and loses so many of the server's answers, each with its connection."""
+
+    def __init__(self, server, lost_of_100, seed=1):
+        self.server, self.url = server, f"unix://{server.folder / 'proxy.sock'}"
+        self.share, self.draw, self.lost, self.open = lost_of_100 / 100, random.Random(seed), 0, True
+        self.door = socket.socket(socket.AF_UNIX)
+        self.door.bind(str(server.folder / "proxy.sock"))
+        self.door.listen()
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while self.open:
+            near, far = self.door.accept()[0], socket.socket(socket.AF_UNIX)
+            far.connect(self.server.path)
+            for ends in ((near, far), (far, near)):
+                threading.Thread(target=self.pump, args=(*ends, ends[0] is far), daemon=True).start()
+
+    def pump(self, source, target, answers):
+        with contextlib.suppress(OSError):
+            while self.pass_on(source.recv(1 << 16), target, answers):
+                pass
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def pass_on(self, data, target, answers):
+        if answers and data and self.draw.random() < self.share:
+            self.lost += 1
+            return False
+        target.sendall(data)
+        return data
+
+    def close(self):
+        self.open = False
+        with contextlib.suppress(OSError):  # who waits for the next link gets it
+            socket.socket(socket.AF_UNIX).connect(str(self.server.folder / "proxy.sock"))
+        self.door.close()
+
+
+PEER = f"""
+import json, sys, time
+sys.path.insert(0, {str(SOURCE.parent)!r})
+import alma
+url, options = sys.argv[1], json.loads(sys.argv[2])
+registry, events = alma.AlmaRegistry(**options), []
+link = alma.sync(registry, url).on_event(events.append)
+x = registry.watch("x", None, exist_ok=True)
+
+def write(var, values):
+    for value in values:
+        var.set(value)
+
+def values(var):
+    return [record.value for record in var.history() if record.label != "ours again"]
+
+def reach(number):
+    end = time.monotonic() + {PATIENCE}
+    while link._number < number and time.monotonic() < end:
+        time.sleep(0.001)
+    return link._number >= number
+
+print("here", flush=True)
+for line in sys.stdin:
+    print(json.dumps(eval(line)), flush=True)
+"""
+
+
+class Peer:
+    """A replica in a process of its own, which evaluates what it is told."""
+
+    def __init__(self, url, **options):
+        command = [sys.executable, "-I", "-c", PEER, url, json.dumps(options)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self.process.stdout.readline() == b"here\n"
+
+    def tell(self, expression):
+        self.process.stdin.write(f"{expression}\n".encode())
+        self.process.stdin.flush()
+
+    def answer(self):
+        return json.loads(self.process.stdout.readline())
+
+    def ask(self, expression):
+        self.tell(expression)
+        return self.answer()
+
+    def kill(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def peers():
+    """Make replicas in processes of their own."""
+    made = []
+
+    def make(url, **options):
+        made.append(Peer(url, **options))
+        return made[-1]
+
+    yield make
+    for peer in made:
+        peer.kill()
+
+
+def all_told(peers, client):
+    """Return when all that the peers have set has come to each of them."""
+    for peer in peers:
+        peer.tell(f"link.flush({PATIENCE})")
+    for peer in peers:
+        assert peer.answer() is None
+    number = int(client.get("alma:{alma}:count"))
+    for peer in peers:
+        peer.tell(f"reach({number})")
+    assert [peer.answer() for peer in peers] == [True] * len(peers)
+
+
+def cut_all(client, kind="normal"):
+    client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+
+
+def texts_of(client):
+    """Return what entries of Alma's the stream holds, parsed, without the macs."""
+    return [json.loads(fields[b"m"])["entry"] for _, fields in client.xrange("alma:{alma}")]
+
+
+def redis_error():
+    import redis
+
+    return redis.ConnectionError
+
+
+class PlainSubscriber:
+    """What follows a channel without a link: the control."""
+
+    def __init__(self, client):
+        self.client, self.heard = client, 0
+        self.subscribe()
+
+    def subscribe(self):
+        self.messages = self.client.pubsub()
+        self.messages.subscribe("alma:{alma}")
+        assert self.messages.get_message(timeout=PATIENCE)["type"] == "subscribe"
+
+    def listen(self):
+        """Count the messages so far; where the connection is lost, subscribe again, as there is nothing else to do."""
+        try:
+            while self.messages.get_message(timeout=0.05):
+                self.heard += 1
+        except redis_error():
+            self.subscribe()
+
+
+def test_connections_cut_ten_times_lose_nothing_and_double_nothing_as_a_plain_subscriber_does(replicas, redis_server):
+    here, there, third = (replicas(url) for url in [redis_server.start().url] * 3)
+    here.watch("x", 0)
+    for other in (there, third):
+        here.told(other)
+    client = redis_server.client()
+    subscriber = PlainSubscriber(client)
+    for n in range(1, 1_501):
+        (here if n % 2 else there)["x"].set(n)
+        if n % 150 == 75:
+            cut_all(client)
+            cut_all(client, "pubsub")
+        if n % 150 == 149:
+            here.send()
+            subscriber.listen()
+    for one, other in itertools.permutations((here, there, third), 2):
+        one.told(other)
+    odd, even = list(range(1, 1_500, 2)), list(range(2, 1_501, 2))
+    for replica in (here, there, third):
+        assert replica.values("x")[0] == 0
+        assert [value for value in replica.values("x") if value % 2] == odd
+        assert [value for value in replica.values("x") if value and not value % 2] == even
+    assert len({replica["x"].get() for replica in (here, there, third)}) == 1
+    assert 0 < subscriber.heard < 1_400
+
+
+def test_answers_that_are_lost_make_no_change_come_twice(replicas, redis_server):
+    proxy = Proxy(redis_server.start(), lost_of_100=5)
+    here, there = replicas(proxy.url, wait=PATIENCE), replicas(proxy.url, wait=PATIENCE)
+    here.watch("x", 0)
+    here.told(there)
+    for n in range(1, rounds(301, 1_501)):
+        here["x"].set(n)
+        if n % 3 == 0:
+            here.send()
+    here.told(there)
+    proxy.close()
+    assert proxy.lost > 5
+    assert here.values("x") == there.values("x") == list(range(rounds(301, 1_501)))
+    counted = collections.Counter((entry["origin"], entry["seq"]) for entry in texts_of(redis_server.client()))
+    assert set(counted.values()) == {1}
+    assert there.link.status.duplicates == there.link.status.dead_letters == 0
+
+
+def test_four_processes_whose_links_are_cut_end_alike_and_each_has_each_change_once(peers, redis_server):
+    url, client = redis_server.start().url, redis_server.client()
+    all_of = [peers(url) for _ in range(4)]
+    all_told(all_of, client)
+    before = [peer.ask("len(values(x))") for peer in all_of]
+    for who, peer in enumerate(all_of):
+        peer.tell(f"[(write(x, [({who}, n) for n in range(a, a + 30)]), link.flush()) for a in range(0, 300, 30)]")
+    for _ in range(10):
+        cut_all(client)
+        client.ping()
+    for peer in all_of:
+        peer.answer()
+    all_told(all_of, client)
+    assert len({str(peer.ask("x.get()")) for peer in all_of}) == 1
+    for peer, known in zip(all_of, before):
+        values = peer.ask("values(x)")[known:]
+        assert sorted(values) == [[who, n] for who in range(4) for n in range(300)]
+        for who in range(4):  # and in the order in which each made its own
+            assert [n for one, n in values if one == who] == list(range(300))
+
+
+def test_four_processes_that_set_at_once_agree_after_each_round(peers, redis_server):
+    url, client = redis_server.start().url, redis_server.client()
+    all_of = [peers(url) for _ in range(4)]
+    for n in range(rounds(40, 200)):
+        for who, peer in enumerate(all_of):
+            peer.tell(f"write(x, [({who}, {n})])")
+        for peer in all_of:
+            peer.answer()
+        all_told(all_of, client)
+        assert len({str(peer.ask("x.get()")) for peer in all_of}) == 1
+
+
+def test_a_server_that_was_away_gets_all_in_order_when_it_is_back(replicas, redis_server):
+    here, there = replicas(redis_server.start().url), replicas(redis_server.url)
+    here.watch("x", 0)
+    there.watch("y", 0)
+    here.told(there)
+    there.told(here)
+    here.event("live")
+    redis_server.client().save()
+    redis_server.stop()
+    assert here.event("lagging").text and here.link.status == "lagging"
+    for n in range(1, 501):
+        here["x"].set(n)
+        there["y"].set(n)
+    redis_server.start()
+    assert here.event("live")
+    here.told(there)
+    there.told(here)
+    for replica in (here, there):
+        assert replica.values("x") == replica.values("y") == list(range(501))
+
+
+def test_a_server_restored_from_an_older_copy_gets_ours_again(replicas, redis_server):
+    here, there = replicas(redis_server.start().url), replicas(redis_server.url)
+    here.watch("x", 0).set(1)
+    here.told(there)
+    redis_server.client().save()
+    here["x"].set(2)
+    here.told(there)
+    redis_server.stop()
+    redis_server.start()
+    assert here.event("lost").text and there.event("resync").text
+    here.told(there)
+    assert here["x"].get() == there["x"].get() == 2
+    late = replicas(redis_server.url)
+    assert late["x"].get() == 2
+
+
+@pytest.mark.parametrize("gone", ["trimmed", "deleted"])
+def test_a_reader_whose_entries_are_gone_takes_the_state_though_nothing_comes_after(replicas, redis_server, gone):
+    here, there = replicas(redis_server.start().url), replicas(redis_server.url)
+    here.watch("x", 0)
+    here.told(there)
+    with there.registry._monitor.lock:
+        for n in range(1, 3_000):
+            here["x"].set(n)
+        here.send()
+        client = redis_server.client()
+        client.xtrim("alma:{alma}", 0, approximate=False) if gone == "trimmed" else client.delete("alma:{alma}")
+    assert there.event("resync").text
+    there["x"].wait(2_999, timeout=PATIENCE)
+    here.told(there)
+    there.told(here)
+
+
+def poison_for(client):
+    """Return functions that put what is no good into the stream."""
+    entry = entry_of("x", "poison", origin="2" * 32)
+    forged = entry.replace('"mac":""', f'"mac":"{"0" * 64}"')
+    messages = [b"\xff\xfe\x00", b"", b"}", b"[]", b"a" * (2 << 20), entry.encode(), forged.encode()]
+    return [partial(client.xadd, "alma:{alma}", {"foo": b"\xff"})] + [
+        partial(client.xadd, "alma:{alma}", {"m": message}) for message in messages
+    ]
+
+
+def test_poison_among_good_entries_is_dropped_and_all_good_ones_come(replicas, redis_server):
+    here, there = (replicas(url, secret="s") for url in [redis_server.start().url] * 2)
+    here.watch("x", 0)
+    here.told(there)
+    poison = itertools.cycle(poison_for(redis_server.client()))
+    for n in range(1, 1_001):
+        here["x"].set(n)
+        if n % 20 == 0:
+            here.send()
+            next(poison)()
+    here.told(there)
+    there.told(here)
+    for replica in (here, there):
+        assert replica.values("x") == list(range(1_001))
+        assert replica.link.status.dead_letters == len(replica.link.dead_letters) == 50
+        assert replica.event("dead letter").text
+    assert max(len(text) for _, text in there.link.dead_letters) <= 10_000
+
+
+def test_who_forges_the_number_of_an_entry_makes_nobody_deaf(replicas, redis_server):
+    here, there = replicas(redis_server.start().url), replicas(redis_server.url)
+    here.watch("x", 0)
+    here.told(there)
+    for number in (1, 10**6):
+        entry = entry_of("x", "forged", origin="2" * 32)
+        redis_server.client().xadd("alma:{alma}", {"n": number, "r": "[]", "m": entry})
+        assert here.event("resync").text and there.event("resync").text
+        here["x"].set(number)
+        here.told(there)
+        there.told(here)
+        assert here["x"].get() == there["x"].get() == number
+
+
+def test_a_clock_an_hour_off_changes_no_order_and_no_time_runs_backwards(replicas, redis_server):
+    hour = 3_600 * 10**9
+    ahead, behind = (AlmaRegistry(clock=lambda by=by: alma.time_ns() + by) for by in (hour, -hour))
+    all_of = [replicas(redis_server.start().url)] + [replicas(redis_server.url, one) for one in (ahead, behind)]
+    all_of[0].watch("x", 0)
+    for other in all_of[1:]:
+        all_of[0].told(other)
+    for n in range(100):
+        for who, replica in enumerate(all_of):
+            replica["x"].set((who, n))
+            if n % 10 == who:
+                replica.send()
+    for one, other in itertools.permutations(all_of, 2):
+        one.told(other)
+    assert len({one["x"].get() for one in all_of}) == 1
+    for replica in all_of:
+        times = [record._time for record in replica["x"].history()]
+        assert times == sorted(times)
+        assert sorted(replica.values("x")[1:]) == [(who, n) for who in range(3) for n in range(100)]
+
+
+def test_a_listener_that_blocks_harms_only_its_own_replica(replicas, redis_server):
+    here, there, slow = (replicas(url) for url in [redis_server.start().url] * 3)
+    here.watch("x", 0)
+    here.told(there)
+    here.told(slow)
+    gate, entered = threading.Event(), threading.Event()
+    slow["x"].add_listener(lambda var, record: entered.set() or gate.wait(PATIENCE))
+    slow.event("live")
+    here["x"].set(1)
+    assert entered.wait(PATIENCE)
+    for n in range(2, 500):
+        here["x"].set(n)
+    here.told(there)
+    assert there.values("x") == list(range(500))
+    assert slow.event("lagging").text and slow.link.status == "lagging"
+    assert there.link.status == "live"
+    slow.watch("own", 5)
+    slow.send()
+    there.watch("own", 0).wait(5, timeout=PATIENCE)
+    gate.set()
+    here.told(slow)
+    assert slow.values("x") == list(range(500))
+
+
+def test_a_process_that_was_stopped_harms_nobody_and_takes_the_state_later(replicas, peers, redis_server):
+    url, client = redis_server.start().url, redis_server.client()
+    here, there, peer = replicas(url, keep=1_000), replicas(url), peers(url)
+    here.watch("x", 0)
+    here.told(there)
+    all_told([peer], client)
+    peer.process.send_signal(signal.SIGSTOP)
+    try:
+        for n in range(1, 5_001):
+            here["x"].set(n)
+            if n % 250 == 0:
+                here.told(there)
+        assert there.values("x")[-5_000:] == list(range(1, 5_001))
+        assert client.xlen("alma:{alma}") < 2_000
+        assert not here.link._queue and not here.link._replica.due
+    finally:
+        peer.process.send_signal(signal.SIGCONT)
+    assert peer.ask(f"x.wait(5000, timeout={PATIENCE}).value") == 5_000
+    assert "resync" in peer.ask("[event.kind for event in events]")
+
+
+def test_a_journalled_process_that_is_killed_repeats_nothing_and_skips_nothing(peers, redis_server, replicas, tmp_path):
+    there, path, n, draw = replicas(redis_server.start().url), tmp_path / JOURNALLED, 0, random.Random(1)
+    there.watch("y", 0)
+    there.send()
+    for _ in range(rounds(20, 200)):
+        peer = peers(redis_server.url, journal=str(path), durability="normal")
+        peer.tell("[(x.set(len(x)), print(len(x) - 1, flush=True)) and None for _ in range(10**6)]")
+        for _ in range(draw.randrange(1, 60)):
+            n += 1
+            there["y"].set(n)
+            peer.process.stdout.readline()
+        peer.kill()
+    last = peers(redis_server.url, journal=str(path), durability="normal")
+    there.send()
+    all_told([last], redis_server.client())
+    committed = last.ask("values(x)")
+    assert last.ask("values(registry.get_var('y'))") == list(range(n + 1))
+    there["x"].wait(committed[-1], timeout=PATIENCE)
+    assert there.values("x") == committed and committed[1:] == list(range(1, len(committed)))
+
+
+def test_a_value_that_a_schema_refuses_is_a_dead_letter_and_the_next_good_one_comes(replicas):
+    pytest.importorskip("pydantic", reason="needs the extra pydantic")
+    here, there = replicas(), replicas()
+    there.watch("x", 0, schema=int)
+    there.told(here)
+    here["x"].set("many").set(1)
+    here.told(there)
+    assert there.event("dead letter").name == there.event("differs").name == "x"
+    assert there.values("x") == [0, 1]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_to_a_server_keeps_no_process_alive(redis_server, is_there):
+    if is_there:
+        redis_server.start()
+    code = f"""
+import sys; sys.path.insert(0, {str(SOURCE.parent)!r})
+import alma
+alma.watch("x", 1)
+link = alma.sync(alma.get_registry(), {redis_server.url!r}, wait=0)
+"""
+    assert python("-c", code, timeout=PATIENCE) == (0, "", "")
 
 
 # == Timeline: HTML page, notebook widget =====================================

