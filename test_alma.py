@@ -102,6 +102,7 @@ FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
 EXTRAS = {"crypto": "cryptography", "diff": "deepdiff", "pydantic": "pydantic"}  # the packages by extra
 HAND_OVERS = {
     "AlmaNamespace._repr_html_",
+    "AlmaNamespace.timeline",
     "AlmaNamespace.to_html",
     "AlmaRegistry._repr_html_",
     "AlmaRegistry.changes",
@@ -110,6 +111,7 @@ HAND_OVERS = {
     "AlmaRegistry.load",
     "AlmaRegistry.namespace",
     "AlmaRegistry.save",
+    "AlmaRegistry.timeline",
     "AlmaRegistry.to_html",
     "AlmaRegistry.transact_async",
     "AlmaVar._repr_html_",
@@ -120,6 +122,7 @@ HAND_OVERS = {
     "AlmaVar.rollback_async",
     "AlmaVar.save",
     "AlmaVar.set_async",
+    "AlmaVar.timeline",
     "AlmaVar.to_html",
     "AlmaVar.update_async",
     "AlmaVar.wait",
@@ -15418,7 +15421,7 @@ def drawn(value):
 
 def told_of(var):
     """Return what the view is told of a variable, as it arrives there."""
-    return json.loads(json.dumps(alma._timeline_data(var.name, var.history(), alma._PAGE_SIZE), allow_nan=False))
+    return json.loads(json.dumps(alma._track(var.name, var.history(), alma._PAGE_SIZE).take(), allow_nan=False))
 
 
 def built(steps):
@@ -16344,8 +16347,10 @@ def test_a_button_says_what_it_is_asked_for_and_an_error_is_shown_until_the_next
     ]  # fmt: skip
     tell(tab, error=EVIL)
     assert EVIL[:20] in tab.get_by_role("alert").text_content()
-    tell(tab)
-    assert tab.get_by_role("alert").text_content() == "" and tab.evaluate("window.ran") is None
+    tell(tab, timelines=[])
+    assert EVIL[:20] in tab.get_by_role("alert").text_content()
+    tell(tab, said="done")
+    assert tab.get_by_role("alert").text_content() == "done" and tab.evaluate("window.ran") is None
 
 
 def test_a_view_that_ends_hears_no_more(hosted):
