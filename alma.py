@@ -9090,7 +9090,8 @@ body.alma { max-width: 1080px; margin: 0 auto; padding: clamp(16px, 4vw, 44px) c
   --green: light-dark(#0b6634, #86dfaa); --red: light-dark(#9f201b, #ffa59c); --brown: light-dark(#744900, #f2ca7c);
   --added: light-dark(#e3f4e9, #16301f); --removed: light-dark(#fceceb, #3a1c1a); --replaced: light-dark(#fff3da, #321);
   color-scheme: light dark; color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif;
-  [data-jp-theme-light=true] & { color-scheme: light; } :is([data-jp-theme-light=false], .dark) & { color-scheme: dark; }
+  [data-jp-theme-light=true] & { color-scheme: light; }
+  :is([data-jp-theme-light=false], .dark) & { color-scheme: dark; }
   * { box-sizing: border-box; margin: 0; overflow-wrap: anywhere; }
   :focus-visible { outline: 2px solid var(--line); outline-offset: 2px; }
   h1 { font-size: 24px; font-weight: 650; line-height: 1.25; } h2 { display: inline; font-size: 15px; }
@@ -9227,7 +9228,7 @@ function almaView(root, model) {
   slider.oninput = () => move(+slider.value);
   speed.onchange = () => timer && play(true);
   labels.onchange = () => labels.value && move(+labels.value);
-  fill(bar, ...actions.map(action => make("button", {}, action)));
+  fill(bar, ...actions.map(action => make("button", {}, action)), field);
   field.hidden = !actions.includes("branch here");
   bar.onclick = ({target}) => {
     const {ariaLabel, textContent: action} = target;
@@ -9513,8 +9514,7 @@ class _Feed:
             self.bell.get()
             with self.lock:
                 news = {} if self.ended.is_set() else self.news()
-                if news:
-                    send(news)
+                send(news)
             pause = max(_PAUSE, len(dumps(news)) / _NEWS_RATE)
 
     def data(self, send: Callable[[Dict[str, Any]], None]) -> Dict[str, Any]:
@@ -9684,6 +9684,13 @@ def _widget_class() -> Any:
         index = traits.Int(None, allow_none=True, min=0).tag(sync=True)
         moment = traits.Float(None, allow_none=True).tag(sync=True)
 
+        @traits.validate("index")  # type: ignore[untyped-decorator]
+        def _checked(self, proposal: Any) -> Any:
+            newest = self._feed.only and self._feed.only.last_change().index
+            if None not in (newest, proposal["value"]) and proposal["value"] > newest:
+                raise RollbackError(self._feed.title, proposal["value"], f"has no record {proposal['value']}")
+            return proposal["value"]
+
         def __init__(self, owner: Any, feed: _Feed, actions: List[str]) -> None:
             self._owner, self._feed = owner, feed
             super().__init__(**{"actions": actions})  # the widget's
@@ -9691,11 +9698,11 @@ def _widget_class() -> Any:
             feed.begin(self._change)
 
         def _change(self, state: Dict[str, Any]) -> None:
-            """Tell the views of a change of state; close where their side has been closed, as marimo does."""
-            if self.comm is not None and not getattr(self.comm, "_closed", False):
-                self.comm.send({"method": "update", "state": state, "buffer_paths": []})
-            else:
+            """Tell the views of a change of state, if there is one; close where their side is gone, as marimo does."""
+            if self.comm is None or getattr(self.comm, "_closed", False):
                 self.close()
+            elif state:
+                self.comm.send({"method": "update", "state": state, "buffer_paths": []})
 
         def _hear(self, _: Any, message: Any, __: Any) -> None:
             if message["action"] == "again":
