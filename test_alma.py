@@ -15866,7 +15866,7 @@ def signs_of(tab):
 
 
 def a_number(count=50):
-    var = AlmaRegistry(clock=noon(*range(count))).watch("temperature", 20)
+    var = AlmaRegistry(clock=noon(*range(count + 20))).watch("temperature", 20)
     for number in range(1, count):
         var.set(20 + number % 7, label={10: "window opened", 30: "recalibrated"}.get(number))
     return var
@@ -16374,7 +16374,7 @@ def opened():
         widget = owner.timeline()
         widgets.append(widget)
         widget.told = queue.Queue()
-        widget.comm.send = lambda message, *rest, **others: widget.told.put(message)
+        widget.comm.send = lambda data, **others: widget.told.put(data)
         return widget
 
     yield open_widget
@@ -16403,9 +16403,14 @@ def indices_until(widget, index):
     return found
 
 
+def press(widget, action, **facts):
+    content = {"action": action, "name": "", **facts}
+    widget._handle_msg({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
+
+
 def pressed(widget, action, **facts):
     """Press a button, as a view does; return what is shown of it."""
-    widget._handle_msg({"content": {"data": {"method": "custom", "content": {"action": action, "name": "", **facts}}}})
+    press(widget, action, **facts)
     while True:
         message = widget.told.get(timeout=60)
         if message["method"] == "custom":
@@ -16549,7 +16554,7 @@ def test_a_view_that_comes_later_begins_with_what_the_others_have(opened):
 def test_a_view_that_missed_something_gets_the_whole(opened):
     var = a_number(5)
     widget = opened(var)
-    widget._handle_msg({"content": {"data": {"method": "custom", "content": {"action": "again"}}}})
+    press(widget, "again")
     news = next_news(widget)
     while not news["whole"]:
         news = next_news(widget)
@@ -16859,7 +16864,9 @@ while not os.path.exists("stop"):
 
 ASK = """
 async code => {
-  const {kernels} = jupyterapp.serviceManager, [model] = [...kernels.running()];
+  const {kernels} = jupyterapp.serviceManager;
+  await kernels.refreshRunning();
+  const [model] = [...kernels.running()];
   const kernel = kernels.connectTo({model, handleComms: false}), said = [];
   const asked = kernel.requestExecute({code});
   asked.onIOPub = ({content}) => said.push(content.text ?? (content.traceback ?? []).join("\\n"));
