@@ -9089,9 +9089,8 @@ body.alma { max-width: 1080px; margin: 0 auto; padding: clamp(16px, 4vw, 44px) c
   --well: light-dark(#f4f5f7, #20252c); --rule: light-dark(#dce0e5, #3a424d); --line: light-dark(#2c5fc4, #86b4ff);
   --green: light-dark(#0b6634, #86dfaa); --red: light-dark(#9f201b, #ffa59c); --brown: light-dark(#744900, #f2ca7c);
   --added: light-dark(#e3f4e9, #16301f); --removed: light-dark(#fceceb, #3a1c1a); --replaced: light-dark(#fff3da, #321);
-  color-scheme: light dark; color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif;
-  [data-jp-theme-light=true] & { color-scheme: light; }
-  :is([data-jp-theme-light=false], .dark) & { color-scheme: dark; }
+  color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif;
+  :is([data-jp-theme-light=false], [data-vscode-theme-kind$=dark], .dark, [theme=dark]) & { color-scheme: dark; }
   * { box-sizing: border-box; margin: 0; overflow-wrap: anywhere; }
   :focus-visible { outline: 2px solid var(--line); outline-offset: 2px; }
   h1 { font-size: 24px; font-weight: 650; line-height: 1.25; } h2 { display: inline; font-size: 15px; }
