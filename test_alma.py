@@ -101,7 +101,12 @@ HEAVY = """
     socket sqlite3 unittest urllib websockets zlib
 """
 FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
-EXTRAS = {"crypto": "cryptography", "diff": "deepdiff", "jupyter": "anywidget", "pydantic": "pydantic"}  # the packages by extra
+EXTRAS = {
+    "crypto": "cryptography",
+    "diff": "deepdiff",
+    "jupyter": "anywidget",
+    "pydantic": "pydantic",
+}  # the packages by extra
 HAND_OVERS = {
     "AlmaNamespace._repr_html_",
     "AlmaNamespace.timeline",
