@@ -15930,6 +15930,7 @@ def test_it_plays_to_the_end_at_the_speed_asked_for_and_pauses(visit):
     tab.select_option("select[aria-label=speed]", "250")
     tab.keyboard.press("Space")
     tab.get_by_role("button", name="Pause").click()
+    drawn_again(tab)
     paused = tab.locator("input[type=range]").input_value()
     drawn_again(tab)
     assert tab.locator("input[type=range]").input_value() == paused and tab.get_by_role("button", name="Play").count()
