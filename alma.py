@@ -136,6 +136,7 @@ __all__ = [
     "SyncEvent",
     "SyncLink",
     "SyncStatus",
+    "Timeline",
     "UnknownNameError",
     "Unresolved",
     "UntrustedDataError",
@@ -3574,6 +3575,16 @@ class AlmaVar(Generic[_T]):
         """
         return _to_html(path, title, self._name, False, lambda: [(self._name, self.history())])
 
+    def timeline(self) -> Timeline:
+        """Return a notebook widget that shows the past and follows it; its slider, and its *index*, go to any record.
+
+        Records appear as they are made, from any thread, at most ten times a second. What comes faster than can be
+        looked at is thinned as in to_html(). Its buttons restore, undo, redo and branch. Needs the extra jupyter:
+        MissingDependencyError without. RuntimeError inside a guest or a transaction. O(records).
+        """
+        actions = "restore, undo, redo, branch here"
+        return _widget(self, self._monitor, lambda: {self._name: self}, self._name, actions)
+
     def _repr_html_(self) -> str:
         return _picture(self)
 
@@ -4278,6 +4289,13 @@ class AlmaRegistry:
         """
         return _to_html(path, title, "registry", True, lambda: _pasts(self._monitor, self._named_lines))
 
+    def timeline(self) -> Timeline:
+        """Return a notebook widget that shows the past of all variables and branches; its slider is that of time.
+
+        The rest is as for AlmaVar.timeline(). Its buttons restore, undo and redo.
+        """
+        return _widget(self, self._monitor, self._named_lines, "registry", "restore, undo, redo")
+
     def _named_lines(self) -> Dict[str, AlmaVar[Any]]:
         return {var.name: var for var in self._lines()}
 
@@ -4660,6 +4678,13 @@ class AlmaNamespace(MutableMapping[str, Any]):
         AlmaVar.to_html().
         """
         return _to_html(path, title, self._name, True, lambda: _pasts(self._monitor, self._claimed))
+
+    def timeline(self) -> Timeline:
+        """Return a notebook widget that shows the past of all keys, deleted ones included; its slider is that of time.
+
+        The rest is as for AlmaVar.timeline(). Its one button restores.
+        """
+        return _widget(self, self._monitor, self._claimed, self._name, "restore")
 
     def _repr_html_(self) -> str:
         return _pictures(self._name, self._present())
@@ -11384,7 +11409,11 @@ class _Track:
 
     def __init__(self, name: str, number: int = 0) -> None:
         self.name, self.number = _clean(name), number  # two names may look the same
-        self.count = self.pruned = 0
+        self.count = self.pruned = self.shown = 0
+        self.last = -1  # the index of the newest record that was added
+        self.most = _MOST_RECORDS
+        self.each = 40  # characters of a record, were it drawn whole
+        self.whole = True
         self._tree: Any = None
         self._begin()
 
@@ -11407,12 +11436,14 @@ class _Track:
         number = _as_float(value)
         if number is not None and type(value) not in (int, float):  # whose text says it to JavaScript as well
             self.floats[at] = number
-        self._tree = tree
+        self._tree, self.last = tree, record.index
+        self.shown += 1
 
     def take(self) -> Dict[str, Any]:
         """Return what was added since the last time; places of labels and floats count from its first record."""
-        names = "name", "number", "count", "pruned", "index", "time", "steps", "labels", "floats"
+        names = "name", "number", "whole", "count", "pruned", "index", "time", "steps", "labels", "floats"
         columns = {name: getattr(self, name) for name in names}
+        self.whole = False
         self._begin()
         return columns
 
@@ -11424,20 +11455,21 @@ def _step_of(change: Change) -> List[Any]:
     return [_OPERATIONS[change.op], list(change.path), change.new, *([] if change.op == "add" else [change.old])]
 
 
-def _timeline_data(name: str, records: Sequence[ChangeRecord[Any]], size: int, number: int = 0) -> Dict[str, Any]:
-    """Return what the view is told of a variable's records: all, or evenly chosen ones that fit into *size*."""
+def _track(name: str, records: Sequence[ChangeRecord[Any]], size: int, number: int = 0) -> _Track:
+    """Return the track of a variable's records: of all, or of evenly chosen ones that fit into *size*."""
     from json import dumps
 
     last = len(records) - 1
     some = [records[last * i // 7] for i in range(8)]
-    each = sum(40 + len(dumps(_Drawing().draw(_value(record)))) for record in some) // 8
     track = _Track(name, number)
+    track.each = sum(40 + len(dumps(_Drawing().draw(_value(record)))) for record in some) // 8
+    track.most = max(_FEWEST_RECORDS, min(_MOST_RECORDS, size // track.each))
     track.count = len(records)
     if last and records[1].index > 1:
         track.pruned = records[1].index - 1
-    for record in _thinned(records, max(_FEWEST_RECORDS, min(_MOST_RECORDS, size // each))):
+    for record in _thinned(records, track.most):
         track.add(record)
-    return track.take()
+    return track
 
 
 def _thinned(records: Sequence[ChangeRecord[Any]], most: int) -> Sequence[ChangeRecord[Any]]:
@@ -11465,9 +11497,8 @@ def _thinned(records: Sequence[ChangeRecord[Any]], most: int) -> Sequence[Change
 #                                "branch here" comes a field for a name. None on a page
 #     send({action, index or moment, name})
 #                                a button was pressed
-#     msg:custom {timelines, error}
-#                                records have come: what take() returned of variables, known or new by their number; or
-#                                what went wrong, shown until the next message
+#     msg:custom {timelines}     records have come: what take() returned of variables, known or new by their number
+#     msg:custom {said, error}   what became of the button that was pressed last: a text, shown from now on
 #
 # Who looks at the newest record goes on to do so; others stay where they are. A page offers get() alone.
 
@@ -11478,7 +11509,8 @@ body.alma { max-width: 1080px; margin: 0 auto; padding: clamp(16px, 4vw, 44px) c
   --well: light-dark(#f4f5f7, #20252c); --rule: light-dark(#dce0e5, #3a424d); --line: light-dark(#2c5fc4, #86b4ff);
   --green: light-dark(#0b6634, #86dfaa); --red: light-dark(#9f201b, #ffa59c); --brown: light-dark(#744900, #f2ca7c);
   --added: light-dark(#e3f4e9, #16301f); --removed: light-dark(#fceceb, #3a1c1a); --replaced: light-dark(#fff3da, #321);
-  color-scheme: light dark; color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif;
+  color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif;
+  :is([data-jp-theme-light=false], [data-vscode-theme-kind$=dark], .dark, [theme=dark]) & { color-scheme: dark; }
   * { box-sizing: border-box; margin: 0; overflow-wrap: anywhere; }
   :focus-visible { outline: 2px solid var(--line); outline-offset: 2px; }
   h1 { font-size: 24px; font-weight: 650; line-height: 1.25; } h2 { display: inline; font-size: 15px; }
@@ -11509,7 +11541,7 @@ body.alma { max-width: 1080px; margin: 0 auto; padding: clamp(16px, 4vw, 44px) c
   li > b { position: absolute; left: 6px; font-weight: 700; }
   li > i { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   .added { background: var(--added); > b { color: var(--green); } }
-  .removed { background: var(--removed); } .removed > b, del, [role=alert] { color: var(--red); }
+  .removed { background: var(--removed); } .removed > b, del, .wrong { color: var(--red); }
   .replaced { background: var(--replaced); } .replaced > b, .changed > b { color: var(--brown); }
   code > span { color: var(--dim); }
 }
@@ -11586,6 +11618,7 @@ function almaView(root, model) {
   const {title, many, timelines} = model.get("data"), tracks = new Map(), trait = many ? "moment" : "index";
   let stops = [], stop = 0, frame = 0, timer = 0, untold = false;
   const last = () => stops.length - 1, share = at => at / Math.max(1, last());
+  const placeBefore = value => stops.findLastIndex(stop => stop <= value);
   const when = ms => {  // local time and age
     const sizes = Object.entries({years: 31557600e3, days: 864e5, hours: 36e5, minutes: 6e4});
     const [unit, size] = sizes.find(([, size]) => Date.now() - ms >= 2 * size) ?? ["seconds", 1e3];
@@ -11609,12 +11642,12 @@ function almaView(root, model) {
     2 a second<option value=5>5 a second<option value=20>20 a second<option value=60>60 a second<option value=250>
     250 a second</select><select aria-label="go to a label"></select><input placeholder=name
     aria-label="name of the branch"></div><p role=alert></p></div>`), list = make("div", {});
-  const [moment, slider, bar, wrong] = panel.children, [, , toggle, , , speed, labels, field] = bar.children;
+  const [moment, slider, bar, answer] = panel.children, [, , toggle, , , speed, labels, field] = bar.children;
   const actions = model.get("actions") ?? [], option = ([value, text]) => make("option", {value}, text);
   slider.oninput = () => move(+slider.value);
   speed.onchange = () => timer && play(true);
   labels.onchange = () => labels.value && move(+labels.value);
-  fill(bar, ...actions.map(action => make("button", {}, action)));
+  fill(bar, ...actions.map(action => make("button", {}, action)), field);
   field.hidden = !actions.includes("branch here");
   bar.onclick = ({target}) => {
     const {ariaLabel, textContent: action} = target;
@@ -11637,7 +11670,7 @@ function almaView(root, model) {
       <div class=chart><svg viewBox="0 0 1000 100" preserveAspectRatio=none aria-hidden=true><path /></svg>
       <div class=high></div><div class=low></div><div class=cursor></div><div class=dot></div><div class=marks></div>
       </div></${top}><div class=body></div></${kind}>`), find = part => box.querySelector(part), chart = find(".chart");
-    const track = {name, box, find, index: [], time: [], steps: [], trees: [], numbers: [], labels: {}, open: {}};
+    const track = {name, box, find, open: {}};
     fill(find(head), name);
     box.ontoggle = () => show(track, true);
     chart.onclick = event => {
@@ -11648,8 +11681,10 @@ function almaView(root, model) {
     list.append(box);
     return tracks.set(number, track).get(number);
   };
-  const add = ({number, name, labels, floats, steps, index, time, ...rest}) => {  // a track, or what has come to one
-    const track = tracks.get(number) ?? begin(number, name), {trees, numbers} = track;
+  const add = ({number, name, labels, floats, steps, index, time, whole, ...rest}) => {  // to a track, or a new one
+    const track = tracks.get(number) ?? begin(number, name);
+    if (whole) Object.assign(track, {index: [], time: [], steps: [], trees: [], numbers: [], labels: {}});
+    const {trees, numbers} = track;
     for (const at in labels) track.labels[trees.length + +at] = labels[at];
     steps.forEach((step, at) => {
       trees.push(typeof step === "string" ? step : apply(trees[trees.length - 1], step));
@@ -11681,7 +11716,7 @@ function almaView(root, model) {
     return scale;
   };
   const arrange = () => {  // after records have come
-    const all = [...tracks.values()], atEnd = stop >= last(), every = [];
+    const all = [...tracks.values()], atEnd = stop >= last(), was = stops[stop], every = [];
     stops = many ? [...new Set(all.flatMap(track => track.time))].sort((one, other) => one - other) : all[0].index;
     const places = new Map(stops.map((value, place) => [value, place]));
     for (const track of all) {
@@ -11693,13 +11728,14 @@ function almaView(root, model) {
     const newest = every.sort(([one], [other]) => one - other).slice(-500);
     labels.replaceChildren(...[["", `${every.length} labels`], ...newest].map(option));
     slider.max = last();
-    go(atEnd ? last() : stop, atEnd);
+    go(atEnd ? last() : placeBefore(was), atEnd);
   };
   const show = (track, again) => {
     const {find, trees, steps, index, time, numbers, pruned, count} = track, {length} = index;
     const at = many ? time.findLastIndex(time => time <= stops[stop]) : stop, now = trees[at] ?? "not there yet";
     if (at === track.shown && !again) return;
-    const first = at < 1 || (pruned && at === 1), label = track.labels[at], was = trees[at - 1], {box} = track;
+    const first = at < 1 || (pruned && !index[at - 1] && index[at] > pruned), label = track.labels[at];
+    const was = trees[at - 1], {box} = track;
     const changes = first ? [] : typeof steps[at] !== "string" ? steps[at] : now === was ? [] : [["~", [], now, was]];
     const since = first ? "" : ` · changes since record ${index[at - 1]}: ${changes.length}`;
     track.shown = at;
@@ -11727,8 +11763,11 @@ function almaView(root, model) {
     root.style.setProperty("--at", `${100 * share(stop)}%`);
     if (untold) { untold = false; model.set(trait, stops[stop]); model.save_changes(); }
   };
-  const follow = () => go(stops.findLastIndex(value => value <= model.get(trait)), false);
-  const hear = ({timelines = [], error = ""}) => { wrong.textContent = error; timelines.forEach(add); arrange(); };
+  const follow = () => go(placeBefore(model.get(trait) ?? Infinity), false);
+  const hear = ({timelines, said, error}) => {
+    if (!timelines) [answer.textContent, answer.className] = [error || said, error ? "wrong" : ""];
+    else { timelines.forEach(add); arrange(); }
+  };
   root.classList.add("alma");
   root.append(...(many ? [make("h1", {}, title), panel, list] : [list]));
   timelines.forEach(add);
@@ -11782,7 +11821,7 @@ def _page(title: str, many: bool, pasts: Sequence[Tuple[str, Sequence[ChangeReco
         return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
     size = _PAGE_SIZE // max(1, len(pasts))
-    timelines = [_timeline_data(name, records, size, number) for number, (name, records) in enumerate(pasts)]
+    timelines = [_track(name, records, size, number).take() for number, (name, records) in enumerate(pasts)]
     data = dumps({"title": _clean(title), "many": many, "timelines": timelines}, allow_nan=False, separators=(",", ":"))
     for character in "<>&":  # so that nothing in it ends the script element
         data = data.replace(character, f"\\u{ord(character):04x}")
@@ -11804,6 +11843,311 @@ def _pasts(monitor: _Monitor, variables: Callable[[], Mapping[str, AlmaVar[Any]]
     """Return names and records of variables, all of one moment."""
     with monitor.lock:
         return [(name, var.history()) for name, var in variables().items()]
+
+
+# -- the widget
+#
+# The state of its model holds *data*, made whenever the state is asked for; and beside it the latest hundred messages
+# of what has come since, news0 to news99, with *news*, the number of the newest. So a view that is drawn only after
+# some have come, because the kernel is busy or the script is still on its way, begins with the same as the others; who
+# has missed one asks for the whole. Only these go out on a thread of our own: ipykernel's and marimo's comms send from
+# any, while the loop of the kernel stands still as long as a cell runs. Traits are changed in the kernel's thread.
+
+_NEWS_KEPT = 100
+_MOST_NEWS, _NEWS_SIZE = 100, 100_000  # records of a variable, characters of all of them, in one message
+_PAUSE = 0.1  # seconds between messages
+_NEWS_RATE = 500_000  # characters a second; above twice that Jupyter drops messages
+
+_WIDGET_JS = r"""
+export default {
+  render({model, el}) {
+    let hear, lost = false, {next} = model.get("data");
+    el.dataset.lmSuppressShortcuts = "true";  // or JupyterLab takes the arrow keys
+    const take = () => {
+      for (const newest = model.get("news") ?? 0; next <= newest; next++) {
+        const news = model.get(`news${next % 100}`);
+        if (news?.number === next && (news.whole || !lost)) {
+          lost = false;
+          hear(news);
+        } else if (!lost) {
+          lost = true;
+          model.send({action: "again"});
+        }
+      }
+    };
+    const on = (name, fn) => { if (name === "msg:custom") hear = fn; model.on(name, fn); };
+    const rest = ["get", "set", "save_changes", "send", "off"].map(name => [name, (...all) => model[name](...all)]);
+    const end = almaView(el, {on, ...Object.fromEntries(rest)});
+    model.on("change:news", take);
+    take();
+    return () => { model.off("change:news", take); end(); };
+  }
+};
+"""
+
+
+class _Feed:
+    """Tells a widget's view what comes: from a thread of its own, which changes wake, and not more often than it sees.
+
+    *only* is the variable that is followed, None for all that variables() returns by name.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        monitor: _Monitor,
+        variables: Callable[[], Mapping[str, AlmaVar[Any]]],
+        only: Optional[AlmaVar[Any]] = None,
+    ) -> None:
+        from queue import SimpleQueue
+
+        self.title, self.monitor, self.variables, self.only = _clean(title), monitor, variables, only
+        self.lock = threading.RLock()  # of what follows; whoever wants the monitor's as well takes it second
+        self.tracks: Dict[_Log, _Track] = {}
+        self.numbers: Dict[_Log, int] = {}
+        self.number = 0  # of the newest message
+        self.bell: Any = SimpleQueue()  # unlike an Event it can be rung by a signal handler while its thread is at it
+        self.ended = threading.Event()
+
+    def __call__(self, told: Optional[AlmaVar[Any]]) -> None:
+        if (told is None or self.only is None or told is self.only) and self.bell.empty():
+            self.bell.put(None)
+
+    def begin(self, send: Callable[[Dict[str, Any]], None]) -> None:
+        """Follow the variables from here on, until end()."""
+        self.monitor.followers[self] = self
+        self(None)  # for what has come since the widget was made
+        threading.Thread(target=self._serve, args=(send,), name=f"timeline of {self.title}", daemon=True).start()
+
+    def end(self) -> None:
+        """Follow no more. Takes no lock, for the thread may be at it, and waits for nothing."""
+        self.monitor.followers.pop(self, None)
+        self.ended.set()
+        self.bell.put(None)
+
+    def _serve(self, send: Callable[[Dict[str, Any]], None]) -> None:
+        from json import dumps
+
+        pause = 0.0
+        while not self.ended.wait(pause):
+            self.bell.get()
+            with self.lock:
+                news = {} if self.ended.is_set() else self.news()
+                send(news)
+            pause = max(_PAUSE, len(dumps(news)) / _NEWS_RATE)
+
+    def data(self, send: Callable[[Dict[str, Any]], None]) -> Dict[str, Any]:
+        """Return the whole, for a new view; what has come until then is sent to those that are there."""
+        with self.lock:
+            with self.monitor.lock:
+                news = self.news() if self.tracks else {}
+                pasts = self._pasts()
+            if news:
+                send(news)
+            timelines = self._whole(pasts)
+            return {"title": self.title, "many": self.only is None, "timelines": timelines, "next": self.number + 1}
+
+    def again(self, send: Callable[[Dict[str, Any]], None]) -> None:
+        """Send the whole to all views."""
+        with self.lock:
+            with self.monitor.lock:
+                pasts = self._pasts()
+            send(self._message(self._whole(pasts), True))
+
+    def _pasts(self) -> List[Tuple[str, _Log, List[ChangeRecord[Any]]]]:
+        """Return the records of all variables. Assumes the monitor's lock."""
+        return [(name, var._log, _seen(var)) for name, var in self.variables().items()]
+
+    def _whole(self, pasts: Sequence[Tuple[str, _Log, List[ChangeRecord[Any]]]]) -> List[Dict[str, Any]]:
+        self.tracks = {}
+        return [self._begun(name, log, records, _PAGE_SIZE // len(pasts)) for name, log, records in pasts]
+
+    def _begun(self, name: str, log: _Log, records: Sequence[ChangeRecord[Any]], size: int) -> Dict[str, Any]:
+        number = self.numbers.setdefault(log, len(self.numbers))
+        self.tracks[log] = _track(name, records, size, number)
+        return self.tracks[log].take()
+
+    def news(self) -> Dict[str, Any]:
+        """Return what has come since the last time as a change of the widget's state; nothing if nothing has."""
+        come = [(name, var) for name, var in self.variables().items() if self._is_behind(var)]
+        parts = [self._part(name, var, _NEWS_SIZE // len(come)) for name, var in come]
+        return self._message(parts, False) if parts else {}
+
+    def _message(self, timelines: List[Dict[str, Any]], whole: bool) -> Dict[str, Any]:
+        self.number += 1
+        news = {"number": self.number, "whole": whole, "timelines": timelines}
+        return {f"news{self.number % _NEWS_KEPT}": news, "news": self.number}  # in this order: marimo tells one by one
+
+    def _is_behind(self, var: AlmaVar[Any]) -> bool:
+        track = self.tracks.get(var._log)
+        return track is None or _committed(var)[0] > track.last + 1
+
+    def _part(self, name: str, var: AlmaVar[Any], size: int) -> Dict[str, Any]:
+        log, head, track = var._log, _committed(var), self.tracks.get(var._log)
+        if track is None or track.shown > 2 * track.most:  # thinned anew, lest it grows as long as somebody looks
+            return self._begun(name, log, _seen(var), _PAGE_SIZE // max(1, len(self.tracks)))
+        for record in _since(log, head, track.last + 1, max(1, min(_MOST_NEWS, size // track.each))):
+            track.add(record)
+        track.pruned = head[2].first - 1
+        track.count = head[0] - track.pruned
+        return track.take()
+
+
+def _seen(var: AlmaVar[Any]) -> List[ChangeRecord[Any]]:
+    """Return the kept records that everybody sees."""
+    records = None
+    while records is None:
+        records = var._log.records(_committed(var))
+    return records
+
+
+def _since(log: _Log, head: _Head, start: int, most: int) -> List[ChangeRecord[Any]]:
+    """Return the kept records from an index on; of more than *most*, those with a label and evenly chosen ones."""
+    begin, last = max(start, head[2].first), head[0] - 1
+    chosen: Iterable[int] = range(begin, last + 1)
+    if last - begin >= most:
+        noted = [index for index in log.labels.copy() if begin <= index <= last][-most:]
+        chosen = sorted({*noted, *(last - (last - begin) * place // most for place in range(most))})
+    return [record for record in (log.record(head, index) for index in chosen) if record is not None]
+
+
+class Timeline:
+    """The widget that timeline() makes: the past of a variable, namespace or registry in a notebook, live.
+
+    An anywidget, so it is shown where a cell ends with it. *index* is that of the record shown, None for the newest;
+    setting it moves the slider, and the slider sets it. For a namespace or registry *moment* does the same, in
+    milliseconds since 1970. close() detaches it from what it shows, and it is to be called in the kernel's thread,
+    as all here.
+    """
+
+    index: Optional[int]
+    moment: Optional[float]
+    _feed: _Feed
+    _owner: Any
+
+    @property
+    def record(self) -> Any:
+        """The record that is shown; of a namespace or registry a dict of them by name, without what is younger.
+
+        RollbackError for what never was, PrunedError for what is no longer kept.
+        """
+        if self._feed.only is not None:
+            return self._owner.last_change() if self.index is None else self._owner.at(self.index)
+        return {name: var.at(self._when()) for name, var in self._there()}
+
+    def restore(self) -> None:
+        """Bring the values back that are shown, by new records; raises what rollback() or restore() of it raises."""
+        if self._feed.only is not None:
+            self._owner.rollback(self.record.index)
+        elif isinstance(self._owner, AlmaNamespace):
+            self._owner.rollback(self._when())
+        else:
+            self._owner.restore(self._when())
+
+    def undo(self) -> None:
+        """Take the last change of the variable or registry back."""
+        self._able("undo").undo()
+
+    def redo(self) -> None:
+        """Bring back what undo() took back."""
+        self._able("redo").redo()
+
+    def branch_here(self, name: str) -> AlmaVar[Any]:
+        """Return a new branch of the variable that leaves it at the record shown."""
+        branch: AlmaVar[Any] = self._able("branch").branch(name, at=self.record.index)
+        return branch
+
+    def _able(self, verb: str) -> Any:
+        if not hasattr(self._owner, verb):
+            raise TypeError(f"{type(self._owner).__name__} has no {verb}()")
+        return self._owner
+
+    def _when(self) -> datetime:
+        """Return the moment that is shown; a float of milliseconds is right to the 250th nanosecond."""
+        return _moment(self._feed.monitor.time if self.moment is None else round(self.moment * 1e6) + 250)
+
+    def _there(self) -> Iterator[Tuple[str, AlmaVar[Any]]]:
+        """Yield the variables that are older than the moment."""
+        for name, var in self._feed.variables().items():
+            if var.at(0).timestamp <= self._when():
+                yield name, var
+
+    def _answer(self, message: Mapping[str, Any]) -> Dict[str, str]:
+        """Do what a button says, and return what is to be shown of it."""
+        try:
+            if message["action"] == "branch here":
+                return {"said": f"made the branch {self.branch_here(message['name'])._name!r}"}
+            _VERBS[message["action"]](self)
+        except Exception as error:  # a refusal of the variable's, or of a guest of its owner's
+            return {"error": f"{type(error).__name__}: {error}"}
+        return {"said": ""}
+
+
+_VERBS: Dict[str, Callable[[Timeline], None]] = {
+    "restore": Timeline.restore,
+    "undo": Timeline.undo,
+    "redo": Timeline.redo,
+}
+
+
+@lru_cache(maxsize=None)
+def _widget_class() -> Any:
+    """Return the class of the widgets, which is made when one is first asked for."""
+    base, traits = _of_extra("jupyter", "anywidget").AnyWidget, _of_extra("jupyter", "traitlets")
+
+    class Widget(Timeline, base):  # type: ignore[misc, valid-type]
+        __doc__ = Timeline.__doc__
+        _esm, _css = _VIEW_JS + _WIDGET_JS, _VIEW_CSS
+        data = traits.Dict().tag(sync=True, to_json=lambda _, widget: widget._feed.data(widget._change))
+        actions = traits.List().tag(sync=True)
+        index = traits.Int(None, allow_none=True, min=0).tag(sync=True)
+        moment = traits.Float(None, allow_none=True).tag(sync=True)
+
+        @traits.validate("index")  # type: ignore[untyped-decorator]
+        def _checked(self, proposal: Any) -> Any:
+            newest = self._feed.only and self._feed.only.last_change().index
+            if None not in (newest, proposal["value"]) and proposal["value"] > newest:
+                raise RollbackError(self._feed.title, proposal["value"], f"has no record {proposal['value']}")
+            return proposal["value"]
+
+        def __init__(self, owner: Any, feed: _Feed, actions: List[str]) -> None:
+            self._owner, self._feed = owner, feed
+            super().__init__(**{"actions": actions})  # the widget's
+            self.on_msg(self._hear)
+            feed.begin(self._change)
+
+        def _change(self, state: Dict[str, Any]) -> None:
+            """Tell the views of a change of state, if there is one; close where their side is gone, as marimo does."""
+            if self.comm is None or getattr(self.comm, "_closed", False):
+                self.close()
+            elif state:
+                self.comm.send({"method": "update", "state": state, "buffer_paths": []})
+
+        def _hear(self, _: Any, message: Any, __: Any) -> None:
+            if message["action"] == "again":
+                self._feed.again(self._change)
+            else:
+                self.send(self._answer(message))
+
+        def close(self) -> None:
+            self._feed.end()
+            super().close()
+
+        def _repr_mimebundle_(self, **options: Any) -> Any:
+            data, facts = super()._repr_mimebundle_(**options)
+            return {**data, "text/html": self._owner._repr_html_()}, facts  # a still picture, where nothing runs
+
+    Widget.__name__ = Widget.__qualname__ = "Timeline"
+    return Widget
+
+
+def _widget(owner: Any, monitor: _Monitor, variables: Any, title: str, actions: str) -> Timeline:
+    """Return a widget that shows the variables that variables() returns by name, or *owner* if it is the only one."""
+    if _is_busy():
+        raise RuntimeError("timeline() inside a guest or a transaction would show what may never be")
+    widget_class, only = _widget_class(), owner if isinstance(owner, AlmaVar) else None
+    widget: Timeline = widget_class(owner, _Feed(title, monitor, variables, only), actions.split(", "))
+    return widget
 
 
 # -- the still picture

@@ -44,6 +44,7 @@ import tokenize
 import tracemalloc
 import types
 import typing
+import urllib.request
 import uuid
 import weakref
 import zlib
@@ -76,6 +77,7 @@ from alma import (
     SnapshotError,
     StaleWriteError,
     SyncError,
+    Timeline,
     UnknownNameError,
     UntrustedDataError,
     apply_changes,
@@ -105,12 +107,14 @@ FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
 EXTRAS = {
     "crypto": "cryptography",
     "diff": "deepdiff",
+    "jupyter": "anywidget",
     "pydantic": "pydantic",
     "redis": "redis",
     "websocket": "websockets",
 }  # the packages by extra
 HAND_OVERS = {
     "AlmaNamespace._repr_html_",
+    "AlmaNamespace.timeline",
     "AlmaNamespace.to_html",
     "AlmaRegistry._repr_html_",
     "AlmaRegistry.changes",
@@ -119,6 +123,7 @@ HAND_OVERS = {
     "AlmaRegistry.load",
     "AlmaRegistry.namespace",
     "AlmaRegistry.save",
+    "AlmaRegistry.timeline",
     "AlmaRegistry.to_html",
     "AlmaRegistry.transact_async",
     "AlmaVar._repr_html_",
@@ -129,6 +134,7 @@ HAND_OVERS = {
     "AlmaVar.rollback_async",
     "AlmaVar.save",
     "AlmaVar.set_async",
+    "AlmaVar.timeline",
     "AlmaVar.to_html",
     "AlmaVar.update_async",
     "AlmaVar.wait",
@@ -18267,7 +18273,7 @@ def drawn(value):
 
 def told_of(var):
     """Return what the view is told of a variable, as it arrives there."""
-    return json.loads(json.dumps(alma._timeline_data(var.name, var.history(), alma._PAGE_SIZE), allow_nan=False))
+    return json.loads(json.dumps(alma._track(var.name, var.history(), alma._PAGE_SIZE).take(), allow_nan=False))
 
 
 def built(steps):
@@ -18500,7 +18506,7 @@ def test_nothing_that_anybody_says_leaves_its_place_in_the_page():
 def test_the_view_is_short_and_makes_markup_of_nothing_but_constants():
     lines = (alma._VIEW_CSS + alma._VIEW_JS).splitlines()
     code = [line for line in lines if line.strip() and not line.strip().startswith("//")]
-    assert len(code) <= 260 and max(map(len, lines)) <= 120
+    assert len(code) <= 270 and max(map(len, lines)) <= 120
     for word in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "fetch(", "import(", "://"):
         assert word not in alma._VIEW_JS, word
 
@@ -18710,7 +18716,7 @@ def signs_of(tab):
 
 
 def a_number(count=50):
-    var = AlmaRegistry(clock=noon(*range(count))).watch("temperature", 20)
+    var = AlmaRegistry(clock=noon(*range(count + 20))).watch("temperature", 20)
     for number in range(1, count):
         var.set(20 + number % 7, label={10: "window opened", 30: "recalibrated"}.get(number))
     return var
@@ -19194,14 +19200,699 @@ def test_a_button_says_what_it_is_asked_for_and_an_error_is_shown_until_the_next
     ]  # fmt: skip
     tell(tab, error=EVIL)
     assert EVIL[:20] in tab.get_by_role("alert").text_content()
-    tell(tab)
-    assert tab.get_by_role("alert").text_content() == "" and tab.evaluate("window.ran") is None
+    tell(tab, timelines=[])
+    assert EVIL[:20] in tab.get_by_role("alert").text_content()
+    tell(tab, said="done")
+    assert tab.get_by_role("alert").text_content() == "done" and tab.evaluate("window.ran") is None
 
 
 def test_a_view_that_ends_hears_no_more(hosted):
     tab = hosted(track_of(a_number(5)))
     tab.evaluate("window.end()")
     assert tab.evaluate("Object.keys(model.heard)") == []
+
+
+# -- the widget, without a browser
+
+
+@pytest.fixture
+def opened():
+    """Open the timelines of variables; note what each tells its views, and close them in the end."""
+    needs_extra("test", "anywidget")
+    widgets = []
+
+    def open_widget(owner):
+        widget = owner.timeline()
+        widgets.append(widget)
+        widget.told = queue.Queue()
+        widget.comm.send = lambda data, **others: widget.told.put(data)
+        return widget
+
+    yield open_widget
+    for widget in widgets:
+        widget.close()
+
+
+def whole_of(widget):
+    """Return what a view of it begins with, as it arrives there."""
+    return json.loads(json.dumps(widget.get_state("data")["data"], allow_nan=False))
+
+
+def next_news(widget):
+    """Return the next message of what has come."""
+    while True:
+        message = widget.told.get(timeout=60)
+        if message["method"] == "update" and "news" in message["state"]:
+            return json.loads(json.dumps(message["state"][f"news{message['state']['news'] % 100}"], allow_nan=False))
+
+
+def indices_until(widget, index):
+    """Return the indices of the records that come, up to one."""
+    found = []
+    while index not in found:
+        found += [number for track in next_news(widget)["timelines"] for number in track["index"]]
+    return found
+
+
+def press(widget, action, **facts):
+    content = {"action": action, "name": "", **facts}
+    widget._handle_msg({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
+
+
+def pressed(widget, action, **facts):
+    """Press a button, as a view does; return what is shown of it."""
+    press(widget, action, **facts)
+    while True:
+        message = widget.told.get(timeout=60)
+        if message["method"] == "custom":
+            return message["content"]
+
+
+def test_without_its_extra_a_timeline_says_what_to_install(monkeypatch):
+    alma._widget_class.cache_clear()
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    for owner in (AlmaVar("x", 1), AlmaRegistry(), AlmaRegistry().namespace("space")):
+        with pytest.raises(MissingDependencyError) as raised:
+            owner.timeline()
+        assert (raised.value.package, raised.value.extra) == ("anywidget", "jupyter")
+        assert owner._monitor.followers == {}
+
+
+def test_the_package_of_widgets_is_imported_only_by_a_timeline():
+    needs_extra("test", "anywidget")
+    code = f"import sys; sys.path.insert(0, {str(SOURCE.parent)!r}); import alma; var = alma.AlmaVar('x', 1); "
+    code += "print('anywidget' in sys.modules, var.to_html() and 'anywidget' in sys.modules); "
+    _, out, _ = python("-c", code + "widget = var.timeline(); print('anywidget' in sys.modules)")
+    assert out.split() == ["False", "False", "True"]
+
+
+def test_a_timeline_is_a_widget_of_one_class_that_begins_with_the_whole(opened):
+    anywidget = needs_extra("test", "anywidget")
+    var = a_number(5)
+    one, other = opened(var), opened(AlmaRegistry())
+    for widget in (one, other):
+        assert isinstance(widget, alma._widget_class()) and isinstance(widget, Timeline)
+        assert isinstance(widget, anywidget.AnyWidget)
+    data = whole_of(one)
+    assert (data["title"], data["many"], data["timelines"]) == ("temperature", False, [told_of(var)])
+    assert (whole_of(other)["many"], whole_of(other)["timelines"]) == (True, [])
+    assert one.actions == ["restore", "undo", "redo", "branch here"] and other.actions == ["restore", "undo", "redo"]
+
+
+def test_its_index_is_set_from_both_sides_and_its_record_is_the_one_there(opened):
+    widget = opened(a_number(5))
+    assert widget.index is None and widget.record.index == 4
+    heard = []
+    widget.observe(lambda change: heard.append(change["new"]), "index")
+    widget.set_state({"index": 3})
+    assert widget.record.value == 23
+    widget.index = 1
+    message = widget.told.get(timeout=60)
+    while message != {"method": "update", "state": {"index": 1}, "buffer_paths": []}:
+        message = widget.told.get(timeout=60)
+    assert (heard, widget.record.index) == ([3, 1], 1)
+
+
+@pytest.mark.parametrize("index", [-1, 5, "1", 1.5])
+def test_an_index_that_no_record_has_is_refused(opened, index):
+    widget = opened(a_number(5))
+    with pytest.raises((RollbackError, needs_extra("test", "traitlets").TraitError)):
+        widget.index = index
+    assert widget.index is None
+
+
+def test_new_records_are_told_once_as_changes_from_whichever_thread(opened):
+    var = AlmaVar("x", {"a": 0, "long": "y" * 500})
+    widget = opened(var)
+    data = whole_of(widget)
+
+    def work(first):
+        for number in range(first, first + 20):
+            var.update(lambda value, number=number: {**value, "a": number})
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in (100, 200, 300)]
+    for thread in threads:
+        thread.start()
+    trees, indices = list(built(data["timelines"][0]["steps"])), []
+    while indices[-1:] != [60]:
+        news = next_news(widget)
+        assert not news["whole"] and "y" * 100 not in json.dumps(news)
+        track = news["timelines"][0]
+        indices += track["index"]
+        *_, last = built([trees[-1], *track["steps"]])
+        trees.append(last)
+    assert indices == list(range(1, 61)) and trees[-1] == drawn(var.get())
+
+
+def test_many_records_at_once_are_thinned_but_for_labels_and_the_newest(opened):
+    var = AlmaVar("x", 0)
+    widget = opened(var)
+    with widget._feed.lock:  # as while it sends
+        for number in range(1, 20_001):
+            var.set(number, label="mark" if number == 777 else None)
+    found = indices_until(widget, 20_000)
+    assert 777 in found and found == sorted(set(found)) and 50 < len(found) < 500
+    assert widget._feed.tracks[var._log].count == 20_001
+
+
+def test_updates_come_at_most_ten_times_a_second_and_fewer_if_they_are_large(opened, monkeypatch):
+    var = AlmaVar("x", "a")
+    widget = opened(var)
+    whole_of(widget)
+    pauses, wait = queue.Queue(), widget._feed.ended.wait
+    monkeypatch.setattr(widget._feed.ended, "wait", lambda seconds: pauses.put(seconds) or wait(0))
+    for number in range(3):
+        var.set(number)
+        indices_until(widget, number + 1)
+    assert {pauses.get(timeout=60) for _ in range(2)} == {0.1}
+    var.set(["z" * 2_000] * 60)
+    indices_until(widget, 4)
+    large = pauses.get(timeout=60)
+    while large == 0.1:
+        large = pauses.get(timeout=60)
+    assert 0.23 < large < 0.3
+
+
+def test_a_timeline_that_is_watched_for_long_is_thinned_anew(opened, monkeypatch):
+    monkeypatch.setattr(alma, "_MOST_RECORDS", 100)
+    var = AlmaVar("x", 0)
+    widget = opened(var)
+    whole_of(widget)
+    for number in range(1, 400):
+        var.set(number)
+        indices_until(widget, number) if number % 50 == 0 else None
+    news = next_news(widget)
+    while not news["timelines"][0]["whole"]:
+        var.set("more")
+        news = next_news(widget)
+    assert news["timelines"][0]["index"][0] == 0 and len(news["timelines"][0]["index"]) <= 101
+
+
+def test_a_view_that_comes_later_begins_with_what_the_others_have(opened):
+    var = a_number(5)
+    widget = opened(var)
+    for value in (1, 2, 3):
+        var.set(value)
+    data = whole_of(widget)
+    assert data["timelines"][0]["index"] == list(range(8))
+    var.set(4)
+    news = next_news(widget)
+    while news["number"] < data["next"]:
+        news = next_news(widget)
+    assert (news["number"], news["timelines"][0]["index"]) == (data["next"], [8])
+
+
+def test_a_view_that_missed_something_gets_the_whole(opened):
+    var = a_number(5)
+    widget = opened(var)
+    press(widget, "again")
+    news = next_news(widget)
+    while not news["whole"]:
+        news = next_news(widget)
+    assert news["timelines"] == [told_of(var)]
+
+
+def test_what_is_not_committed_is_not_shown(opened):
+    registry = AlmaRegistry()
+    var = registry.watch("x", 0)
+    widget = opened(var)
+    with pytest.raises(ZeroDivisionError), registry.transaction():
+        var.set(1)
+        assert whole_of(widget)["timelines"][0]["index"] == [0]
+        raise ZeroDivisionError
+    var.set(2)
+    assert indices_until(widget, 1) == [1] and whole_of(widget)["timelines"][0]["steps"] == ["0", "2"]
+
+
+def test_a_timeline_cannot_be_made_inside_a_transaction():
+    needs_extra("test", "anywidget")
+    registry = AlmaRegistry()
+    with registry.transaction(), pytest.raises(RuntimeError):
+        registry.watch("x", 1).timeline()
+
+
+def test_retention_is_told(opened):
+    var = AlmaVar("x", 0, keep_last=2)
+    widget = opened(var)
+    for number in range(1, 10):
+        var.set(number)
+    indices_until(widget, 9)
+    track = widget._feed.tracks[var._log]
+    assert (track.pruned, track.count) == (7, 3)
+    widget.index = 3
+    with pytest.raises(PrunedError):
+        widget.restore()
+    assert pressed(widget, "restore")["error"].startswith("PrunedError: 'x' no longer keeps record 3")
+
+
+def test_its_buttons_restore_undo_and_redo_by_new_records(opened):
+    var = a_number(5)
+    widget = opened(var)
+    widget.index = 1
+    for action, value, label in [
+        ("restore", 21, "rollback to index 1"), ("undo", 24, "undo"), ("redo", 21, "redo"),
+    ]:  # fmt: skip
+        assert pressed(widget, action) == {"said": ""}
+        assert var.get() == value and var.last_change().label.startswith(label)
+    assert len(var) == 8 and widget.index == 1
+
+
+def test_its_button_makes_a_branch_where_the_slider_is(opened):
+    var = a_number(5)
+    widget = opened(var)
+    widget.index = 2
+    assert pressed(widget, "branch here", name="what if") == {"said": "made the branch 'temperature@what if'"}
+    assert [record.index for record in var.branches()["what if"]] == [0, 1, 2]
+
+
+def test_what_a_variable_refuses_is_said(opened):
+    var = a_number(5)
+    widget = opened(var)
+    assert pressed(widget, "redo")["error"].startswith("RollbackError: ")
+    assert pressed(widget, "branch here")["error"].startswith("ValueError: a branch's name")
+    var.add_validator(refuse)
+    assert pressed(widget, "restore") == {"error": "Refused: "}
+    var.freeze()
+    assert pressed(widget, "undo")["error"].startswith("FrozenError: ")
+    assert len(var) == 5
+
+
+def test_a_registry_and_a_namespace_are_shown_and_restored_by_moment(opened):
+    registry = AlmaRegistry(clock=noon(*range(20)))
+    x, space = registry.watch("x", 1), registry.namespace("space", {"key": "a"})
+    x.set(2)
+    space["key"] = "b"
+    x.set(3)
+    space["new"] = 0
+    whole, part = opened(registry), opened(space)
+    assert [track["name"] for track in whole_of(whole)["timelines"]] == ["x", "space.key", "space.new"]
+    assert [track["name"] for track in whole_of(part)["timelines"]] == ["key", "new"]
+    assert {name: record.value for name, record in whole.record.items()} == {"x": 3, "space.key": "b", "space.new": 0}
+    whole.moment = part.moment = x.at(1).timestamp.timestamp() * 1e3
+    assert {name: record.value for name, record in whole.record.items()} == {"x": 2, "space.key": "a"}
+    assert pressed(whole, "restore") == {"said": ""}
+    assert registry.snapshot() == {"x": 2, "space.key": "a", "space.new": 0}
+    assert pressed(part, "restore") == {"said": ""} and dict(space) == {"key": "a"}
+    assert pressed(whole, "undo") == {"said": ""} and dict(space) == {"key": "a", "new": 0}
+    assert pressed(part, "undo")["error"] == "TypeError: AlmaNamespace has no undo()"
+    with pytest.raises(TypeError):
+        whole.branch_here("b")
+
+
+def test_the_moment_of_every_record_shows_it_and_none_that_is_later(opened):
+    registry = AlmaRegistry(clock=itertools.count(1_795_983_738_056_540_873, 2_333).__next__)
+    var = registry.watch("x", 0)
+    for number in range(1, 300):
+        var.set(number)
+    widget = opened(registry)
+    for index, time in enumerate(whole_of(widget)["timelines"][0]["time"]):
+        widget.moment = time
+        assert widget.record["x"].index == index
+
+
+def test_new_variables_branches_and_keys_are_told(opened):
+    registry = AlmaRegistry()
+    x, space = registry.watch("x", 0), registry.namespace("space")
+    whole, part = opened(registry), opened(space)
+    whole_of(whole), whole_of(part)
+    x.branch("b").set(1)
+    space["key"] = 5
+    names = set()
+    while names != {"x@b", "space.key"}:
+        names.update(track["name"] for track in next_news(whole)["timelines"])
+    assert next_news(part)["timelines"][0]["name"] == "key"
+
+
+def test_a_closed_timeline_follows_no_more_and_is_forgotten(opened):
+    var = AlmaVar("x", [1])
+    widget = var.timeline()
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "timeline of x"]
+    known = weakref.ref(widget), weakref.ref(widget._feed)
+    widget.close()
+    thread.join(60)
+    assert not thread.is_alive() and var._monitor.followers == {}
+    widget.close()
+    var.set(2)
+    del widget
+    gc.collect()
+    assert [ref() for ref in known] == [None, None]
+
+
+def test_a_timeline_whose_cell_is_gone_closes_with_the_next_change():
+    needs_extra("test", "anywidget")
+    var = AlmaVar("x", 1)
+    widget = var.timeline()
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "timeline of x"]
+    widget.comm._closed = True  # by marimo, which says so to nobody
+    var.set(2)
+    thread.join(60)
+    assert not thread.is_alive() and widget.comm is None and var._monitor.followers == {}
+
+
+def test_a_notebook_that_is_saved_has_a_still_picture_beside_the_widget(opened):
+    var = a_number(5)
+    data, _ = opened(var)._repr_mimebundle_()
+    assert data["text/html"] == var._repr_html_() and "application/vnd.jupyter.widget-view+json" in data
+
+
+# -- the widget's code in a blank page
+
+MODEL = """
+async () => {
+  const {default: widget} = await import(URL.createObjectURL(new Blob([CODE], {type: "text/javascript"})));
+  const heard = {}, model = window.model = {
+    facts: FACTS, sent: [],
+    get: name => model.facts[name],
+    set: (name, value) => { model.facts[name] = value; },
+    save_changes: () => {},
+    send: message => model.sent.push(message),
+    on: (name, fn) => { (heard[name] ??= new Set()).add(fn); },
+    off: (name, fn) => { heard[name].delete(fn); },
+    tell: (name, ...facts) => heard[name]?.forEach(fn => fn(...facts)),
+    update: state => {
+      Object.assign(model.facts, state);
+      for (const name in state) model.tell(`change:${name}`);
+    },
+    heard,
+  };
+  window.view = () => widget.render({model, el: document.body.appendChild(document.createElement("div"))});
+  window.end = view();
+}
+"""
+
+
+@pytest.fixture
+def rendered(chromium, opened):
+    """Open a widget in a blank page; what it tells its views is handed over by give()."""
+    tabs, failed = [], []
+
+    def open_tab(owner):
+        widget, tab = opened(owner), chromium.new_page()
+        tabs.append(tab)
+        tab.set_default_timeout(20_000)
+        tab.on("pageerror", lambda error: failed.append(str(error)))
+        facts = {"data": whole_of(widget), "actions": widget.actions, "index": widget.index, "moment": widget.moment}
+        code = MODEL.replace("CODE", json.dumps(widget._esm)).replace("FACTS", json.dumps(facts))
+        tab.evaluate(code)
+        drawn_again(tab)
+        return widget, tab
+
+    yield open_tab
+    for tab in tabs:
+        tab.close()
+    assert failed == []
+
+
+def give(tab, widget, index, keep=lambda number: True):
+    """Hand on what has come, as the state of the model, up to a record."""
+    found = 0
+    while index > found:
+        news = next_news(widget)
+        found = max([0, *(number for track in news["timelines"] for number in track["index"])])
+        if keep(found):
+            state = {f"news{news['number'] % 100}": news, "news": news["number"]}
+            tab.evaluate("state => model.update(state)", state)
+    drawn_again(tab)
+
+
+def test_the_code_of_the_widget_shows_the_whole_and_then_what_comes(rendered):
+    var = a_number(5)
+    widget, tab = rendered(var)
+    assert about(tab).startswith("record 4 of 0 to 4") and tab.evaluate("model.facts.index") == 4
+    var.set(99)
+    give(tab, widget, 5)
+    assert about(tab).startswith("record 5 of 0 to 5") and tab.locator(".value").text_content() == "99"
+
+
+def test_the_slider_stays_where_it_was_put(rendered):
+    var = a_number(5)
+    widget, tab = rendered(var)
+    tab.locator("input[type=range]").fill("2")
+    for index in (5, 6):
+        var.set(index)
+        give(tab, widget, index)
+        assert about(tab).startswith(f"record 2 of 0 to {index}")
+    tab.evaluate("model.update({index: 1})")
+    drawn_again(tab)
+    assert about(tab).startswith("record 1 of 0 to 6")
+    tab.evaluate("model.update({index: null})")
+    drawn_again(tab)
+    assert about(tab).startswith("record 6 of 0 to 6")
+
+
+def test_a_second_view_shows_what_came_before_it_was_there(rendered):
+    var = a_number(5)
+    widget, tab = rendered(var)
+    var.set(99)
+    give(tab, widget, 5)
+    tab.evaluate("view()")
+    drawn_again(tab)
+    assert tab.locator(".facts").count() == 2 and about(tab, 1).startswith("record 5 of 0 to 5")
+    assert tab.evaluate("model.sent") == []
+
+
+def test_a_view_that_missed_news_asks_for_the_whole_and_keeps_its_place(rendered):
+    var = a_number(5)
+    widget, tab = rendered(var)
+    tab.locator("input[type=range]").fill("3")
+    var.set(97)
+    give(tab, widget, 5, keep=lambda index: False)
+    var.set(98)
+    give(tab, widget, 6)
+    assert tab.evaluate("model.sent") == [{"action": "again"}] and about(tab).startswith("record 3 of 0 to 4")
+    widget._feed.again(widget._change)
+    give(tab, widget, 6)
+    assert about(tab).startswith("record 3 of 0 to 6")
+    tab.keyboard.press("End")
+    drawn_again(tab)
+    assert tab.locator(".value").text_content() == "98"
+    tab.keyboard.press("ArrowLeft")
+    drawn_again(tab)
+    assert tab.locator(".value").text_content() == "97"
+
+
+def test_a_view_that_is_removed_hears_no_more(rendered):
+    _, tab = rendered(a_number(5))
+    assert tab.evaluate("Object.values(model.heard).map(all => all.size)") == [1, 1, 1]
+    tab.evaluate("end()")
+    assert tab.evaluate("Object.values(model.heard).map(all => all.size)") == [0, 0, 0]
+
+
+def test_the_view_follows_the_theme_of_the_notebook_not_of_the_system(rendered):
+    _, tab = rendered(a_number(5))
+    tab.add_style_tag(content=alma._VIEW_CSS)
+    script = "getComputedStyle(document.querySelector('.alma')).backgroundColor"
+    seen = []
+    for scheme in ("light", "dark"):
+        tab.emulate_media(color_scheme=scheme)
+        for theme in ("true", "false"):
+            tab.evaluate("theme => { document.body.dataset.jpThemeLight = theme; }", theme)
+            seen.append(tab.evaluate(script))
+    assert seen == ["rgb(255, 255, 255)", "rgb(21, 24, 29)"] * 2
+
+
+# -- the widget in JupyterLab
+
+JUPYTER_LAB = shutil.which("jupyter-lab", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]]))
+
+CELLS = [  # the second runs until somebody makes a file
+    """\
+import alma
+x = alma.watch("x", {"a": 0})
+for n in range(1, 21):
+    x.set({"a": n})
+widget = x.timeline()
+widget""",
+    """\
+import os, time
+y = alma.watch("y", 0)
+display(y.timeline())
+while not os.path.exists("stop"):
+    y.update(lambda value: value + 1)
+    time.sleep(0.02)""",
+]
+
+
+ASK = """
+async code => {
+  const {kernels} = jupyterapp.serviceManager;
+  await kernels.refreshRunning();
+  const [model] = [...kernels.running()];
+  const kernel = kernels.connectTo({model, handleComms: false}), said = [];
+  const asked = kernel.requestExecute({code});
+  asked.onIOPub = ({content}) => said.push(content.text ?? (content.traceback ?? []).join("\\n"));
+  await asked.done;
+  kernel.dispose();
+  return said.join("").trim();
+}
+"""
+
+
+def free_port():
+    with contextlib.closing(socket.socket()) as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def wait_until(is_so):
+    """Return when something is so, which is asked again and again."""
+    for _ in range(1_200):
+        if is_so():
+            return
+        threading.Event().wait(0.05)
+    raise TimeoutError("it was not so within a minute")
+
+
+@pytest.fixture(scope="module")
+def jupyter_server(one_browser, tmp_path_factory):
+    """The address of a JupyterLab that knows no settings but its own, and whose kernels find this Alma."""
+    if JUPYTER_LAB is None:
+        pytest.skip("needs the program jupyter-lab")
+    home, port = tmp_path_factory.mktemp("jupyter"), free_port()
+    places = {name: str(home / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")}
+    places.update(IPYTHONDIR=str(home / "ipython"), HOME=str(home), JUPYTERLAB_SETTINGS_DIR=str(home / "settings"))
+    quiet = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    (home / "work").mkdir()
+    shutil.copy(str(SOURCE), str(home / "work"))
+    cells = [
+        {"cell_type": "code", "id": f"c{n}", "metadata": {}, "outputs": [], "execution_count": None, "source": cell}
+        for n, cell in enumerate(CELLS)
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+    (home / "work" / "test.ipynb").write_text(json.dumps(notebook))
+    command = [JUPYTER_LAB, "--no-browser", "--allow-root", f"--ServerApp.root_dir={home / 'work'}"]
+    command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=secret"]
+    command += ["--LabApp.expose_app_in_browser=True"]
+    with open(str(home / "log"), "wb") as log:
+        server = subprocess.Popen(command, env={**os.environ, **places}, cwd=str(home), stdout=log, stderr=log)
+    try:
+        wait_until(lambda: answers(port) or server.poll() is not None)
+        assert server.poll() is None, (home / "log").read_text("utf-8", "replace")
+        yield port, home / "work", []
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def answers(port, path="/api"):
+    """Return what the server says, None if it is not there yet."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}?token=secret") as answer:
+            return json.load(answer)
+    except OSError:
+        return None
+
+
+def ready(port):
+    """Tell whether the kernel of the notebook waits for what it is to do: a run before that is lost."""
+    kernels = answers(port, "/api/kernels")
+    return [(each["execution_state"], each["connections"]) for each in kernels] == [("idle", 1)]
+
+
+@pytest.fixture
+def lab(chromium, jupyter_server):
+    """The notebook in JupyterLab after its first cell has run, and a function that prints in its kernel."""
+    port, _, opened = jupyter_server
+    if not opened:
+        tab = chromium.new_page(viewport={"width": 1_280, "height": 1_100})
+        tab.set_default_timeout(60_000)
+        tab.goto(f"http://127.0.0.1:{port}/lab/tree/test.ipynb?token=secret")
+        tab.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+        wait_until(lambda: ready(port))
+        tab.locator(".jp-CodeCell .cm-content").first.click()
+        tab.keyboard.press("Shift+Enter")
+        shows(tab, "record 20 of 0 to 20")
+        opened.append(tab)
+    (tab,) = opened
+    yield tab, lambda code: tab.evaluate(ASK, code)
+
+
+def shows(tab, text):
+    """Wait until the first timeline of the notebook says something of its record."""
+    tab.locator(".alma").first.locator(".facts", has_text=text).wait_for()
+
+
+def test_in_jupyterlab_the_slider_moves_by_mouse_and_keyboard_and_the_kernel_sees_it(lab):
+    tab, ask = lab
+    slider = tab.locator(".alma input[type=range]").first
+    box = slider.bounding_box()
+    tab.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    shows(tab, "record 10 of")
+    wait_until(lambda: ask("print(widget.index, widget.record.value)") == "10 {'a': 10}")
+    for key in ("ArrowLeft", "ArrowLeft", "ArrowRight"):
+        tab.keyboard.press(key)
+    wait_until(lambda: ask("print(widget.index)") == "9")
+    tab.locator(".alma button[aria-label=back]").first.focus()
+    tab.keyboard.press("ArrowLeft")
+    wait_until(lambda: ask("print(widget.index)") == "8")
+    shows(tab, "record 8 of")
+
+
+def test_in_jupyterlab_the_kernel_sets_the_index_and_the_view_follows(lab):
+    tab, ask = lab
+    for index in (3, 17):
+        assert ask(f"widget.index = {index}") == ""
+        shows(tab, f"record {index} of")
+    assert "RollbackError" in ask("widget.index = 10_000")
+
+
+def test_in_jupyterlab_a_thread_sets_the_variable_and_the_slider_stays(lab):
+    tab, ask = lab
+    ask("widget.index = 4; import threading; threading.Thread(target=x.set, args=({'a': -1},)).start()")
+    newest = ask("print(x.last_change().index)")
+    shows(tab, f"record 4 of 0 to {newest}")
+    ask(f"widget.index = {newest}")
+    shows(tab, f"record {newest} of")
+    ask("x.set({'a': -2})")
+    shows(tab, f"record {int(newest) + 1} of 0 to {int(newest) + 1}")
+
+
+def test_in_jupyterlab_the_buttons_restore_undo_redo_and_branch(lab):
+    tab, ask = lab
+    ask("widget.index = 5")
+    shows(tab, "record 5 of")
+    newest = int(ask("print(x.last_change().index)"))
+    for number, (name, value) in enumerate([("restore", 5), ("undo", None), ("redo", 5)], newest + 1):
+        tab.locator(".alma").first.get_by_role("button", name=name).click()
+        shows(tab, f"record 5 of 0 to {number}")
+        assert value is None or ask("print(x.get()['a'])") == str(value)
+    tab.locator(".alma").first.get_by_label("name of the branch").fill("what if")
+    for answer in ("made the branch 'x@what if'", "DuplicateNameError: 'x@what if' is already watched"):
+        tab.locator(".alma").first.get_by_role("button", name="branch here").click()
+        tab.locator(".alma [role=alert]", has_text=answer).wait_for()
+    assert ask("print(len(x.branches()['what if']))") == "6"
+
+
+def test_in_jupyterlab_records_appear_while_the_cell_that_makes_them_still_runs(lab, jupyter_server):
+    tab, ask = lab
+    facts = tab.locator(".jp-CodeCell").nth(1).locator(".alma .facts")
+    tab.locator(".jp-CodeCell .cm-content").nth(1).click()
+    tab.keyboard.press("Shift+Enter")
+    seen = set()
+    wait_until(lambda: seen.update(facts.all_text_contents()) or len(seen) > 3)
+    assert tab.locator(".jp-Notebook-ExecutionIndicator").get_attribute("data-status") == "busy"
+    (jupyter_server[1] / "stop").touch()
+    tab.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+    newest = ask("print(y.last_change().index)")
+    wait_until(lambda: about(tab.locator(".jp-CodeCell").nth(1)).startswith(f"record {newest} of 0 to {newest} "))
+
+
+def test_in_jupyterlab_a_timeline_is_there_after_the_page_was_loaded_anew_and_gone_once_it_is_closed(lab):
+    tab, ask = lab
+    tab.keyboard.press("Control+s")
+    ask("widget.index = 6; x.set({'a': -3})")
+    tab.reload()
+    newest = ask("print(x.last_change().index)")
+    shows(tab, f"record 6 of 0 to {newest}")
+    ask("x.set({'a': -4})")
+    shows(tab, f"record 6 of 0 to {int(newest) + 1}")
+    count = tab.locator(".alma").count()
+    ask("widget.close()")
+    wait_until(lambda: tab.locator(".alma").count() == count - 1)
+    assert ask("print(widget.comm, x.set({'a': 1}).get())") == "None {'a': 1}"
 
 
 # == Defaults: the default registry and the module-level functions ============

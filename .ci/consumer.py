@@ -124,6 +124,7 @@ class Config:
 
 port = alma.watch("port", "80", schema=int, validators=[must_be_positive], on_change=[print_change])
 reveal_type(port)  # AlmaVar[int]
+reveal_type(port.timeline())  # Timeline
 reveal_type(port.set(81).at(0).value)  # int
 reveal_type(registry.watch("config", {"host": "a"}, schema=Config).get().host)  # str
 reveal_type(registry.watch("ports", ["80"], schema=alma.Schema(List[int], strict=True)).get())  # list[int]
