@@ -17500,6 +17500,17 @@ def test_many_changes_through_a_hub_all_arrive_once():
 # -- what a link looks at
 
 
+def test_a_link_is_woken_by_what_is_changed_here_and_by_what_a_guest_changes_while_others_come(replicas, monkeypatch):
+    monkeypatch.setattr(alma, "_PATIENCE", 1_000)  # else it looks by itself after a second
+    here, there = replicas(), replicas()
+    x, seen = here.watch("x", 0), there.watch("seen", 0)
+    there.watch("x", 0, exist_ok=True).add_validator(lambda value: seen.set(value) and None)
+    here.told(there)
+    there.told(here)
+    x.set(1)
+    here.watch("seen", 0, exist_ok=True).wait(1, timeout=PATIENCE)
+
+
 class Unlisted(dict):
     """A dict that nobody may go over."""
 
