@@ -15628,6 +15628,22 @@ def test_a_transaction_comes_whole_and_at_one_time(replicas, bus_url):
     assert {record.label for name in "xy" for record in there[name].history()[1:]} == {"both"}
 
 
+def test_each_of_many_transactions_that_set_one_variable_twice_has_one_time_of_its_own(replicas):
+    here, there = replicas(), replicas()
+    x = here.watch("x", 0)
+    here.told(there)
+    with here.held():
+        for n in range(1, 40):
+            with here.registry.transaction():
+                x.set(n).set(-n)
+    here.told(there)
+    times = {abs(record.value): set() for record in there["x"].history()}
+    for record in there["x"].history():
+        times[abs(record.value)].add(record._time)
+    assert [len(of_one) for of_one in times.values()] == [1] * 40
+    assert len(set.union(*times.values())) == 40
+
+
 def test_a_transaction_of_which_one_value_is_refused_comes_not_at_all(replicas):
     here, there = replicas(), replicas()
     x, y = here.watch("x", 0), here.watch("y", 0)
