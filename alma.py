@@ -10109,8 +10109,9 @@ class SyncLink:
         with self._monitor.lock:
             self._monitor.settle()
             self._replica.look()
-            while self._replica.strays:
-                self._want(self._replica.strays.pop(), "offer")
+            for trail in self._replica.strays:
+                self._want(trail, "offer")
+            self._replica.strays.clear()
             wanted = [self._wanted.popleft() for _ in range(min(len(self._wanted), _LOAD))]
             records, gone = self._replica.take_due(_LOAD)
             horizon = records[-1][0] if records and self._replica.due else self._monitor.time
