@@ -9087,13 +9087,6 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-@lru_cache(maxsize=None)
-def _sha1(script: str) -> str:
-    from hashlib import sha1
-
-    return sha1(script.encode()).hexdigest()
-
-
 class _Wire:
     """A connection to Redis, used by one thread."""
 
@@ -9130,9 +9123,11 @@ class _Wire:
 
     def run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
         """Return what a script returns, which is sent only where the server has it not."""
+        from hashlib import sha1
+
         rest = len(keys), *keys, *arguments
         try:
-            return self.ask("EVALSHA", _sha1(script), *rest)
+            return self.ask("EVALSHA", sha1(script.encode()).hexdigest(), *rest)
         except self.errors.NoScriptError:
             return self.ask("EVAL", script, *rest)
 
@@ -9555,12 +9550,6 @@ class _Outcome:
         which[var._log] = index
 
 
-def _new_origin() -> str:
-    import uuid
-
-    return uuid.uuid4().hex
-
-
 class _Replica:
     """The variables of a link, and how changes from elsewhere come into them. All assumes the registry's lock.
 
@@ -9606,7 +9595,9 @@ class _Replica:
 
     def own(self) -> _Segment:
         """Return a segment with a new origin."""
-        segment = _Segment(_new_origin())
+        import uuid
+
+        segment = _Segment(uuid.uuid4().hex)
         self.owns[segment.origin] = True
         return segment
 
@@ -9744,7 +9735,7 @@ class _Replica:
         with _savepoint(transaction, None):
             for change in arrival.changes:
                 self._put(change, arrival, part)
-        records = [(log, index) for log, indices in part.arrived.items() for index in indices]
+        records = [(log, index) for log, indices in part.arrived.items() for index in sorted(indices)]
         transaction.joined.update(records[1:])
         for log, index in records:
             outcome.arrived.setdefault(log, set()).add(index)
@@ -9797,10 +9788,7 @@ class _Replica:
 
     def times(self, outcome: _Outcome) -> List[int]:
         """Return when the records were made that the link has appended."""
-        heads = [(log, log.head[2], indices) for log, indices in outcome.arrived.items()]
-        return sorted(
-            layout.times[index - layout.shift if index else 0] for _, layout, indices in heads for index in indices
-        )
+        return sorted(log.time(log.head, index) for log, indices in outcome.arrived.items() for index in indices)
 
     def take_state(self, arrivals: Iterable[_Arrival], forgot: bool) -> _Outcome:
         """Append what the bus says is in force, within a transaction; where it *forgot* ours, not over that."""
@@ -9918,6 +9906,9 @@ class SyncEvent(NamedTuple):
     name: Optional[str] = None
 
 
+_COUNTS = "sent", "received", "duplicates", "dead_letters"
+
+
 class SyncStatus(str):
     """How a link is, in a word: 'live', 'lagging', 'resyncing', 'closed' or 'failed'; and its figures.
 
@@ -9934,9 +9925,7 @@ class SyncStatus(str):
 
     def __new__(cls, state: str, age: Optional[float] = None, **counts: int) -> SyncStatus:
         status = super().__new__(cls, state)
-        status.state, status.age = state, age
-        status.sent, status.received = counts.get("sent", 0), counts.get("received", 0)
-        status.duplicates, status.dead_letters = counts.get("duplicates", 0), counts.get("dead_letters", 0)
+        status.__dict__.update(dict.fromkeys(_COUNTS, 0), state=state, age=age, **counts)
         return status
 
 
@@ -9973,7 +9962,7 @@ class SyncLink:
         self._lost: Optional[str] = "it is new here"  # why the state has to be asked for
         self._opened = self._told_live = False
         self._word: Optional[float] = None
-        self._counts = dict.fromkeys(("sent", "received", "duplicates", "dead_letters"), 0)
+        self._counts = dict.fromkeys(_COUNTS, 0)
         self._letters: Deque[Tuple[str, str]] = deque(maxlen=_DEAD)
         self._listeners: Tuple[Any, ...] = ()
         self._untold: Deque[SyncEvent] = deque(maxlen=_DEAD)
@@ -10280,7 +10269,9 @@ class SyncLink:
         with self._monitor.lock:
             self._monitor.settle()
             self._replica.look()
-            self._want_strays()
+            for trail in self._replica.strays:
+                self._want(trail, "offer")
+            self._replica.strays.clear()
             wanted = [self._wanted.popleft() for _ in range(min(len(self._wanted), _LOAD))]
             records, gone = self._replica.take_due(_LOAD)
             horizon = records[-1][0] if records and self._replica.due else self._monitor.time
@@ -10294,11 +10285,6 @@ class SyncLink:
         for made, group in groups.items():
             self._depart(self._segment(made), made, group)
         return _NEVER if self._wanted else horizon
-
-    def _want_strays(self) -> None:
-        for trail in self._replica.strays:
-            self._want(trail, "offer")
-        self._replica.strays.clear()
 
     def _want(self, trail: _Trail, kind: str) -> None:
         """Have the bus told the newest value of a variable."""
