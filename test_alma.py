@@ -18052,7 +18052,7 @@ def test_the_functions_of_the_module_belong_to_the_default_registry():
     functions = {name: getattr(alma, name) for name in alma.__all__ if inspect.isroutine(getattr(alma, name))}
     owners = {name: getattr(function, "__self__", None) for name, function in functions.items()}
     pure = {"apply_changes", "compare_values", "invert", "ours", "theirs"}
-    doors = {"compare_runs", "export_test", "from_json", "load", "replay", "to_json", "verify"}
+    doors = {"compare_runs", "export_test", "from_json", "load", "replay", "sync", "to_json", "verify"}
     assert {name for name, owner in owners.items() if owner is None} == {"get_registry", "main", *pure, *doors}
     assert {owner for owner in owners.values() if owner is not None} == {alma.get_registry()}
     assert all(getattr(alma, name) == getattr(alma.get_registry(), name) for name, owner in owners.items() if owner)
