@@ -19822,7 +19822,7 @@ def answers(port, path="/api"):
 
 def ready(port):
     """Tell whether the kernel of the notebook waits for what it is to do: a run before that is lost."""
-    kernels = answers(port, "/api/kernels")
+    kernels = answers(port, "/api/kernels") or ()  # none if the server is busy
     return [(each["execution_state"], each["connections"]) for each in kernels] == [("idle", 1)]
 
 
