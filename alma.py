@@ -9222,8 +9222,8 @@ _BUSES: Dict[str, Callable[[str, str, Optional[str], int], Any]] = {
 
 def _bus_of(url: str, topic: str, token: Optional[str], keep: int) -> Any:
     """Return the bus that an url means; ValueError for one that means none."""
-    make = _BUSES.get(url.partition("://")[0])
-    if make is None or "://" not in url:
+    make = _BUSES.get(url.partition("://")[0]) if isinstance(url, str) and "://" in url else None
+    if make is None:
         raise ValueError(f"a bus is reached by {', '.join(f'{scheme}://' for scheme in _BUSES)}, not by {url!r}")
     return make(url, topic, token, keep)
 
@@ -9278,6 +9278,13 @@ class _Departure:
         self.segment, self.origin, self.sent = _Segment(""), "", _Sent(-1, "", ())
 
 
+def _checked_secret(secret: Union[str, bytes, None]) -> Optional[bytes]:
+    """Return a secret as bytes; ValueError for an empty one, which everybody knows, and for what is no text at all."""
+    if secret is None or (isinstance(secret, (str, bytes)) and secret):
+        return secret.encode() if isinstance(secret, str) else secret
+    raise ValueError("a secret is a str or bytes of at least one character; without secret= nothing is signed")
+
+
 class _Seal:
     """Makes entries of changes, and reads those of others; signs and checks them where there is a secret."""
 
@@ -9285,7 +9292,7 @@ class _Seal:
         import hmac
         import socket
 
-        self.codec, self.secret, self.hmac = codec, secret.encode() if isinstance(secret, str) else secret, hmac
+        self.codec, self.secret, self.hmac = codec, _checked_secret(secret), hmac
         self.sender = _text(f"{socket.gethostname()}:{os.getpid()}")
 
     def _mac(self, body: str) -> str:
@@ -9351,7 +9358,7 @@ class _Seal:
             raise ValueError("it is no entry of Alma's")
         body = text[start + len(mac) + len(mark) : -1]
         if self.secret is not None and not self.hmac.compare_digest(_bytes(mac), _bytes(self._mac(body))):
-            raise ValueError("it is not signed with our secret")
+            raise ValueError("it is not signed with our secret; all links of a topic need the same secret=")
         return body
 
     def _change(self, raw: Any) -> _Change:
@@ -9468,7 +9475,9 @@ class _Scope:
         if self.space is not None:
             self.registry = self.space._registry
         if self.registry is None:
-            self.chosen = self._choose([what] if isinstance(what, AlmaVar) else list(what))
+            self.chosen = self._choose(
+                list(what) if isinstance(what, Iterable) and not isinstance(what, AlmaVar) else [what]
+            )
         owner: Any = self.registry or next(iter((self.chosen or {}).values()))
         self.monitor: _Monitor = owner._monitor
 
@@ -10008,7 +10017,7 @@ class SyncLink:
 
     @property
     def dead_letters(self) -> List[Tuple[str, str]]:
-        """The last entries that could not be taken or sent, oldest first: why, and their text."""
+        """The last entries that could not be taken or sent, oldest first: why, and their text, or the name."""
         return list(self._letters)
 
     def on_event(self, fn: Callable[[SyncEvent], object]) -> SyncLink:
@@ -10024,7 +10033,7 @@ class SyncLink:
         return self
 
     def flush(self, timeout: Optional[float] = None) -> None:
-        """Return when all that was changed here so far has been ordered by the bus.
+        """Return when all that was changed here so far has been ordered by the bus, or is a dead letter.
 
         TimeoutError after so many seconds; SyncError if the link is closed or has failed before; RuntimeError inside a
         guest or a transaction.
@@ -10552,7 +10561,8 @@ def sync(
     first watch() of the name takes. *secret* signs what is sent and refuses what is not signed so, *token* is shown to
     a hub, *types* are the classes that values may be of, *keep* is about how many entries the bus keeps. Waits at most
     *wait* seconds for the topic's state; without a bus the link is 'lagging' and goes on trying. SyncError if the bus
-    refuses us, ValueError for another url or a topic that can't be one, MissingDependencyError without the extra.
+    refuses us, ValueError for another url, or a topic or secret that can't be one, MissingDependencyError without the
+    extra.
 
     >>> here, there = AlmaRegistry(), AlmaRegistry()
     >>> score = here.watch("score", 1)
@@ -10860,7 +10870,7 @@ class Hub:
     >>> Hub("0.0.0.0")
     Traceback (most recent call last):
         ...
-    ValueError: others can reach '0.0.0.0': give the hub a token, such as secrets.token_urlsafe() makes
+    ValueError: others can reach '0.0.0.0': give the hub a token (token=, --token-file), by secrets.token_urlsafe()
     """
 
     def __init__(
@@ -10876,7 +10886,9 @@ class Hub:
         topics: int = 100,
     ) -> None:
         if token is None and not _is_loopback(host):
-            raise ValueError(f"others can reach {host!r}: give the hub a token, such as secrets.token_urlsafe() makes")
+            raise ValueError(
+                f"others can reach {host!r}: give the hub a token (token=, --token-file), by secrets.token_urlsafe()"
+            )
         self.host, self.port = host, _whole("port", port, 0)
         self._token, self._origins = _checked_token(token), {_checked_origin(origin) for origin in origins}
         self._names = {_checked_host(name) for name in names}

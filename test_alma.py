@@ -16314,18 +16314,21 @@ def test_classes_travel_where_they_are_named_or_a_schema_says_so(replicas):
 
 def test_the_url_the_topic_and_what_is_synced_are_checked():
     registry = AlmaRegistry()
-    for url in ("http://x", "memory", "", "amqp://x"):
+    for url in ("http://x", "memory", "", "amqp://x", None):
         with pytest.raises(ValueError, match=r"redis://.*memory://"):
             alma.sync(registry, url)
     for topic in ("", "a{b}", "a\nb", None):
         with pytest.raises(ValueError, match="topic"):
             alma.sync(registry, "memory://x", topic=topic)
     one, other = AlmaVar("x", 1), AlmaVar("y", 1)
-    for what in ([], [one, other], [one, one], [3]):
+    for what in ([], [one, other], [one, one], [3], 3, alma, None):
         with pytest.raises(TypeError, match="registry, a namespace, a variable"):
             alma.sync(what, "memory://x")
     with pytest.raises(ValueError, match="keep"):
         alma.sync(registry, "memory://x", keep=0)
+    for secret in ("", b"", 5):
+        with pytest.raises(ValueError, match="secret"):
+            alma.sync(registry, "memory://x", secret=secret)
     with registry.transaction(), pytest.raises(RuntimeError, match="transaction"):
         alma.sync(registry, "memory://x")
 
