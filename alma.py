@@ -2182,6 +2182,13 @@ def _report(what: str, *args: Any) -> None:
     logging.getLogger("alma").exception(what, *args)
 
 
+def _warn(what: str, *args: Any) -> None:
+    """Log what nobody was there to be told."""
+    import logging
+
+    logging.getLogger("alma").warning(what, *args)
+
+
 class _Monitor:
     """The lock that variables share, and with it the clock, the running change and the notices to deliver.
 
@@ -9939,6 +9946,7 @@ class SyncStatus(str):
 
 
 _ROLES: Tuple[str, ...] = "sender", "receiver"
+_GRAVE = "failed", "lost", "dead letter", "differs", "pruned", "unsent"  # events that somebody has to hear of
 _SOONEST, _LATEST = 0.05, 60.0  # seconds between attempts to reach a bus, from the first to the longest
 _SILENCE = 4.0  # seconds without a word from the bus after which a link is no longer live
 _DEAD = 100  # dead ones that are kept
@@ -10081,6 +10089,8 @@ class SyncLink:
 
     def _tell(self, kind: str, text: str, name: Optional[str] = None) -> None:
         self._untold.append(SyncEvent(kind, text, name))
+        if kind in _GRAVE and not self._listeners:  # or it would be lost in silence
+            _warn("%r: %s: %s", self, kind, text)
         self._tell_all()
 
     def _tell_all(self) -> None:
@@ -10573,6 +10583,8 @@ def sync(
     """
     if _is_busy():
         raise RuntimeError("sync() waits for a bus: call it outside of guests and transactions")
+    if not isinstance(wait, (int, float)) or not 0 <= wait <= threading.TIMEOUT_MAX:
+        raise ValueError(f"wait= is for how many seconds at most to wait for the topic's values, not {wait!r}")
     if not isinstance(topic, str) or not topic or set("{}\r\n") & set(topic):
         raise ValueError(f"a topic is a str of at least one character, without braces, not {topic!r}")
     scope = _Scope(what)
@@ -11830,6 +11842,8 @@ def _page(title: str, many: bool, pasts: Sequence[Tuple[str, Sequence[ChangeReco
 
 def _to_html(path: Optional[_Path], title: Optional[str], name: str, many: bool, pasts: Any) -> Optional[str]:
     """Return the page of what pasts() returns, or write it to a file whole or not at all."""
+    if not isinstance(title, (str, type(None))):
+        raise TypeError(f"a title is a str, not {title!r}")
     page = _page(name if title is None else title, many, pasts())
     if path is None:
         return page
@@ -12646,9 +12660,12 @@ def _export(screen: _Screen, args: Any) -> Iterator[str]:
     """Write a file anew as .json, .pickle or .db, its records as .csv, or a page to look at as .html."""
     registry = _loaded(args)
     lines = _lines_of(registry)
-    if args.out.lower().endswith(".csv"):
+    suffix = os.path.splitext(args.out)[1][1:].lower()
+    if suffix not in (*_FORMATS, "csv", "html", "htm"):
+        raise ValueError(f"{args.out}: the suffix says what to write: {', '.join(_FORMATS)}, csv or html")
+    if suffix == "csv":
         _write_beside(args.out, [_csv(screen, lines, args.types)])
-    elif args.out.lower().endswith((".html", ".htm")):
+    elif suffix in ("html", "htm"):
         registry.to_html(args.out, title=os.path.basename(args.file) if args.title is None else args.title)
     else:
         registry.save(args.out)

@@ -15936,6 +15936,20 @@ def test_a_deleted_key_stays_deleted_for_a_newcomer(replicas):
     assert dict(known) == {"b": 2}
 
 
+@pytest.mark.parametrize("listens", [False, True])
+def test_what_is_grave_is_logged_where_nobody_listens(memory_url, caplog, listens):
+    here, there = AlmaRegistry(), AlmaRegistry()
+    there.watch("x", 0, validators=[positive])
+    with alma.sync(here, memory_url) as link, alma.sync(there, memory_url) as other:
+        if listens:
+            other.on_event(lambda event: None)
+        here.watch("x", 0, exist_ok=True).set(-1).set(2)
+        link.flush(PATIENCE)
+        there.get_var("x").wait(2, PATIENCE)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert ["differs" in text or "dead letter" in text for text in said] == [True] * (0 if listens else 2)
+
+
 def test_a_deletion_of_what_is_no_key_here_is_a_dead_letter(replicas):
     there = replicas()
     there.watch("s.a", 1)
@@ -16326,6 +16340,9 @@ def test_the_url_the_topic_and_what_is_synced_are_checked():
             alma.sync(what, "memory://x")
     with pytest.raises(ValueError, match="keep"):
         alma.sync(registry, "memory://x", keep=0)
+    for wait in (None, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="how many seconds"):
+            alma.sync(registry, "memory://x", wait=wait)
     for secret in ("", b"", 5):
         with pytest.raises(ValueError, match="secret"):
             alma.sync(registry, "memory://x", secret=secret)
@@ -18559,6 +18576,8 @@ def test_a_page_has_the_title_that_it_is_given():
         (registry.to_html(title="a & b"), "a &amp; b"),
     ]:  # fmt: skip
         assert f"<title>{title}</title>" in page
+    with pytest.raises(TypeError, match="title is a str"):
+        registry.to_html(title=5)
 
 
 def test_a_page_of_a_registry_holds_variables_branches_and_keys_of_namespaces():
@@ -20331,6 +20350,13 @@ def test_export_writes_the_same_past_in_another_format(suffix, into, tmp_path, s
     code, out, err = shell("export", tmp_path / f"a{suffix}", tmp_path / f"b{into}")
     assert (code, err, out.count("\n")) == (0, "", 1)
     assert alma.verify(tmp_path / f"b{into}").head == alma.verify(tmp_path / f"a{suffix}").head
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a", "csv"])
+def test_export_names_the_suffixes_that_it_knows(shop_file, tmp_path, shell, name):
+    code, out, err = shell("export", shop_file, tmp_path / name)
+    assert (code, out, [word in err for word in ("json", "csv", "html")]) == (1, "", [True] * 3)
+    assert not (tmp_path / name).exists()
 
 
 def test_export_to_csv_writes_a_line_for_each_record(shop_file, tmp_path, shell):
