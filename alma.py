@@ -11502,7 +11502,7 @@ _VIEW_HTML = """\
   <p></p>
   <input type=range min=0 aria-label={trait} data-lm-suppress-shortcuts=1>
   <div class=bar><button value=Home aria-label=first>«</button><button value=ArrowLeft aria-label=back>‹</button>\
-<button value=" " class=play></button><button value=ArrowRight aria-label=forward>›</button>\
+<button value=" " class=play>Play</button><button value=ArrowRight aria-label=forward>›</button>\
 <button value=End aria-label=last>»</button><select aria-label=speed>{speeds}</select>\
 <select aria-label="go to a label"></select><input placeholder=name aria-label="name of the branch"></div>
   <p role=alert></p>
@@ -11523,28 +11523,28 @@ body.alma { max-width: 1080px; margin: 0 auto; padding: clamp(14px, 4vw, 40px); 
 .alma { --paper: light-dark(#fff, #15181d); --ink: light-dark(#1c2128, #e6e9ed); --dim: light-dark(#57606a, #a3adb8);
   --well: light-dark(#f4f5f7, #20252c); --rule: light-dark(#dce0e5, #3a424d); --line: light-dark(#2c5fc4, #86b4ff);
   --green: light-dark(#0b6634, #86dfaa); --red: light-dark(#9f201b, #ffa59c); --brown: light-dark(#744900, #f2ca7c);
-  color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif;
+  color: var(--ink); background: var(--paper); font: 13px/1.5 system-ui, sans-serif;
   :is([data-jp-theme-light=false], [data-vscode-theme-kind$=dark], .dark, [theme=dark]) & { color-scheme: dark; }
-  * { box-sizing: border-box; margin: 0; overflow-wrap: anywhere; } h1 { font-size: 24px; } h2 { display: inline; }
-  h2, .facts, p, .bar > * { font-size: 13px; } .facts, p { color: var(--dim); font-variant-numeric: tabular-nums; }
-  code, summary > .value { font: 13px/1.65 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+  * { box-sizing: border-box; margin: 0; overflow-wrap: anywhere; } h2 { display: inline; font-size: 15px; }
+  h1 { font-size: 24px; } .facts, p { color: var(--dim); min-height: 1.5em; font-variant-numeric: tabular-nums; }
+  code, summary > .value, li > b { font: 13px/1.65 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
   code, .value { white-space: pre-wrap; } header > .value { font-size: clamp(20px, 4vw, 34px); line-height: 1.3; }
   .chart { position: relative; height: 30px; margin: 20px 8px 6px; border-bottom: 1px solid var(--rule); }
   header > .line { height: clamp(120px, 24vh, 220px); } svg { width: 100%; height: 100%; overflow: visible; }
   path { fill: none; stroke: var(--line); stroke-width: 1.7; vector-effect: non-scaling-stroke; }
   .chart > * { position: absolute; color: var(--dim); font-size: 11px; line-height: 1; pointer-events: none; }
   .high { top: -5px; } .low { bottom: 3px; } .marks { inset: -15px 0 auto; } .cursor, .dot { left: var(--at); }
-  .cursor { inset-block: -6px 0; border-left: 1px solid; } .dot { margin: -5px; border: 5px solid; border-radius: 50%; }
+  .cursor { inset-block: -6px 0; border-left: 1px solid; } .dot { margin: -5px; border: 5px solid; border-radius: 5px; }
   .marks > button { position: absolute; padding: 5.5px; margin-left: -5.5px; border: 0; pointer-events: auto;
     rotate: -45deg; border-radius: 50% 50% 50% 0; background: var(--brown); }
   .panel { position: sticky; top: 0; z-index: 1; padding: 4px 0 12px; background: var(--paper); }
-  .bar { display: flex; flex-wrap: wrap; gap: 8px; margin-top: 6px; }
+  .bar { display: flex; flex-wrap: wrap; gap: 8px; }
   .bar > * { height: 32px; min-width: 34px; max-width: 150px; padding: 0 9px; border: 1px solid var(--rule);
-    border-radius: 7px; font-family: inherit; color: var(--ink); background: var(--well); }
+    border-radius: 7px; font: inherit; color: var(--ink); background: var(--well); }
   .bar > .play { min-width: 74px; background: var(--line); color: var(--paper); }
   [type=range] { width: 100%; height: 26px; accent-color: var(--line); } button, summary, .chart { cursor: pointer; }
   div > details:has(> .body) { border-top: 1px solid var(--rule); padding: 12px 0; }
-  p:empty, summary :is(.high, .low), details[open] > summary > .value, [hidden] { display: none; }
+  p:empty, details[open] > summary > .value, :not([value$=here]) + [placeholder] { display: none; }
   ul { list-style: none; padding: 0; } li { position: relative; padding-left: 22px; border-radius: 4px; }
   li > b { position: absolute; left: 6px; } li > i { position: absolute; clip-path: inset(50%); }
   .added { --sign: var(--green); background: light-dark(#e3f4e9, #16301f); } .changed { --sign: var(--brown); }
@@ -11559,7 +11559,6 @@ function almaView(root, model) {
   const {title, many, markup, timelines, next} = model.get("data"), actions = model.get("actions") ?? [];
   const fill = (element, ...parts) => { element.append(...parts); return element; };  // what is said goes in as text
   const make = (kind, facts, ...parts) => fill(Object.assign(document.createElement(kind), facts), ...parts);
-
   // A value is a text, [kind, part, ...] or {"": kind, key: part, ...}. None is altered, so what is alike is shared.
   const apply = (tree, step) => {
     const top = [tree], own = new Set();
@@ -11580,7 +11579,6 @@ function almaView(root, model) {
   const textOf = node => typeof node === "string" ? node : around(node, partsOf(node).map(([key, part]) =>
     `${Array.isArray(node) ? "" : name(key)}${textOf(part)}`).join(", "));
   const brief = (node, most, text = textOf(node)) => text.length > most ? `${text.slice(0, most)}…` : text;
-
   // It is shown as a list that unfolds. What its step has changed bears a sign, and a word for those who can't see it.
   const words = {"+": "added", "−": "removed", "~": "replaced", "•": "changed", "": ""};
   const item = (sign, ...parts) => make("li", {className: words[sign]},
@@ -11604,13 +11602,11 @@ function almaView(root, model) {
     const open = track.open[at] ?? (sign === "•" || path.length === 1 || (few && isFew));
     const onclick = event => { event.preventDefault(); track.open[at] = !open; show(track, true); };  // in every record
     const rowOf = ([key, part]) => [key, row(track, marks, [...path, key], part, few)];
-    const rows = open ? [...parts.map(rowOf), ...lost] : [];
-    rows.sort(([one], [other]) => one - other || 0);  // what isn't of a list stays
+    const rows = (open ? [...parts.map(rowOf), ...lost] : []).sort(([one], [other]) => one - other || 0);  // a list's
     fill(text, make("span", {}, open ? around(node, ` ${parts.length} `) : brief(node, 90)));
     const inner = make("ul", {}, ...rows.map(([, row]) => row));
     return item(sign, make("details", {open}, make("summary", {onclick, at}, text), inner));
   };
-
   // The view: tracks over one row of stops. A lone variable stops at each of its records, several at each moment.
   const [panel, blank] = new DOMParser().parseFromString(markup, "text/html").body.children;
   const [moment, slider, bar, answer] = panel.children, [, , toggle, , , speed, labels, field] = bar.children;
@@ -11623,9 +11619,8 @@ function almaView(root, model) {
     const [n, unit] = [[86400, "days"], [3600, "hours"], [60, "minutes"]].find(([n]) => age >= 2 * n) ?? [1, "seconds"];
     return `${local.slice(0, -1).replace("T", " ")} · ${Math.floor(age / n)} ${unit} ago`;
   };
-  const go = (to, tell = true) => {
-    [stop, untold] = [Math.max(0, Math.min(last(), to)), untold || tell];
-    frame ||= requestAnimationFrame(draw);  // where it is by then
+  const go = (to, tell = true) => {  // once a frame is drawn where it is by then
+    [stop, untold, frame] = [Math.max(0, Math.min(last(), to)), untold || tell, frame || requestAnimationFrame(draw)];
   };
   const play = on => {
     clearInterval(timer);
@@ -11638,25 +11633,21 @@ function almaView(root, model) {
   const keys = {" ": () => play(!timer), Home: () => move(0), ArrowLeft: () => move(stop - 1),
     ArrowRight: () => move(stop + 1), End: () => move(last())};
   root.onkeydown = event => {
-    const others = `select, [placeholder]${event.key === " " ? ", button, summary" : ""}`, act = keys[event.key];
-    if (!act || event.ctrlKey || event.metaKey || event.altKey || event.target.closest(others)) return;
-    event.preventDefault();
-    act();
+    const others = `select, [placeholder]${event.key === " " ? ", button, summary" : ""}`;
+    const isOthers = event.ctrlKey || event.metaKey || event.altKey || event.target.closest(others);
+    if (event.key in keys && !isOthers) { event.preventDefault(); keys[event.key](); }
   };
   bar.onclick = ({target}) => target.matches("button") && (keys[target.value] ?? send)(target.value);
   speed.onchange = () => timer && play(true);
   slider.oninput = labels.onchange = ({target}) => target.value && move(+target.value);
   field.before(...actions.map(value => make("button", {value}, value)));
-  field.hidden = !actions.includes("branch here");
-
   const begin = (number, name) => {
     const box = blank.cloneNode(true), find = part => box.querySelector(part), track = {name, box, find, open: {}};
     find("h1, h2").append(name);
     box.ontoggle = () => show(track, true);
     find(".chart").onclick = event => {
-      const {left, width} = event.currentTarget.getBoundingClientRect();
-      move(event.target.to ?? Math.round((event.clientX - left) / width * last()));
       event.preventDefault();  // or it unfolds the track
+      move(event.target.to ?? Math.round(event.offsetX / event.target.clientWidth * last()));
     };
     list.append(box);
     return tracks.set(number, track).get(number);
@@ -11675,17 +11666,17 @@ function almaView(root, model) {
   };
   const paint = ({steps, numbers, find}, places, marked) => {  // a line of numbers or bars, in a thousand columns
     const good = numbers.filter(Number.isFinite), isLine = 2 * good.length > steps.length, columns = [];
-    const low = Math.min(...good), high = Math.max(...good), bounds = isLine ? [high, low] : ["", ""];
+    const low = Math.min(...good), high = Math.max(...good), bounds = isLine && !many ? [high, low] : ["", ""];
     const scale = n => low === high ? 50 : Math.round(960 - 920 * ((n / 2 - low / 2) / (high / 2 - low / 2))) / 10;
     const height = at => isLine ? scale(numbers[at]) : 84 - 12 * Math.min(6, Math.log2(1 + steps[at].length));
     places.forEach((place, at) => (columns[Math.round(1e3 * share(place))] ??= []).push(height(at)));
-    let line = "", isOn = false;
+    let line = "", pen = "M";
     columns.forEach((all, x) => {
-      const ys = all.filter(Number.isFinite), ends = [ys[0], Math.min(...ys), Math.max(...ys), ys.at(-1)].join("V");
-      if (ys.length) line += isOn ? `H${x}V${ends}` : `M${x} ${isLine ? ys[0] : 100}V${ends}`;
-      isOn = isLine && ys.length > 0;
+      const ys = all.filter(Number.isFinite), start = pen === "H" ? "" : ` ${isLine ? ys[0] : 100}`;
+      if (ys.length) line += [pen + x + start, ys[0], Math.min(...ys), Math.max(...ys), ys.at(-1)].join("V");
+      pen = isLine && ys.length ? "H" : "M";
     });
-    find("path").setAttribute("d", line + (isOn ? "H1000" : ""));
+    find("path").setAttribute("d", line + (pen === "H" ? "H1000" : ""));
     find(".chart").classList.toggle("line", isLine);
     [find(".high").textContent, find(".low").textContent] = bounds.map(n => n && +n.toPrecision(6));
     const mark = ([to, title]) => [Math.round(99 * share(to)),  // for the mouse; keys find it in the list of labels
@@ -11694,7 +11685,7 @@ function almaView(root, model) {
     return scale;
   };
   const arrange = () => {  // after records have come
-    const atEnd = stop >= last(), was = stops[stop], all = [...tracks.values()], every = [["", "labels"]];
+    const atEnd = stop >= last(), was = stops[stop], all = [...tracks.values()], every = [];
     stops = [...new Set(all.flatMap(track => track[column]))].sort((one, other) => one - other);
     const places = new Map(stops.map((value, place) => [value, place]));
     for (const track of all) {
@@ -11703,9 +11694,8 @@ function almaView(root, model) {
       track.scale = paint(track, at, marked);
       every.push(...marked.map(([to, text]) => [to, many ? `${track.name}: ${text}` : text]));
     }
-    every[0][1] = `${every.length - 1} labels`;
-    every.sort(([one], [other]) => one - other).splice(1, every.length - 501);  // the newest
-    labels.replaceChildren(...every.map(([value, text]) => make("option", {value}, text)));
+    const newest = every.sort(([one], [other]) => one - other).slice(-500), first = ["", `${every.length} labels`];
+    labels.replaceChildren(...[first, ...newest].map(([value, text]) => make("option", {value}, text)));
     slider.max = last();
     go(atEnd ? last() : before(stops, was), atEnd);
   };
@@ -11719,8 +11709,7 @@ function almaView(root, model) {
     const facts = at < 0 ? "" : `record ${index[at]} of ${index[0]} to ${index.at(-1)} · ${when(time[at])}${since}`;
     find(".value").textContent = many || typeof now === "string" ? brief(now, 300) : "";
     find(".facts").replaceChildren(...(labels[at] ? [make("mark", {}, labels[at])] : []), facts);
-    find(".dot").hidden = !Number.isFinite(numbers[at]);
-    find(".dot").style.top = `${track.scale(numbers[at])}%`;
+    find(".dot").style = Number.isFinite(numbers[at]) ? `top: ${track.scale(numbers[at])}%` : "display: none";
     if (many && !box.open) return;
     const held = root.getRootNode().activeElement?.at;
     find(".body").replaceChildren(make("ul", {}, row(track, marksOf(changes), [""], now)), make("p", {}, note));
@@ -11749,18 +11738,16 @@ function almaView(root, model) {
     arrange();
   };
   const say = ({said, error}) => { [answer.textContent, answer.className] = [error || said, error ? "wrong" : ""]; };
-  const heard = {[`change:${trait}`]: follow, "change:news": take, "msg:custom": say};
-
+  const heard = Object.entries({[`change:${trait}`]: follow, "change:news": take, "msg:custom": say});
   root.classList.add("alma");
   root.dataset.lmSuppressShortcuts = "true";  // or JupyterLab takes the arrow keys
   timelines.forEach(add);
-  root.append(...(many ? [make("h1", {}, title), panel, list] : [list]));
+  root.append(...(many ? [make("h1", {}, title), panel] : []), list);
   if (!many) list.querySelector(".body").before(panel);
-  play(false);
   take();
   if (model.get(trait) != null) follow();
-  Object.entries(heard).forEach(([name, hear]) => model.on(name, hear));
-  return () => { play(false); Object.entries(heard).forEach(([name, hear]) => model.off(name, hear)); };
+  heard.forEach(([name, hear]) => model.on(name, hear));
+  return () => { play(false); heard.forEach(([name, hear]) => model.off(name, hear)); };
 }
 """
 
@@ -12133,7 +12120,7 @@ def _pictures(title: str, variables: Mapping[str, AlmaVar[Any]]) -> str:
     """Return variables as HTML: a row for each, with its value."""
     rows = []
     for name, var in islice(variables.items(), 50):
-        value, count = _value_html(var.last_change(), 120), _counted(len(var), "record")
+        value, count = _value_cell(var.last_change()), _counted(len(var), "record")
         rows.append((f"<b>{_as_html(name)}</b>", value, count, _sparkline(_evenly(var, 60))))
     more = f", of which {len(rows)} are shown" * (len(rows) < len(variables))
     return _framed(f"<b>{_as_html(title)}</b>", _counted(len(variables), "variable") + more, rows)
@@ -12156,13 +12143,20 @@ def _as_html(text: str, most: int = 80) -> str:
     return html.escape(_clean(text if len(text) <= most else text[:most] + "..."))
 
 
-def _value_html(record: ChangeRecord[Any], most: int) -> str:
+def _value_html(record: ChangeRecord[Any], most: int, style: str = "") -> str:
     text = _as_html(_brief(_value(record), most), most)
-    return f'<code style="white-space: pre-wrap; overflow-wrap: anywhere">{text}</code>'
+    return f'<code style="white-space: pre-wrap; overflow-wrap: anywhere{style}">{text}</code>'
+
+
+def _value_cell(record: ChangeRecord[Any]) -> str:
+    return _value_html(
+        record, 120, "; display: inline-block; min-width: 20ch"
+    )  # or a long one is as narrow as a letter
 
 
 def _record_row(record: ChangeRecord[Any]) -> Sequence[str]:
-    return f"{record.index}", f"{record.timestamp:%H:%M:%S}", _as_html(record.label or ""), _value_html(record, 120)
+    label = f'<span style="white-space: normal">{_as_html(record.label or "")}</span>'
+    return f"{record.index}", f"{record.timestamp:%H:%M:%S}", label, _value_cell(record)
 
 
 def _some_records(var: AlmaVar[Any], places: Iterable[int]) -> List[ChangeRecord[Any]]:
