@@ -11453,9 +11453,15 @@ class _Track:
         """Return what was added since the last time; places of labels and floats count from its first record."""
         names = "name", "number", "whole", "count", "pruned", "index", "time", "steps", "labels", "floats"
         columns = {name: getattr(self, name) for name in names}
+        columns["note"] = self._note()
         self.whole = False
         self._begin()
         return columns
+
+    def _note(self) -> str:
+        """Return what is to be said of the records that are not shown."""
+        gone = f"Records 1 to {self.pruned} are no longer kept. " * (self.pruned > 0)
+        return gone + f"{self.shown} of {self.count} records are shown." * (self.shown < self.count)
 
 
 _OPERATIONS = {"add": "+", "remove": "-", "replace": "~"}
@@ -11498,8 +11504,8 @@ def _thinned(records: Sequence[ChangeRecord[Any]], most: int) -> Sequence[Change
 # almaView(root, model) draws into an element and returns a function that ends it. The model is anywidget's, of which
 # it uses get, set, save_changes, send, on and off:
 #
-#     get("data")                {title, many, timelines}, asked for once: a _Track's take() for each variable; *many*
-#                                says that it is a namespace or registry, even of one
+#     get("data")                {title, many, markup, timelines, next}, asked for once: a _Track's take() for each
+#                                variable; *many* says that it is a namespace or registry, even of one
 #     "index"                    the record shown, where the newest not after it is; either side sets it, and the view
 #                                follows change:index. None is the newest. Not if many
 #     "moment"                   the same if many: milliseconds since 1970
@@ -11507,62 +11513,76 @@ def _thinned(records: Sequence[ChangeRecord[Any]], most: int) -> Sequence[Change
 #                                "branch here" comes a field for a name. None on a page
 #     send({action, index or moment, name})
 #                                a button was pressed
-#     msg:custom {timelines}     records have come: what take() returned of variables, known or new by their number
+#     "news", "news0" to "news99"
+#                                records have come: the number of the newest message from *next* on, and the messages
+#                                {number, whole, timelines}: what take() returned of variables, known or new by theirs
+#     send({action: "again"})    some messages were missed: one of the whole is asked for
 #     msg:custom {said, error}   what became of the button that was pressed last: a text, shown from now on
 #
 # Who looks at the newest record goes on to do so; others stay where they are. A page offers get() alone.
 
-_VIEW_CSS = """
+_VIEW_HTML = """\
+<div class=panel>
+  <p></p>
+  <input type=range min=0 aria-label={trait} data-lm-suppress-shortcuts=1>
+  <div class=bar><button value=Home aria-label=first>«</button><button value=ArrowLeft aria-label=back>‹</button>\
+<button value=" " class=play>Play</button><button value=ArrowRight aria-label=forward>›</button>\
+<button value=End aria-label=last>»</button><select aria-label=speed>{speeds}</select>\
+<select aria-label="go to a label"></select><input placeholder=name aria-label="name of the branch"></div>
+  <p role=alert></p>
+</div>
+<{box}>
+  <{top}><{head}></{head}><div class=value></div><div class=facts></div>
+    <div class=chart><svg viewBox="0 0 1000 100" preserveAspectRatio=none aria-hidden=true><path /></svg>
+      <div class=high></div><div class=low></div><div class=cursor></div><div class=dot></div><div class=marks></div>
+    </div>
+  </{top}>
+  <div class=body></div>
+</{box}>
+"""
+
+_VIEW_CSS = """\
 :root:has(> body.alma) { color-scheme: light dark; background: light-dark(#fff, #15181d); }
-body.alma { max-width: 1080px; margin: 0 auto; padding: clamp(16px, 4vw, 44px) clamp(14px, 4vw, 40px); }
+body.alma { max-width: 1080px; margin: 0 auto; padding: clamp(14px, 4vw, 40px); }
 .alma { --paper: light-dark(#fff, #15181d); --ink: light-dark(#1c2128, #e6e9ed); --dim: light-dark(#57606a, #a3adb8);
   --well: light-dark(#f4f5f7, #20252c); --rule: light-dark(#dce0e5, #3a424d); --line: light-dark(#2c5fc4, #86b4ff);
   --green: light-dark(#0b6634, #86dfaa); --red: light-dark(#9f201b, #ffa59c); --brown: light-dark(#744900, #f2ca7c);
-  --added: light-dark(#e3f4e9, #16301f); --removed: light-dark(#fceceb, #3a1c1a); --replaced: light-dark(#fff3da, #321);
-  color: var(--ink); background: var(--paper); font: 15px/1.5 system-ui, sans-serif;
+  color: var(--ink); background: var(--paper); font: 13px/1.5 system-ui, sans-serif;
   :is([data-jp-theme-light=false], [data-vscode-theme-kind$=dark], .dark, [theme=dark]) & { color-scheme: dark; }
-  * { box-sizing: border-box; margin: 0; overflow-wrap: anywhere; }
-  :focus-visible { outline: 2px solid var(--line); outline-offset: 2px; }
-  h1 { font-size: 24px; font-weight: 650; line-height: 1.25; } h2 { display: inline; font-size: 15px; }
+  * { box-sizing: border-box; margin: 0; overflow-wrap: anywhere; } h2 { display: inline; font-size: 15px; }
+  h1 { font-size: 24px; } .facts, p { color: var(--dim); min-height: 1.5em; font-variant-numeric: tabular-nums; }
   code, summary > .value, li > b { font: 13px/1.65 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
   code, .value { white-space: pre-wrap; } header > .value { font-size: clamp(20px, 4vw, 34px); line-height: 1.3; }
-  .facts, p { color: var(--dim); font-size: 13px; font-variant-numeric: tabular-nums; min-height: 1.5em; }
-  mark { background: var(--replaced); color: var(--brown); border-radius: 9px; padding: 1px 9px; margin-right: 8px; }
   .chart { position: relative; height: 30px; margin: 20px 8px 6px; border-bottom: 1px solid var(--rule); }
-  header > .chart.line { height: clamp(120px, 24vh, 220px); }
-  svg { display: block; width: 100%; height: 100%; overflow: visible; }
+  header > .line { height: clamp(120px, 24vh, 220px); } svg { width: 100%; height: 100%; overflow: visible; }
   path { fill: none; stroke: var(--line); stroke-width: 1.7; vector-effect: non-scaling-stroke; }
-  .chart > div { position: absolute; color: var(--dim); font-size: 11px; line-height: 1; pointer-events: none; }
-  .high { top: -5px; } .low { bottom: 3px; } .marks { inset: -15px 0 auto; }
-  .cursor { left: var(--at); top: -6px; bottom: 0; border-left: 1px solid var(--ink); opacity: .5; }
-  .chart > .dot { left: var(--at); margin: -5px; border: 5px solid var(--ink); border-radius: 50%; }
+  .chart > * { position: absolute; color: var(--dim); font-size: 11px; line-height: 1; pointer-events: none; }
+  .high { top: -5px; } .low { bottom: 3px; } .marks { inset: -15px 0 auto; } .cursor, .dot { left: var(--at); }
+  .cursor { inset-block: -6px 0; border-left: 1px solid; } .dot { margin: -5px; border: 5px solid; border-radius: 5px; }
+  .marks > button { position: absolute; padding: 5.5px; margin-left: -5.5px; border: 0; pointer-events: auto;
+    rotate: -45deg; border-radius: 50% 50% 50% 0; background: var(--brown); }
   .panel { position: sticky; top: 0; z-index: 1; padding: 4px 0 12px; background: var(--paper); }
-  .bar { display: flex; flex-wrap: wrap; gap: 8px; margin-top: 6px; }
-  .bar > * { font: inherit; font-size: 13px; color: var(--ink); background: var(--well); border: 1px solid var(--rule);
-    border-radius: 7px; height: 32px; min-width: 34px; padding: 0 9px; max-width: 150px; }
-  .bar > .play { min-width: 74px; background: var(--line); color: var(--paper); border-color: var(--line); }
-  .marks > button { position: absolute; width: 11px; height: 11px; margin-left: -5.5px; padding: 0; border: 0;
-    rotate: -45deg; border-radius: 50% 50% 50% 0; background: var(--brown); pointer-events: auto; }
-  [type=range] { display: block; width: 100%; height: 26px; accent-color: var(--line); }
-  button, summary, .chart, select, [type=range] { cursor: pointer; }
+  .bar { display: flex; flex-wrap: wrap; gap: 8px; }
+  .bar > * { height: 32px; min-width: 34px; max-width: 150px; padding: 0 9px; border: 1px solid var(--rule);
+    border-radius: 7px; font: inherit; color: var(--ink); background: var(--well); }
+  .bar > .play { min-width: 74px; background: var(--line); color: var(--paper); }
+  [type=range] { width: 100%; height: 26px; accent-color: var(--line); } button, summary, .chart { cursor: pointer; }
   div > details:has(> .body) { border-top: 1px solid var(--rule); padding: 12px 0; }
-  p:empty, summary :is(.high, .low), details[open] > summary > .value, [hidden] { display: none; }
+  p:empty, details[open] > summary > .value, :not([value$=here]) + [placeholder] { display: none; }
   ul { list-style: none; padding: 0; } li { position: relative; padding-left: 22px; border-radius: 4px; }
-  li > b { position: absolute; left: 6px; font-weight: 700; }
-  li > i { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-  .added { background: var(--added); > b { color: var(--green); } }
-  .removed { background: var(--removed); } .removed > b, del, .wrong { color: var(--red); }
-  .replaced { background: var(--replaced); } .replaced > b, .changed > b { color: var(--brown); }
-  code > span { color: var(--dim); }
+  li > b { position: absolute; left: 6px; } li > i { position: absolute; clip-path: inset(50%); }
+  .added { --sign: var(--green); background: light-dark(#e3f4e9, #16301f); } .changed { --sign: var(--brown); }
+  .removed { --sign: var(--red); background: light-dark(#fceceb, #3a1c1a); } del, .wrong { color: var(--red); }
+  .replaced, mark { --sign: var(--brown); background: light-dark(#fff3da, #321); } li > b, mark { color: var(--sign); }
+  mark { border-radius: 9px; padding: 1px 9px; margin-right: 8px; } code > span { color: var(--dim); }
 }
 """
 
-_VIEW_JS = r"""
+_VIEW_JS = """\
 function almaView(root, model) {
-  const parse = markup => new DOMParser().parseFromString(markup, "text/html").body.firstChild;  // of constants only:
-  const fill = (element, ...parts) => { element.append(...parts); return element; };  // the rest goes in as text
+  const {title, many, markup, timelines, next} = model.get("data"), actions = model.get("actions") ?? [];
+  const fill = (element, ...parts) => { element.append(...parts); return element; };  // what is said goes in as text
   const make = (kind, facts, ...parts) => fill(Object.assign(document.createElement(kind), facts), ...parts);
-
   // A value is a text, [kind, part, ...] or {"": kind, key: part, ...}. None is altered, so what is alike is shared.
   const apply = (tree, step) => {
     const top = [tree], own = new Set();
@@ -11572,72 +11592,59 @@ function almaView(root, model) {
         if (!own.has(at[key])) own.add(at[key] = Array.isArray(at[key]) ? [...at[key]] : {...at[key]});
         [at, key] = [at[key], next];
       }
-      if (op !== "~" && Array.isArray(at)) at.splice(key, +(op === "-"), ...(op === "+" ? [value] : []));
+      if (op !== "~" && Array.isArray(at)) at.splice(key, op === "-", ...(op === "+" ? [value] : []));
       else op === "-" ? delete at[key] : at[key] = value;
     }
     return top[0];
   };
-  const name = key => key === "" || key[0] === "*" ? "" : `${/^\d/.test(key) ? key - 1 : key.slice(1)}: `;
-  const kindOf = node => node[0] ?? node[""];  // "[]", "{}", "()", "deque[]", "Point()"
+  const name = key => /^[:.]/.test(key) ? `${key.slice(1)}: ` : key > 0 ? `${key - 1}: ` : "";
   const partsOf = node => Object.entries(node).slice(1).map(([key, part]) => [key, part || key.slice(1)]);
-  const brief = (node, most) => {
-    if (typeof node === "string") return node.length > most ? `${node.slice(0, most)}…` : node;
-    let [text, room] = ["", most];
-    for (const [key, part] of partsOf(node)) if (room > 0) {
-      text += `${text && ", "}${Array.isArray(node) ? "" : name(key)}${brief(part, room)}`;
-      room = most - text.length;
-    }
-    return kindOf(node).replace(/(?=.$)/, () => text + (room > 0 ? "" : "…"));
-  };
-
+  const around = (node, text) => (node[0] ?? node[""]).replace(/.$/, end => text + end);  // "[]", "{}", "Point()"
+  const textOf = node => typeof node === "string" ? node : around(node, partsOf(node).map(([key, part]) =>
+    `${Array.isArray(node) ? "" : name(key)}${textOf(part)}`).join(", "));
+  const brief = (node, most, text = textOf(node)) => text.length > most ? `${text.slice(0, most)}…` : text;
   // It is shown as a list that unfolds. What its step has changed bears a sign, and a word for those who can't see it.
-  const WORDS = {"+": "added", "−": "removed", "~": "replaced", "•": "changed", "": ""};
-  const item = (sign, ...parts) => make("li", {className: WORDS[sign]},
-    make("b", {ariaHidden: "true"}, sign), make("i", {}, `${WORDS[sign]} `), ...parts);
-  const placeOf = path => `/${path.join("\t")}`;
-  const marksOf = changes => {  // by path: what became of a part, what was there, what has been removed from it
-    const marks = {}, mark = path => marks[placeOf(path)] ??= {sign: "•", lost: []};
+  const words = {"+": "added", "−": "removed", "~": "replaced", "•": "changed", "": ""};
+  const item = (sign, ...parts) => make("li", {className: words[sign]},
+    make("b", {ariaHidden: "true"}, sign), make("i", {}, `${words[sign]} `), ...parts);
+  const code = (key, ...parts) => make("code", {}, make("span", {}, name(key)), ...parts);
+  const gone = node => make("del", {}, brief(node, 200));
+  const marksOf = changes => {  // by path: what became of a part, what was there, what has gone from it
+    const marks = {}, mark = path => marks[["", ...path].join("\t")] ??= {sign: "•", lost: []};
     for (const [op, path, , old] of changes) {
-      path.forEach((_, depth) => mark(path.slice(0, depth)));
-      if (op === "-") mark(path.slice(0, -1)).lost.push([`${path[path.length - 1]}`, old]);
+      const outer = path.map((_, depth) => mark(path.slice(0, depth))), key = path.at(-1);
+      if (op === "-") outer.at(-1).lost.push([key - 0.5, item("−", code(key, gone(old || key.slice(1))))]);
       else Object.assign(mark(path), {sign: op, old});
     }
     return marks;
   };
-  const row = (track, marks, path, key, node, few = true) => {
-    const at = placeOf(path), {sign = "", old, lost = []} = marks[at] ?? {}, ghosts = [...lost];
-    const code = (key, ...parts) => make("code", {}, make("span", {}, name(key)), ...parts);
-    const ghost = ([key, part]) => item("−", code(key, make("del", {}, brief(part || key.slice(1), 200))));
-    const text = code(key, ...(sign === "~" ? [make("del", {}, brief(old, 200)), " → "] : []));
+  const row = (track, marks, path, node, isFew = true) => {
+    const at = path.join("\t"), {sign = "", old, lost = []} = marks[at] ?? {};
+    const text = code(path.at(-1), ...(sign === "~" ? [gone(old), " → "] : []));
     if (typeof node === "string") return item(sign, fill(text, node));
-    const parts = partsOf(node), isFew = parts.length <= 12;
-    const open = track.open[at] ?? (sign === "•" || !path.length || (few && isFew));
-    const onclick = event => { event.preventDefault(); track.open[at] = !open; show(track, true); };  // in each record
-    const fold = make("details", {open}, make("summary", {onclick}, text));
-    text.append(make("span", {}, open ? kindOf(node).replace(/(?=.$)/, ` ${parts.length} `) : brief(node, 90)));
-    fold.firstChild.dataset.at = at;
-    const rows = !open ? [] : parts.flatMap(([key, part]) => {
-      const before = Array.isArray(node) ? ghosts.filter(([place]) => +place <= +key).length : 0;
-      return [...ghosts.splice(0, before).map(ghost), row(track, marks, [...path, key], key, part, isFew)];
-    });
-    if (open) fold.append(make("ul", {}, ...rows, ...ghosts.map(ghost)));
-    return item(sign, fold);
+    const parts = partsOf(node), few = parts.length <= 12;
+    const open = track.open[at] ?? (sign === "•" || path.length === 1 || (few && isFew));
+    const onclick = event => { event.preventDefault(); track.open[at] = !open; show(track, true); };  // in every record
+    const rowOf = ([key, part]) => [key, row(track, marks, [...path, key], part, few)];
+    const rows = (open ? [...parts.map(rowOf), ...lost] : []).sort(([one], [other]) => one - other || 0);  // a list's
+    fill(text, make("span", {}, open ? around(node, ` ${parts.length} `) : brief(node, 90)));
+    const inner = make("ul", {}, ...rows.map(([, row]) => row));
+    return item(sign, make("details", {open}, make("summary", {onclick, at}, text), inner));
   };
-
   // The view: tracks over one row of stops. A lone variable stops at each of its records, several at each moment.
-  const {title, many, timelines} = model.get("data"), tracks = new Map(), trait = many ? "moment" : "index";
-  let stops = [], stop = 0, frame = 0, timer = 0, untold = false;
+  const [panel, blank] = new DOMParser().parseFromString(markup, "text/html").body.children;
+  const [moment, slider, bar, answer] = panel.children, [, , toggle, , , speed, labels, field] = bar.children;
+  const [trait, column] = many ? ["moment", "time"] : ["index", "index"], list = make("div", {}), tracks = new Map();
+  let stops = [], stop = 0, frame = 0, timer = 0, untold = false, due = next, isLost = false;
   const last = () => stops.length - 1, share = at => at / Math.max(1, last());
-  const placeBefore = value => stops.findLastIndex(stop => stop <= value);
+  const before = (column, value) => column.findLastIndex(each => each <= value);
   const when = ms => {  // local time and age
-    const sizes = Object.entries({years: 31557600e3, days: 864e5, hours: 36e5, minutes: 6e4});
-    const [unit, size] = sizes.find(([, size]) => Date.now() - ms >= 2 * size) ?? ["seconds", 1e3];
-    const local = new Date(ms - new Date(ms).getTimezoneOffset() * 6e4).toISOString().slice(0, -1).replace("T", " ");
-    return `${local} · ${Math.floor((Date.now() - ms) / size)} ${unit} ago`;
+    const local = new Date(ms - new Date(ms).getTimezoneOffset() * 6e4).toISOString(), age = (Date.now() - ms) / 1e3;
+    const [n, unit] = [[86400, "days"], [3600, "hours"], [60, "minutes"]].find(([n]) => age >= 2 * n) ?? [1, "seconds"];
+    return `${local.slice(0, -1).replace("T", " ")} · ${Math.floor(age / n)} ${unit} ago`;
   };
-  const go = (to, tell = true) => {
-    [stop, untold] = [Math.max(0, Math.min(last(), to)), untold || tell];
-    frame ||= requestAnimationFrame(draw);  // where it is by then
+  const go = (to, tell = true) => {  // once a frame is drawn where it is by then
+    [stop, untold, frame] = [Math.max(0, Math.min(last(), to)), untold || tell, frame || requestAnimationFrame(draw)];
   };
   const play = on => {
     clearInterval(timer);
@@ -11646,47 +11653,25 @@ function almaView(root, model) {
     toggle.textContent = on ? "Pause" : "Play";
   };
   const move = to => { play(false); go(to); };
-  const panel = parse(`<div class=panel><p></p><input type=range min=0 aria-label=${trait} data-lm-suppress-shortcuts=1>
-    <div class=bar><button aria-label=first>«</button><button aria-label=back>‹</button><button class=play></button>
-    <button aria-label=forward>›</button><button aria-label=last>»</button><select aria-label=speed><option value=2>
-    2 a second<option value=5>5 a second<option value=20>20 a second<option value=60>60 a second<option value=250>
-    250 a second</select><select aria-label="go to a label"></select><input placeholder=name
-    aria-label="name of the branch"></div><p role=alert></p></div>`), list = make("div", {});
-  const [moment, slider, bar, answer] = panel.children, [, , toggle, , , speed, labels, field] = bar.children;
-  const actions = model.get("actions") ?? [], option = ([value, text]) => make("option", {value}, text);
-  slider.oninput = () => move(+slider.value);
-  speed.onchange = () => timer && play(true);
-  labels.onchange = () => labels.value && move(+labels.value);
-  fill(bar, ...actions.map(action => make("button", {}, action)), field);
-  field.hidden = !actions.includes("branch here");
-  bar.onclick = ({target}) => {
-    const {ariaLabel, textContent: action} = target;
-    const to = {first: 0, back: stop - 1, forward: stop + 1, last: last()}[ariaLabel];
-    if (to !== undefined) move(to);
-    else if (target === toggle) play(!timer);
-    else if (target.matches("button")) model.send({action, [trait]: stops[stop], name: field.value});
-  };
+  const send = action => model.send({action, [trait]: stops[stop], name: field.value});
+  const keys = {" ": () => play(!timer), Home: () => move(0), ArrowLeft: () => move(stop - 1),
+    ArrowRight: () => move(stop + 1), End: () => move(last())};
   root.onkeydown = event => {
-    const {key, target} = event, to = {ArrowLeft: stop - 1, ArrowRight: stop + 1, Home: 0, End: last()}[key];
-    if (target === field || target.matches("select") || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (key === " " ? target.closest("button, summary") : to === undefined || target === slider) return;
-    event.preventDefault();
-    key === " " ? play(!timer) : move(to);
+    const others = `select, [placeholder]${event.key === " " ? ", button, summary" : ""}`;
+    const isOthers = event.ctrlKey || event.metaKey || event.altKey || event.target.closest(others);
+    if (event.key in keys && !isOthers) { event.preventDefault(); keys[event.key](); }
   };
-
+  bar.onclick = ({target}) => target.matches("button") && (keys[target.value] ?? send)(target.value);
+  speed.onchange = () => timer && play(true);
+  slider.oninput = labels.onchange = ({target}) => target.value && move(+target.value);
+  field.before(...actions.map(value => make("button", {value}, value)));
   const begin = (number, name) => {
-    const [kind, top, head] = many ? ["details", "summary", "h2"] : ["section", "header", "h1"];
-    const box = parse(`<${kind}><${top}><${head}></${head}><div class=value></div><div class=facts></div>
-      <div class=chart><svg viewBox="0 0 1000 100" preserveAspectRatio=none aria-hidden=true><path /></svg>
-      <div class=high></div><div class=low></div><div class=cursor></div><div class=dot></div><div class=marks></div>
-      </div></${top}><div class=body></div></${kind}>`), find = part => box.querySelector(part), chart = find(".chart");
-    const track = {name, box, find, open: {}};
-    fill(find(head), name);
+    const box = blank.cloneNode(true), find = part => box.querySelector(part), track = {name, box, find, open: {}};
+    find("h1, h2").append(name);
     box.ontoggle = () => show(track, true);
-    chart.onclick = event => {
-      const {left, width} = chart.getBoundingClientRect();
-      if (!event.target.matches("button")) move(Math.round((event.clientX - left) / width * last()));
+    find(".chart").onclick = event => {
       event.preventDefault();  // or it unfolds the track
+      move(event.target.to ?? Math.round(event.offsetX / event.target.clientWidth * last()));
     };
     list.append(box);
     return tracks.set(number, track).get(number);
@@ -11694,72 +11679,65 @@ function almaView(root, model) {
   const add = ({number, name, labels, floats, steps, index, time, whole, ...rest}) => {  // to a track, or a new one
     const track = tracks.get(number) ?? begin(number, name);
     if (whole) Object.assign(track, {index: [], time: [], steps: [], trees: [], numbers: [], labels: {}});
-    const {trees, numbers} = track;
-    for (const at in labels) track.labels[trees.length + +at] = labels[at];
-    steps.forEach((step, at) => {
-      trees.push(typeof step === "string" ? step : apply(trees[trees.length - 1], step));
-      numbers.push(floats[at] ?? (typeof step === "string" ? Number(step) : NaN));
+    for (const at in labels) track.labels[track.trees.length + +at] = labels[at];
+    steps.forEach((told, at) => {
+      const was = track.trees.at(-1), step = typeof told === "string" ? [["~", [], told, was]] : told;
+      track.steps.push(told === was ? [] : step);
+      track.trees.push(apply(was, step));
+      track.numbers.push(floats[at] ?? Number(track.trees.at(-1)));  // NaN of what has parts
     });
-    for (const [key, more] of Object.entries({index, time, steps})) track[key] = track[key].concat(more);
-    Object.assign(track, rest, {shown: null});
+    Object.assign(track, rest, {shown: null, index: track.index.concat(index), time: track.time.concat(time)});
   };
   const paint = ({steps, numbers, find}, places, marked) => {  // a line of numbers or bars, in a thousand columns
-    const good = numbers.filter(Number.isFinite), columns = [], isLine = 2 * good.length > steps.length;
-    const [low, high] = good.reduce(([low, high], n) => [Math.min(low, n), Math.max(high, n)], [Infinity, -Infinity]);
+    const good = numbers.filter(Number.isFinite), isLine = 2 * good.length > steps.length, columns = [];
+    const low = Math.min(...good), high = Math.max(...good), bounds = isLine && !many ? [high, low] : ["", ""];
     const scale = n => low === high ? 50 : Math.round(960 - 920 * ((n / 2 - low / 2) / (high / 2 - low / 2))) / 10;
-    const size = step => 84 - 12 * Math.min(6, Math.log2(1 + (typeof step === "string" ? 1 : step.length)));
-    steps.forEach((step, at) =>
-      (columns[Math.round(1e3 * share(places[at]))] ??= []).push(isLine ? scale(numbers[at]) : size(step)));
+    const height = at => isLine ? scale(numbers[at]) : 84 - 12 * Math.min(6, Math.log2(1 + steps[at].length));
+    places.forEach((place, at) => (columns[Math.round(1e3 * share(place))] ??= []).push(height(at)));
     let line = "", pen = "M";
     columns.forEach((all, x) => {
-      const ys = all.filter(Number.isFinite), top = Math.min(...ys), bounds = `${top}V${Math.max(...ys)}`;
-      if (!isLine) line += `M${x} 100V${top}`;
-      else if (ys.length) line += `${pen}${x}${pen === "M" ? " " : "V"}${ys[0]}V${bounds}V${ys[ys.length - 1]}`;
-      pen = ys.length ? "H" : "M";
+      const ys = all.filter(Number.isFinite), start = pen === "H" ? "" : ` ${isLine ? ys[0] : 100}`;
+      if (ys.length) line += [pen + x + start, ys[0], Math.min(...ys), Math.max(...ys), ys.at(-1)].join("V");
+      pen = isLine && ys.length ? "H" : "M";
     });
-    find("path").setAttribute("d", line + (isLine && many && pen === "H" ? "H1000" : ""));
+    find("path").setAttribute("d", line + (pen === "H" ? "H1000" : ""));
     find(".chart").classList.toggle("line", isLine);
-    [find(".high").textContent, find(".low").textContent] = isLine ? [high, low].map(n => +n.toPrecision(6)) : ["", ""];
+    [find(".high").textContent, find(".low").textContent] = bounds.map(n => n && +n.toPrecision(6));
     const mark = ([to, title]) => [Math.round(99 * share(to)),  // for the mouse; keys find it in the list of labels
-      make("button", {title, tabIndex: -1, style: `left: ${100 * share(to)}%`, onclick: () => move(to)})];
+      make("button", {title, to, tabIndex: -1, style: `left: ${100 * share(to)}%`})];
     find(".marks").replaceChildren(...new Map(marked.filter(([, text]) => text !== "initial").map(mark)).values());
     return scale;
   };
   const arrange = () => {  // after records have come
-    const all = [...tracks.values()], atEnd = stop >= last(), was = stops[stop], every = [];
-    stops = many ? [...new Set(all.flatMap(track => track.time))].sort((one, other) => one - other) : all[0].index;
+    const atEnd = stop >= last(), was = stops[stop], all = [...tracks.values()], every = [];
+    stops = [...new Set(all.flatMap(track => track[column]))].sort((one, other) => one - other);
     const places = new Map(stops.map((value, place) => [value, place]));
     for (const track of all) {
-      const at = (many ? track.time : track.index).map(value => places.get(value));
+      const at = track[column].map(value => places.get(value));
       const marked = Object.entries(track.labels).map(([place, text]) => [at[place], text]);
       track.scale = paint(track, at, marked);
       every.push(...marked.map(([to, text]) => [to, many ? `${track.name}: ${text}` : text]));
     }
-    const newest = every.sort(([one], [other]) => one - other).slice(-500);
-    labels.replaceChildren(...[["", `${every.length} labels`], ...newest].map(option));
+    const newest = every.sort(([one], [other]) => one - other).slice(-500), first = ["", `${every.length} labels`];
+    labels.replaceChildren(...[first, ...newest].map(([value, text]) => make("option", {value}, text)));
     slider.max = last();
-    go(atEnd ? last() : placeBefore(was), atEnd);
+    go(atEnd ? last() : before(stops, was), atEnd);
   };
   const show = (track, again) => {
-    const {find, trees, steps, index, time, numbers, pruned, count} = track, {length} = index;
-    const at = many ? time.findLastIndex(time => time <= stops[stop]) : stop, now = trees[at] ?? "not there yet";
+    const {box, find, trees, steps, index, time, numbers, pruned, note, labels} = track;
+    const at = before(track[column], stops[stop]), now = trees[at] ?? "not there yet";
     if (at === track.shown && !again) return;
-    const first = at < 1 || (pruned && !index[at - 1] && index[at] > pruned), label = track.labels[at];
-    const was = trees[at - 1], {box} = track;
-    const changes = first ? [] : typeof steps[at] !== "string" ? steps[at] : now === was ? [] : [["~", [], now, was]];
-    const since = first ? "" : ` · changes since record ${index[at - 1]}: ${changes.length}`;
     track.shown = at;
+    const isFirst = at < 1 || (pruned && !index[at - 1] && index[at] > pruned), changes = isFirst ? [] : steps[at];
+    const since = isFirst ? "" : ` · changes since record ${index[at - 1]}: ${changes.length}`;
+    const facts = at < 0 ? "" : `record ${index[at]} of ${index[0]} to ${index.at(-1)} · ${when(time[at])}${since}`;
     find(".value").textContent = many || typeof now === "string" ? brief(now, 300) : "";
-    find(".facts").replaceChildren(...(label ? [make("mark", {}, label)] : []), at < 0 ? ""
-      : `record ${index[at]} of ${index[0]} to ${index[length - 1]} · ${when(time[at])}${since}`);
-    find(".dot").hidden = !Number.isFinite(numbers[at]);
-    find(".dot").style.top = `${track.scale(numbers[at])}%`;
+    find(".facts").replaceChildren(...(labels[at] ? [make("mark", {}, labels[at])] : []), facts);
+    find(".dot").style = Number.isFinite(numbers[at]) ? `top: ${track.scale(numbers[at])}%` : "display: none";
     if (many && !box.open) return;
-    const held = root.getRootNode().activeElement?.dataset.at;
-    const notes = [pruned ? `Records 1 to ${pruned} are no longer kept. ` : "",
-      length < count ? `${length} of ${count} records are shown.` : ""];
-    find(".body").replaceChildren(make("ul", {}, row(track, marksOf(changes), [], "", now)), make("p", {}, ...notes));
-    if (held) [...box.querySelectorAll("summary")].find(fold => fold.dataset.at === held)?.focus();
+    const held = root.getRootNode().activeElement?.at;
+    find(".body").replaceChildren(make("ul", {}, row(track, marksOf(changes), [""], now)), make("p", {}, note));
+    if (held !== undefined) [...box.querySelectorAll("summary")].find(fold => fold.at === held)?.focus();
   };
   const draw = () => {
     frame = 0;
@@ -11768,26 +11746,32 @@ function almaView(root, model) {
     [slider.value, labels.value] = [stop, stop];
     if (labels.selectedIndex < 0) labels.value = "";
     moment.textContent = many ? when(stops[stop]) : "";
-    const texts = [...list.querySelectorAll("header > .value, header > .facts")].map(part => part.textContent);
-    slider.ariaValueText = moment.textContent || texts.filter(text => text).join(", ");
+    const said = many ? [moment] : list.querySelectorAll("header > .value:not(:empty), header > .facts");
+    slider.ariaValueText = [...said].map(part => part.textContent).join(", ");
     root.style.setProperty("--at", `${100 * share(stop)}%`);
     if (untold) { untold = false; model.set(trait, stops[stop]); model.save_changes(); }
   };
-  const follow = () => go(placeBefore(model.get(trait) ?? Infinity), false);
-  const hear = ({timelines, said, error}) => {
-    if (!timelines) [answer.textContent, answer.className] = [error || said, error ? "wrong" : ""];
-    else { timelines.forEach(add); arrange(); }
+  const follow = () => go(before(stops, model.get(trait) ?? Infinity), false);
+  const take = () => {  // what has come; the whole if some of it was missed
+    for (const newest = model.get("news"); due <= newest; due++) {
+      const news = model.get(`news${due % 100}`), isNext = news?.number === due && (news.whole || !isLost);
+      if (isNext) news.timelines.forEach(add);
+      else if (!isLost) model.send({action: "again"});
+      isLost = !isNext;
+    }
+    arrange();
   };
+  const say = ({said, error}) => { [answer.textContent, answer.className] = [error || said, error ? "wrong" : ""]; };
+  const heard = Object.entries({[`change:${trait}`]: follow, "change:news": take, "msg:custom": say});
   root.classList.add("alma");
-  root.append(...(many ? [make("h1", {}, title), panel, list] : [list]));
+  root.dataset.lmSuppressShortcuts = "true";  // or JupyterLab takes the arrow keys
   timelines.forEach(add);
+  root.append(...(many ? [make("h1", {}, title), panel] : []), list);
   if (!many) list.querySelector(".body").before(panel);
-  play(false);
-  arrange();
+  take();
   if (model.get(trait) != null) follow();
-  model.on(`change:${trait}`, follow);
-  model.on("msg:custom", hear);
-  return () => { model.off(`change:${trait}`, follow); model.off("msg:custom", hear); play(false); };
+  heard.forEach(([name, hear]) => model.on(name, hear));
+  return () => { play(false); heard.forEach(([name, hear]) => model.off(name, hear)); };
 }
 """
 
@@ -11811,13 +11795,20 @@ base-uri 'none'; form-action 'none'">
 </html>
 """
 
-_PAGE_JS = r"""
-{
-  const data = JSON.parse(document.getElementById("data").textContent), none = () => {};
-  const model = {get: name => ({data})[name], set: none, save_changes: none, send: none, on: none, off: none};
-  almaView(document.body, model);
-}
+_PAGE_JS = """\
+const none = () => {}, get = name => JSON.parse(document.getElementById(name)?.textContent ?? "null");
+almaView(document.body, {get, set: none, save_changes: none, send: none, on: none, off: none});
 """
+
+
+def _view_data(title: str, many: bool, timelines: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+    """Return what a view begins with."""
+    names = {"box": "details", "top": "summary", "head": "h2", "trait": "moment"}
+    if not many:
+        names = {"box": "section", "top": "header", "head": "h1", "trait": "index"}
+    speeds = "".join(f"<option value={times}>{times} a second</option>" for times in (2, 5, 20, 60, 250))
+    markup = _VIEW_HTML.format(speeds=speeds, **names)
+    return {"title": _clean(title), "many": many, "markup": markup, "timelines": timelines}
 
 
 def _page(title: str, many: bool, pasts: Sequence[Tuple[str, Sequence[ChangeRecord[Any]]]]) -> str:
@@ -11832,7 +11823,7 @@ def _page(title: str, many: bool, pasts: Sequence[Tuple[str, Sequence[ChangeReco
 
     size = _PAGE_SIZE // max(1, len(pasts))
     timelines = [_track(name, records, size, number).take() for number, (name, records) in enumerate(pasts)]
-    data = dumps({"title": _clean(title), "many": many, "timelines": timelines}, allow_nan=False, separators=(",", ":"))
+    data = dumps(_view_data(title, many, timelines), allow_nan=False, separators=(",", ":"))
     for character in "<>&":  # so that nothing in it ends the script element
         data = data.replace(character, f"\\u{ord(character):04x}")
     css, js = _VIEW_CSS, _VIEW_JS + _PAGE_JS
@@ -11870,31 +11861,8 @@ _MOST_NEWS, _NEWS_SIZE = 100, 100_000  # records of a variable, characters of al
 _PAUSE = 0.1  # seconds between messages
 _NEWS_RATE = 500_000  # characters a second; above twice that Jupyter drops messages
 
-_WIDGET_JS = r"""
-export default {
-  render({model, el}) {
-    let hear, lost = false, {next} = model.get("data");
-    el.dataset.lmSuppressShortcuts = "true";  // or JupyterLab takes the arrow keys
-    const take = () => {
-      for (const newest = model.get("news") ?? 0; next <= newest; next++) {
-        const news = model.get(`news${next % 100}`);
-        if (news?.number === next && (news.whole || !lost)) {
-          lost = false;
-          hear(news);
-        } else if (!lost) {
-          lost = true;
-          model.send({action: "again"});
-        }
-      }
-    };
-    const on = (name, fn) => { if (name === "msg:custom") hear = fn; model.on(name, fn); };
-    const rest = ["get", "set", "save_changes", "send", "off"].map(name => [name, (...all) => model[name](...all)]);
-    const end = almaView(el, {on, ...Object.fromEntries(rest)});
-    model.on("change:news", take);
-    take();
-    return () => { model.off("change:news", take); end(); };
-  }
-};
+_WIDGET_JS = """\
+export default {render: ({model, el}) => almaView(el, model)};
 """
 
 
@@ -11957,7 +11925,7 @@ class _Feed:
             if news:
                 send(news)
             timelines = self._whole(pasts)
-            return {"title": self.title, "many": self.only is None, "timelines": timelines, "next": self.number + 1}
+            return {**_view_data(self.title, self.only is None, timelines), "next": self.number + 1}
 
     def again(self, send: Callable[[Dict[str, Any]], None]) -> None:
         """Send the whole to all views."""
@@ -12178,7 +12146,7 @@ def _pictures(title: str, variables: Mapping[str, AlmaVar[Any]]) -> str:
     """Return variables as HTML: a row for each, with its value."""
     rows = []
     for name, var in islice(variables.items(), 50):
-        value, count = _value_html(var.last_change(), 120), _counted(len(var), "record")
+        value, count = _value_cell(var.last_change()), _counted(len(var), "record")
         rows.append((f"<b>{_as_html(name)}</b>", value, count, _sparkline(_evenly(var, 60))))
     more = f", of which {len(rows)} are shown" * (len(rows) < len(variables))
     return _framed(f"<b>{_as_html(title)}</b>", _counted(len(variables), "variable") + more, rows)
@@ -12201,13 +12169,20 @@ def _as_html(text: str, most: int = 80) -> str:
     return html.escape(_clean(text if len(text) <= most else text[:most] + "..."))
 
 
-def _value_html(record: ChangeRecord[Any], most: int) -> str:
+def _value_html(record: ChangeRecord[Any], most: int, style: str = "") -> str:
     text = _as_html(_brief(_value(record), most), most)
-    return f'<code style="white-space: pre-wrap; overflow-wrap: anywhere">{text}</code>'
+    return f'<code style="white-space: pre-wrap; overflow-wrap: anywhere{style}">{text}</code>'
+
+
+def _value_cell(record: ChangeRecord[Any]) -> str:
+    return _value_html(
+        record, 120, "; display: inline-block; min-width: 20ch"
+    )  # or a long one is as narrow as a letter
 
 
 def _record_row(record: ChangeRecord[Any]) -> Sequence[str]:
-    return f"{record.index}", f"{record.timestamp:%H:%M:%S}", _as_html(record.label or ""), _value_html(record, 120)
+    label = f'<span style="white-space: normal">{_as_html(record.label or "")}</span>'
+    return f"{record.index}", f"{record.timestamp:%H:%M:%S}", label, _value_cell(record)
 
 
 def _some_records(var: AlmaVar[Any], places: Iterable[int]) -> List[ChangeRecord[Any]]:
