@@ -99,7 +99,7 @@ from typing import (
     overload,
 )
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 __all__ = [
     "DELETED",
