@@ -1482,7 +1482,7 @@ SCRUB = """async () => {
   });
   for (let frame = 0; frame < 60; frame++) {
     slider.value = Math.round(last * Math.abs(Math.sin(frame)));
-    slider.oninput();
+    slider.dispatchEvent(new Event("input"));
     await next();
   }
   await next();
