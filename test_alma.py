@@ -12799,17 +12799,20 @@ async def test_set_async_waits_for_listeners_that_another_thread_is_at(kept):
 
 @looped
 async def test_an_async_listener_may_set_its_own_variable_and_each_others(kept):
-    x, y = kept.watch("x", 0), kept.watch("y", 0)
+    x, y, before = kept.watch("x", 0), kept.watch("y", 0), asyncio.all_tasks()
 
     async def follow(var, record):
-        if record.value < 5:
-            await asyncio.gather((x if var is y else y).set_async(record.value + 1), var.update_async(abs))
+        if record.value < 5 and not record.label:
+            other = y if var is x else x
+            await asyncio.gather(
+                var.set_async(record.value, label="its own"), other.update_async(lambda value: record.value + 1)
+            )
 
     x.add_listener(follow)
     y.add_listener(follow)
     await x.update_async(lambda value: 1)
-    await x.wait_for(5)
-    assert y.get() == 4 or 4 in values(y)
+    await until(lambda: asyncio.all_tasks() == before)
+    assert sorted(values(x)) == [0, 1, 1, 3, 3, 5] and sorted(values(y)) == [0, 2, 2, 4, 4]
 
 
 @looped
