@@ -63,7 +63,7 @@ from dataclasses import MISSING, dataclass, is_dataclass
 from dataclasses import fields as fields_of
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from functools import cached_property, lru_cache, partial, wraps
-from itertools import accumulate, combinations, islice, product, repeat, takewhile, zip_longest
+from itertools import accumulate, combinations, groupby, islice, product, repeat, takewhile, zip_longest
 from time import monotonic, sleep, time_ns
 from types import CodeType, CoroutineType
 from typing import (
@@ -11439,7 +11439,7 @@ class _Track:
         tree = _Drawing().draw(value)
         self.index.append(record.index)
         self.time.append(_nanoseconds(record) / 1e6)
-        self.steps.append(tree if type(tree) is str else list(map(_step_of, compare_values(self._tree, tree))))
+        self.steps.append(tree if type(tree) is str else _step(compare_values({"": self._tree}, {"": tree})))
         if record.label is not None:
             self.labels[at] = _clean(record.label)
         number = _as_float(value)
@@ -11463,11 +11463,18 @@ class _Track:
         return gone + f"{self.shown} of {self.count} records are shown." * (self.shown < self.count)
 
 
-_OPERATIONS = {"add": "+", "remove": "-", "replace": "~"}
+_SIGNS = {"add": "+", "remove": "−", "replace": "~"}
 
 
-def _step_of(change: Change) -> List[Any]:
-    return [_OPERATIONS[change.op], list(change.path), change.new, *([] if change.op == "add" else [change.old])]
+def _step(changes: Iterable[Change], depth: int = 0) -> List[Any]:
+    """Return changes part by part: [key, sign, new, old], where the sign "•" says that *new* is such a list itself."""
+    step: List[Any] = []
+    for (key, is_within), some in groupby(changes, lambda change: (change.path[depth], len(change.path) > depth + 1)):
+        if is_within:
+            step.append([key, "•", _step(some, depth + 1)])
+        else:
+            step += [[key, _SIGNS[change.op], change.new, *[change.old] * (change.op != "add")] for change in some]
+    return step
 
 
 def _track(name: str, records: Sequence[ChangeRecord[Any]], size: int, number: int = 0) -> _Track:
@@ -11582,20 +11589,17 @@ function almaView(root, model) {
   const {title, many, markup, timelines, next} = model.get("data"), actions = model.get("actions") ?? [];
   const fill = (element, ...parts) => { element.append(...parts); return element; };  // what is said goes in as text
   const make = (kind, facts, ...parts) => fill(Object.assign(document.createElement(kind), facts), ...parts);
-  // A value is a text, [kind, part, ...] or {"": kind, key: part, ...}. None is altered, so what is alike is shared.
-  const apply = (tree, step) => {
-    const top = [tree], own = new Set();
-    for (const [op, path, value] of step) {
-      let at = top, key = 0;
-      for (const next of path) {
-        if (!own.has(at[key])) own.add(at[key] = Array.isArray(at[key]) ? [...at[key]] : {...at[key]});
-        [at, key] = [at[key], next];
-      }
-      if (op !== "~" && Array.isArray(at)) at.splice(key, op === "-", ...(op === "+" ? [value] : []));
-      else op === "-" ? delete at[key] : at[key] = value;
+  // A value is a text, [kind, part, ...] or {"": kind, key: part, ...}. What changes is copied and shares all the rest.
+  const apply = (node, changes) => {
+    const isList = Array.isArray(node), copy = isList ? [...node] : {...node};
+    for (const [key, sign, told] of changes) {
+      if (sign === "−") isList ? copy.splice(key, 1) : delete copy[key];
+      else if (sign === "+" && isList) copy.splice(key, 0, told);
+      else copy[key] = sign === "•" ? apply(copy[key], told) : told;
     }
-    return top[0];
+    return copy;
   };
+  const count = changes => changes.reduce((sum, [, sign, told]) => sum + (sign === "•" ? count(told) : 1), 0);
   const name = key => /^[:.]/.test(key) ? `${key.slice(1)}: ` : key > 0 ? `${key - 1}: ` : "";
   const partsOf = node => Object.entries(node).slice(1).map(([key, part]) => [key, part || key.slice(1)]);
   const around = (node, text) => (node[0] ?? node[""]).replace(/.$/, end => text + end);  // "[]", "{}", "Point()"
@@ -11608,27 +11612,22 @@ function almaView(root, model) {
     make("b", {ariaHidden: "true"}, sign), make("i", {}, `${words[sign]} `), ...parts);
   const code = (key, ...parts) => make("code", {}, make("span", {}, name(key)), ...parts);
   const gone = node => make("del", {}, brief(node, 200));
-  const marksOf = changes => {  // by path: what became of a part, what was there, what has gone from it
-    const marks = {}, mark = path => marks[["", ...path].join("\t")] ??= {sign: "•", lost: []};
-    for (const [op, path, , old] of changes) {
-      const outer = path.map((_, depth) => mark(path.slice(0, depth))), key = path.at(-1);
-      if (op === "-") outer.at(-1).lost.push([key - 0.5, item("−", code(key, gone(old || key.slice(1))))]);
-      else Object.assign(mark(path), {sign: op, old});
-    }
-    return marks;
-  };
-  const row = (track, marks, path, node, isFew = true) => {
-    const at = path.join("\t"), {sign = "", old, lost = []} = marks[at] ?? {};
-    const text = code(path.at(-1), ...(sign === "~" ? [gone(old), " → "] : []));
+  const row = (track, key, node, [sign = "", told, old] = [], path = "", isFew = true) => {
+    const text = code(key, ...(sign === "~" ? [gone(old), " → "] : [])), at = `${path}\t${key}`;
     if (typeof node === "string") return item(sign, fill(text, node));
-    const parts = partsOf(node), few = parts.length <= 12;
-    const open = track.open[at] ?? (sign === "•" || path.length === 1 || (few && isFew));
+    const changes = sign === "•" ? told : [], parts = partsOf(node), few = parts.length <= 12, rows = [];
+    const open = track.open[at] ?? (sign === "•" || !path || (few && isFew));
     const onclick = event => { event.preventDefault(); track.open[at] = !open; show(track, true); };  // in every record
-    const rowOf = ([key, part]) => [key, row(track, marks, [...path, key], part, few)];
-    const rows = (open ? [...parts.map(rowOf), ...lost] : []).sort(([one], [other]) => one - other || 0);  // a list's
     fill(text, make("span", {}, open ? around(node, ` ${parts.length} `) : brief(node, 90)));
-    const inner = make("ul", {}, ...rows.map(([, row]) => row));
-    return item(sign, make("details", {open}, make("summary", {onclick, at}, text), inner));
+    if (open) {
+      const marks = Object.fromEntries(changes.map(([key, ...change]) => [key, change[0] === "−" ? [] : change]));
+      rows.push(...parts.map(([key, part]) => [key, row(track, key, part, marks[key], at, few)]));
+      for (const [key, sign, , old] of changes)
+        if (sign === "−") rows.push([key - 0.5, item(sign, code(key, gone(old || key.slice(1))))]);
+      rows.sort(([one], [other]) => one - other || 0);  // a list's: what has gone stands where it was
+    }
+    const list = make("ul", {}, ...rows.map(([, row]) => row));
+    return item(sign, make("details", {open}, make("summary", {onclick, at}, text), list));
   };
   // The view: tracks over one row of stops. A lone variable stops at each of its records, several at each moment.
   const [panel, blank] = new DOMParser().parseFromString(markup, "text/html").body.children;
@@ -11680,26 +11679,23 @@ function almaView(root, model) {
     if (whole) Object.assign(track, {index: [], time: [], steps: [], trees: [], numbers: [], labels: {}});
     for (const at in labels) track.labels[track.trees.length + +at] = labels[at];
     steps.forEach((told, at) => {
-      const was = track.trees.at(-1), step = typeof told === "string" ? [["~", [], told, was]] : told;
-      track.steps.push(told === was ? [] : step);
-      track.trees.push(apply(was, step));
+      const was = track.trees.at(-1), step = Array.isArray(told) ? told : told === was ? [] : [["", "~", told, was]];
+      track.steps.push(step);
+      track.trees.push(apply({"": was}, step)[""]);
       track.numbers.push(floats[at] ?? Number(track.trees.at(-1)));  // NaN of what has parts
     });
     Object.assign(track, rest, {shown: null, index: track.index.concat(index), time: track.time.concat(time)});
   };
   const paint = ({steps, numbers, find}, places, marked) => {  // a line of numbers or bars, in a thousand columns
-    const good = numbers.filter(Number.isFinite), isLine = 2 * good.length > steps.length, columns = [];
+    const good = numbers.filter(Number.isFinite), isLine = 2 * good.length > steps.length;
     const low = Math.min(...good), high = Math.max(...good), bounds = isLine && !many ? [high, low] : ["", ""];
     const scale = n => low === high ? 50 : Math.round(960 - 920 * ((n / 2 - low / 2) / (high / 2 - low / 2))) / 10;
-    const height = at => isLine ? scale(numbers[at]) : 84 - 12 * Math.min(6, Math.log2(1 + steps[at].length));
-    places.forEach((place, at) => (columns[Math.round(1e3 * share(place))] ??= []).push(height(at)));
-    let line = "", pen = "M";
-    columns.forEach((all, x) => {
-      const ys = all.filter(Number.isFinite), start = pen === "H" ? "" : ` ${isLine ? ys[0] : 100}`;
-      if (ys.length) line += [pen + x + start, ys[0], Math.min(...ys), Math.max(...ys), ys.at(-1)].join("V");
-      pen = isLine && ys.length ? "H" : "M";
+    const height = at => isLine ? scale(numbers[at]) : 84 - 12 * Math.min(6, Math.log2(1 + count(steps[at])));
+    const line = places.map((place, at) => {
+      const x = Math.round(1e4 * share(place)) / 10, y = height(at), isOn = isLine && at && height(at - 1) >= 0;
+      return (isOn ? `H${x}` : y >= 0 ? `M${x} ${isLine ? y : 100}` : "") + (y >= 0 ? `V${y}` : "");
     });
-    find("path").setAttribute("d", line + (pen === "H" ? "H1000" : ""));
+    find("path").setAttribute("d", line.join("") + (isLine && height(numbers.length - 1) >= 0 ? "H1000" : ""));
     find(".chart").classList.toggle("line", isLine);
     [find(".high").textContent, find(".low").textContent] = bounds.map(n => n && +n.toPrecision(6));
     const mark = ([to, title]) => [Math.round(99 * share(to)),  // for the mouse; keys find it in the list of labels
@@ -11717,25 +11713,25 @@ function almaView(root, model) {
       track.scale = paint(track, at, marked);
       every.push(...marked.map(([to, text]) => [to, many ? `${track.name}: ${text}` : text]));
     }
-    const newest = every.sort(([one], [other]) => one - other).slice(-500), first = ["", `${every.length} labels`];
+    const newest = every.sort(([one], [other]) => one - other).slice(-500), first = ["", `labels: ${every.length}`];
     labels.replaceChildren(...[first, ...newest].map(([value, text]) => make("option", {value}, text)));
     slider.max = last();
     go(atEnd ? last() : before(stops, was), atEnd);
   };
   const show = (track, again) => {
-    const {box, find, trees, steps, index, time, numbers, pruned, note, labels} = track;
+    const {box, find, trees, steps, index, time, numbers, note, labels} = track;
     const at = before(track[column], stops[stop]), now = trees[at] ?? "not there yet";
     if (at === track.shown && !again) return;
     track.shown = at;
-    const isFirst = at < 1 || (pruned && !index[at - 1] && index[at] > pruned), changes = isFirst ? [] : steps[at];
-    const since = isFirst ? "" : ` · changes since record ${index[at - 1]}: ${changes.length}`;
+    const changes = at < 1 ? [] : steps[at];
+    const since = at < 1 ? "" : ` · changes since record ${index[at - 1]}: ${count(changes)}`;
     const facts = at < 0 ? "" : `record ${index[at]} of ${index[0]} to ${index.at(-1)} · ${when(time[at])}${since}`;
     find(".value").textContent = many || typeof now === "string" ? brief(now, 300) : "";
     find(".facts").replaceChildren(...(labels[at] ? [make("mark", {}, labels[at])] : []), facts);
     find(".dot").style = Number.isFinite(numbers[at]) ? `top: ${track.scale(numbers[at])}%` : "display: none";
     if (many && !box.open) return;
     const held = root.getRootNode().activeElement?.at;
-    find(".body").replaceChildren(make("ul", {}, row(track, marksOf(changes), [""], now)), make("p", {}, note));
+    find(".body").replaceChildren(make("ul", {}, row(track, "", now, changes[0]?.slice(1))), make("p", {}, note));
     if (held !== undefined) [...box.querySelectorAll("summary")].find(fold => fold.at === held)?.focus();
   };
   const draw = () => {

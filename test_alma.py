@@ -18329,14 +18329,18 @@ def told_of(var):
 
 def built(steps):
     """Return the trees that the steps of the view lead to, by Alma's own way of applying changes."""
-    tree, words = None, {"+": "add", "-": "remove", "~": "replace"}
+    tree, words = {"": None}, {"+": "add", "−": "remove", "~": "replace"}
+
+    def changes(step, path=()):
+        for key, sign, new, *old in step:
+            if sign == "•":
+                yield from changes(new, (*path, key))
+            else:
+                yield words[sign], (*path, key), (old or [None])[0], new
+
     for step in steps:
-        if isinstance(step, list):
-            step = [(words[op], tuple(path), (old or [None])[0], new) for op, path, new, *old in step]
-            tree = apply_changes(tree, step)
-        else:
-            tree = step
-        yield tree
+        tree = apply_changes(tree, changes(step)) if isinstance(step, list) else {"": step}
+        yield tree[""]
 
 
 def data_in(page):
@@ -18446,7 +18450,7 @@ def test_steps_lead_from_each_value_to_the_next():
 def test_a_small_change_of_a_large_value_is_told_by_itself():
     var = AlmaVar("x", {str(number): "y" * 50 for number in range(200)})
     var.update(lambda value: {**value, "7": "new"})
-    assert told_of(var)["steps"][1] == [["~", [":'7'"], "'new'", f"'{'y' * 50}'"]]
+    assert told_of(var)["steps"][1] == [["", "•", [[":'7'", "~", "'new'", f"'{'y' * 50}'"]]]]
 
 
 def test_the_view_is_told_index_time_and_label():
@@ -18822,8 +18826,8 @@ def test_the_buttons_step_and_say_what_they_are_for(visit):
         assert tab.locator("input[type=range]").input_value() == place
 
 
-def test_it_plays_to_the_end_at_the_speed_asked_for_and_pauses(visit):
-    tab = visit(a_number().to_html())
+def test_it_plays_at_the_speed_asked_for_and_pauses(visit):
+    tab = visit(a_number(5_000).to_html())  # which would take 20 s
     tab.select_option("select[aria-label=speed]", "250")
     tab.keyboard.press("Space")
     tab.get_by_role("button", name="Pause").click()
@@ -18831,8 +18835,14 @@ def test_it_plays_to_the_end_at_the_speed_asked_for_and_pauses(visit):
     paused = tab.locator("input[type=range]").input_value()
     drawn_again(tab)
     assert tab.locator("input[type=range]").input_value() == paused and tab.get_by_role("button", name="Play").count()
+
+
+def test_it_plays_to_the_end(visit):
+    tab = visit(a_number().to_html())
+    tab.select_option("select[aria-label=speed]", "60")
     tab.get_by_role("button", name="Play").click()
     tab.get_by_role("button", name="Play").wait_for()
+    drawn_again(tab)
     assert tab.locator("input[type=range]").input_value() == "49"
 
 
@@ -18847,7 +18857,7 @@ def test_moving_it_by_hand_ends_the_play(visit):
 def test_a_label_is_shown_listed_and_gone_to(visit):
     tab = visit(a_number().to_html())
     labels = tab.locator("select[aria-label='go to a label']")
-    assert labels.locator("option").all_text_contents() == ["3 labels", "initial", "window opened", "recalibrated"]
+    assert labels.locator("option").all_text_contents() == ["labels: 3", "initial", "window opened", "recalibrated"]
     labels.select_option(label="recalibrated")
     drawn_again(tab)
     assert tab.locator("mark").text_content() == "recalibrated" and "record 30" in about(tab)
@@ -18949,16 +18959,16 @@ def test_a_container_that_changed_within_unfolds_to_show_it(visit):
     assert tab.locator("li").count() == 2
 
 
-def test_a_pruned_gap_is_told_and_nothing_is_compared_across_it(visit):
+def test_a_pruned_gap_is_told_and_each_record_is_compared_with_the_one_before_it_here(visit):
     var = AlmaVar("x", {"a": 0}, keep_last=3)
     for number in range(9):
         var.set({"a": number})
     tab = visit(var.to_html())
     assert tab.locator(".body > p").text_content() == "Records 1 to 6 are no longer kept. "
-    for key, signs in [("Home", 0), ("ArrowRight", 0), ("ArrowRight", 2)]:
+    for key, told in [("Home", ""), ("ArrowRight", "changes since record 0: 1"), ("ArrowRight", "since record 7: 1")]:
         tab.keyboard.press(key)
         drawn_again(tab)
-        assert len(signs_of(tab)) == signs
+        assert about(tab).endswith(told) and len(signs_of(tab)) == 2 * bool(told)
 
 
 def test_thinning_is_told(visit):
