@@ -11439,7 +11439,7 @@ class _Track:
         tree = _Drawing().draw(value)
         self.index.append(record.index)
         self.time.append(_nanoseconds(record) / 1e6)
-        self.steps.append(tree if type(tree) is str else _step(compare_values({"": self._tree}, {"": tree})))
+        self.steps.append(tree if type(tree) is str else _told_step(compare_values({"": self._tree}, {"": tree})))
         if record.label is not None:
             self.labels[at] = _clean(record.label)
         number = _as_float(value)
@@ -11463,17 +11463,17 @@ class _Track:
         return gone + f"{self.shown} of {self.count} records are shown." * (self.shown < self.count)
 
 
-_SIGNS = {"add": "+", "remove": "−", "replace": "~"}
+_SIGN_OF = {"add": "+", "remove": "−", "replace": "~"}
 
 
-def _step(changes: Iterable[Change], depth: int = 0) -> List[Any]:
+def _told_step(changes: Iterable[Change], depth: int = 0) -> List[Any]:
     """Return changes part by part: [key, sign, new, old], where the sign "•" says that *new* is such a list itself."""
     step: List[Any] = []
     for (key, is_within), some in groupby(changes, lambda change: (change.path[depth], len(change.path) > depth + 1)):
         if is_within:
-            step.append([key, "•", _step(some, depth + 1)])
+            step.append([key, "•", _told_step(some, depth + 1)])
         else:
-            step += [[key, _SIGNS[change.op], change.new, *[change.old] * (change.op != "add")] for change in some]
+            step += [[key, _SIGN_OF[change.op], change.new, *[change.old] * (change.op != "add")] for change in some]
     return step
 
 
@@ -11526,6 +11526,11 @@ def _thinned(records: Sequence[ChangeRecord[Any]], most: int) -> Sequence[Change
 #     msg:custom {said, error}   what became of the button that was pressed last: a text, shown from now on
 #
 # Who looks at the newest record goes on to do so; others stay where they are. A page offers get() alone.
+#
+# A value is a tree as _Drawing draws it, and shown as a list that unfolds. A step, which leads from one to the next, is
+# a text in place of the whole, or a list as _told_step returns it; what it changes is marked with a sign, a colour, and
+# a word for those who see neither. The slider goes over stops: records of a lone variable, or the moments at which one
+# of several changed. In the script "at" counts a track's records from 0, and "place" and "stop" count stops.
 
 _VIEW_HTML = """\
 <div class=panel>
@@ -11548,39 +11553,33 @@ _VIEW_HTML = """\
 """
 
 _VIEW_CSS = """\
-:root:has(> body.alma) { color-scheme: light dark; background: light-dark(#fff, #15181d); }
 body.alma { max-width: 1080px; margin: 0 auto; padding: clamp(14px, 4vw, 40px); }
-.alma { --paper: light-dark(#fff, #15181d); --ink: light-dark(#1c2128, #e6e9ed); --dim: light-dark(#57606a, #a3adb8);
-  --well: light-dark(#f4f5f7, #20252c); --rule: light-dark(#dce0e5, #3a424d); --line: light-dark(#2c5fc4, #86b4ff);
-  --green: light-dark(#0b6634, #86dfaa); --red: light-dark(#9f201b, #ffa59c); --brown: light-dark(#744900, #f2ca7c);
-  color: var(--ink); background: var(--paper); font: 13px/1.5 system-ui, sans-serif;
+.alma { --dim: light-dark(#57606a, #a3adb8); --line: light-dark(#2c5fc4, #86b4ff); --rule: 1px solid #8886;
+  color: CanvasText; background: Canvas; font: 13px/1.5 system-ui, sans-serif; font-variant-numeric: tabular-nums;
   :is([data-jp-theme-light=false], [data-vscode-theme-kind$=dark], .dark, [theme=dark]) & { color-scheme: dark; }
-  * { box-sizing: border-box; margin: 0; overflow-wrap: anywhere; } h2 { display: inline; font-size: 15px; }
-  h1 { font-size: 24px; } .facts, p { color: var(--dim); min-height: 1.5em; font-variant-numeric: tabular-nums; }
+  * { box-sizing: border-box; margin: 0; overflow-wrap: anywhere; } h2 { display: inline; font-size: 16px; }
+  .facts, p { color: var(--dim); min-height: 1.5em; } mark { padding: 1px 8px; margin-right: 8px; }
   code, summary > .value, li > b { font: 13px/1.65 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
   code, .value { white-space: pre-wrap; } header > .value { font-size: clamp(20px, 4vw, 34px); line-height: 1.3; }
-  .chart { position: relative; height: 30px; margin: 20px 8px 6px; border-bottom: 1px solid var(--rule); }
+  .chart { position: relative; height: 30px; margin: 20px 8px 6px; border-bottom: var(--rule); }
   header > .line { height: clamp(120px, 24vh, 220px); } svg { width: 100%; height: 100%; overflow: visible; }
   path { fill: none; stroke: var(--line); stroke-width: 1.7; vector-effect: non-scaling-stroke; }
-  .chart > * { position: absolute; color: var(--dim); font-size: 11px; line-height: 1; pointer-events: none; }
+  .chart > *, .marks > * { position: absolute; color: var(--dim); font: 11px/1 system-ui; pointer-events: none; }
   .high { top: -5px; } .low { bottom: 3px; } .marks { inset: -15px 0 auto; } .cursor, .dot { left: var(--at); }
   .cursor { inset-block: -6px 0; border-left: 1px solid; } .dot { margin: -5px; border: 5px solid; border-radius: 5px; }
-  .marks > button { position: absolute; padding: 5.5px; margin-left: -5.5px; border: 0; pointer-events: auto;
-    rotate: -45deg; border-radius: 50% 50% 50% 0; background: var(--brown); }
-  .panel { position: sticky; top: 0; z-index: 1; padding: 4px 0 12px; background: var(--paper); }
-  .bar { display: flex; flex-wrap: wrap; gap: 8px; }
-  .bar > * { height: 32px; min-width: 34px; max-width: 150px; padding: 0 9px; border: 1px solid var(--rule);
-    border-radius: 7px; font: inherit; color: var(--ink); background: var(--well); }
-  .bar > .play { min-width: 74px; background: var(--line); color: var(--paper); }
-  [type=range] { width: 100%; height: 26px; accent-color: var(--line); } button, summary, .chart { cursor: pointer; }
-  div > details:has(> .body) { border-top: 1px solid var(--rule); padding: 12px 0; }
-  p:empty, details[open] > summary > .value, :not([value$=here]) + [placeholder] { display: none; }
-  ul { list-style: none; padding: 0; } li { position: relative; padding-left: 22px; border-radius: 4px; }
+  .marks > * { translate: -50%; padding: 6px 3px; border: 0; pointer-events: auto; background: var(--sign); }
+  .panel { position: sticky; top: 0; z-index: 1; padding: 4px 0 12px; background: inherit; accent-color: var(--line); }
+  .bar { display: flex; flex-wrap: wrap; gap: 8px; } [type=range] { width: 100%; height: 26px; }
+  .bar > * { height: 32px; min-width: 34px; max-width: 150px; padding: 0 9px; border: var(--rule); border-radius: 7px;
+    font: inherit; color: inherit; background: #8882; }
+  button, summary, .chart { cursor: pointer; } div > details:has(> .body) { border-top: var(--rule); padding: 12px 0; }
+  p:empty, [open] > summary > .value, :not([value$=here]) + [placeholder], .panel:has(+ :empty) { display: none; }
+  ul { list-style: none; padding: 0; } li { position: relative; padding-left: 22px; content-visibility: auto; }
   li > b { position: absolute; left: 6px; } li > i { position: absolute; clip-path: inset(50%); }
-  .added { --sign: var(--green); background: light-dark(#e3f4e9, #16301f); } .changed { --sign: var(--brown); }
-  .removed { --sign: var(--red); background: light-dark(#fceceb, #3a1c1a); } del, .wrong { color: var(--red); }
-  .replaced, mark { --sign: var(--brown); background: light-dark(#fff3da, #321); } li > b, mark { color: var(--sign); }
-  mark { border-radius: 9px; padding: 1px 9px; margin-right: 8px; } code > span { color: var(--dim); }
+  .added { --sign: #0a5; } .removed, del, .wrong { --sign: #e44; } .changed, .replaced, mark, .marks { --sign: #e90; }
+  .added, .removed, .replaced, mark { background: color-mix(in srgb, var(--sign) 14%, Canvas); border-radius: 4px; }
+  b, mark, del, .wrong { color: color-mix(in srgb, var(--sign) 45%, CanvasText); } code > span { color: var(--dim); }
+  [title=initial] { display: none; } .play { min-width: 74px; color: Canvas; background: var(--line); }
 }
 """
 
@@ -11589,8 +11588,7 @@ function almaView(root, model) {
   const {title, many, markup, timelines, next} = model.get("data"), actions = model.get("actions") ?? [];
   const fill = (element, ...parts) => { element.append(...parts); return element; };  // what is said goes in as text
   const make = (kind, facts, ...parts) => fill(Object.assign(document.createElement(kind), facts), ...parts);
-  // A value is a text, [kind, part, ...] or {"": kind, key: part, ...}. What changes is copied and shares all the rest.
-  const apply = (node, changes) => {
+  const apply = (node, changes) => {  // to a copy, which shares all that does not change
     const isList = Array.isArray(node), copy = isList ? [...node] : {...node};
     for (const [key, sign, told] of changes) {
       if (sign === "−") isList ? copy.splice(key, 1) : delete copy[key];
@@ -11606,7 +11604,6 @@ function almaView(root, model) {
   const textOf = node => typeof node === "string" ? node : around(node, partsOf(node).map(([key, part]) =>
     `${Array.isArray(node) ? "" : name(key)}${textOf(part)}`).join(", "));
   const brief = (node, most, text = textOf(node)) => text.length > most ? `${text.slice(0, most)}…` : text;
-  // It is shown as a list that unfolds. What its step has changed bears a sign, and a word for those who can't see it.
   const words = {"+": "added", "−": "removed", "~": "replaced", "•": "changed", "": ""};
   const item = (sign, ...parts) => make("li", {className: words[sign]},
     make("b", {ariaHidden: "true"}, sign), make("i", {}, `${words[sign]} `), ...parts);
@@ -11615,21 +11612,17 @@ function almaView(root, model) {
   const row = (track, key, node, [sign = "", told, old] = [], path = "", isFew = true) => {
     const text = code(key, ...(sign === "~" ? [gone(old), " → "] : [])), at = `${path}\t${key}`;
     if (typeof node === "string") return item(sign, fill(text, node));
-    const changes = sign === "•" ? told : [], parts = partsOf(node), few = parts.length <= 12, rows = [];
+    const parts = partsOf(node), few = parts.length <= 12;
     const open = track.open[at] ?? (sign === "•" || !path || (few && isFew));
-    const onclick = event => { event.preventDefault(); track.open[at] = !open; show(track, true); };  // in every record
+    const onclick = () => { track.open[at] = !open; show(track, true); return false; };  // in every record
+    const changes = open && sign === "•" ? told : [], lost = changes.filter(([, sign]) => sign === "−");
+    const marks = Object.fromEntries(changes.map(([key, ...change]) => [key, change[0] === "−" ? [] : change]));
+    const rows = open ? parts.map(([key, part]) => row(track, key, part, marks[key], at, few)) : [];
+    lost.forEach(([key, sign, , old], more) =>  // of a list: where it was
+      rows.splice(key > 0 ? key - 1 + more : rows.length, 0, item(sign, code(key, gone(old || key.slice(1))))));
     fill(text, make("span", {}, open ? around(node, ` ${parts.length} `) : brief(node, 90)));
-    if (open) {
-      const marks = Object.fromEntries(changes.map(([key, ...change]) => [key, change[0] === "−" ? [] : change]));
-      rows.push(...parts.map(([key, part]) => [key, row(track, key, part, marks[key], at, few)]));
-      for (const [key, sign, , old] of changes)
-        if (sign === "−") rows.push([key - 0.5, item(sign, code(key, gone(old || key.slice(1))))]);
-      rows.sort(([one], [other]) => one - other || 0);  // a list's: what has gone stands where it was
-    }
-    const list = make("ul", {}, ...rows.map(([, row]) => row));
-    return item(sign, make("details", {open}, make("summary", {onclick, at}, text), list));
+    return item(sign, make("details", {open}, make("summary", {onclick, at}, text), make("ul", {}, ...rows)));
   };
-  // The view: tracks over one row of stops. A lone variable stops at each of its records, several at each moment.
   const [panel, blank] = new DOMParser().parseFromString(markup, "text/html").body.children;
   const [moment, slider, bar, answer] = panel.children, [, , toggle, , , speed, labels, field] = bar.children;
   const [trait, column] = many ? ["moment", "time"] : ["index", "index"], list = make("div", {}), tracks = new Map();
@@ -11650,7 +11643,7 @@ function almaView(root, model) {
     timer = on && setInterval(() => stop < last() && root.isConnected ? go(stop + 1) : play(false), 1e3 / speed.value);
     toggle.textContent = on ? "Pause" : "Play";
   };
-  const move = to => { play(false); go(to); };
+  const move = to => { play(false); go(to); return false; };
   const send = action => model.send({action, [trait]: stops[stop], name: field.value});
   const keys = {" ": () => play(!timer), Home: () => move(0), ArrowLeft: () => move(stop - 1),
     ArrowRight: () => move(stop + 1), End: () => move(last())};
@@ -11667,10 +11660,7 @@ function almaView(root, model) {
     const box = blank.cloneNode(true), find = part => box.querySelector(part), track = {name, box, find, open: {}};
     find("h1, h2").append(name);
     box.ontoggle = () => show(track, true);
-    find(".chart").onclick = event => {
-      event.preventDefault();  // or it unfolds the track
-      move(event.target.to ?? Math.round(event.offsetX / event.target.clientWidth * last()));
-    };
+    find(".chart").onclick = ({target, offsetX: x}) => move(target.to ?? Math.round(x / target.clientWidth * last()));
     list.append(box);
     return tracks.set(number, track).get(number);
   };
@@ -11686,7 +11676,8 @@ function almaView(root, model) {
     });
     Object.assign(track, rest, {shown: null, index: track.index.concat(index), time: track.time.concat(time)});
   };
-  const paint = ({steps, numbers, find}, places, marked) => {  // a line of numbers or bars, in a thousand columns
+  const paint = (track, placeOf) => {  // a line of numbers, or bars that grow with what has changed
+    const {steps, numbers, labels, find} = track, places = track[column].map(value => placeOf.get(value));
     const good = numbers.filter(Number.isFinite), isLine = 2 * good.length > steps.length;
     const low = Math.min(...good), high = Math.max(...good), bounds = isLine && !many ? [high, low] : ["", ""];
     const scale = n => low === high ? 50 : Math.round(960 - 920 * ((n / 2 - low / 2) / (high / 2 - low / 2))) / 10;
@@ -11698,24 +11689,19 @@ function almaView(root, model) {
     find("path").setAttribute("d", line.join("") + (isLine && height(numbers.length - 1) >= 0 ? "H1000" : ""));
     find(".chart").classList.toggle("line", isLine);
     [find(".high").textContent, find(".low").textContent] = bounds.map(n => n && +n.toPrecision(6));
-    const mark = ([to, title]) => [Math.round(99 * share(to)),  // for the mouse; keys find it in the list of labels
-      make("button", {title, to, tabIndex: -1, style: `left: ${100 * share(to)}%`})];
-    find(".marks").replaceChildren(...new Map(marked.filter(([, text]) => text !== "initial").map(mark)).values());
-    return scale;
+    find(".marks").replaceChildren(...Object.entries(labels).slice(-500).map(([at, title]) =>  // keys have the list
+      make("button", {title, to: places[at], tabIndex: -1, style: `left: ${100 * share(places[at])}%`})));
+    Object.assign(track, {places, scale});
   };
   const arrange = () => {  // after records have come
-    const atEnd = stop >= last(), was = stops[stop], all = [...tracks.values()], every = [];
+    const atEnd = stop >= last(), was = stops[stop], all = [...tracks.values()];
     stops = [...new Set(all.flatMap(track => track[column]))].sort((one, other) => one - other);
-    const places = new Map(stops.map((value, place) => [value, place]));
-    for (const track of all) {
-      const at = track[column].map(value => places.get(value));
-      const marked = Object.entries(track.labels).map(([place, text]) => [at[place], text]);
-      track.scale = paint(track, at, marked);
-      every.push(...marked.map(([to, text]) => [to, many ? `${track.name}: ${text}` : text]));
-    }
+    const placeOf = new Map(stops.map((value, place) => [value, place]));
+    for (const track of all) paint(track, placeOf);
+    const every = all.flatMap(({name, labels, places}) => Object.entries(labels).map(([at, text]) =>
+      [places[at], many ? `${name}: ${text}` : text]));
     const newest = every.sort(([one], [other]) => one - other).slice(-500), first = ["", `labels: ${every.length}`];
     labels.replaceChildren(...[first, ...newest].map(([value, text]) => make("option", {value}, text)));
-    slider.max = last();
     go(atEnd ? last() : before(stops, was), atEnd);
   };
   const show = (track, again) => {
@@ -11738,13 +11724,13 @@ function almaView(root, model) {
     frame = 0;
     if (last() < 0) return;
     tracks.forEach(track => show(track));
-    [slider.value, labels.value] = [stop, stop];
-    if (labels.selectedIndex < 0) labels.value = "";
+    labels.value = stop;
+    labels.selectedIndex = Math.max(0, labels.selectedIndex);  // the title, where nothing has that value
     moment.textContent = many ? when(stops[stop]) : "";
     const said = many ? [moment] : list.querySelectorAll("header > .value:not(:empty), header > .facts");
-    slider.ariaValueText = [...said].map(part => part.textContent).join(", ");
+    Object.assign(slider, {max: last(), value: stop, ariaValueText: [...said].map(it => it.textContent).join(", ")});
     root.style.setProperty("--at", `${100 * share(stop)}%`);
-    if (untold) { untold = false; model.set(trait, stops[stop]); model.save_changes(); }
+    if (untold) { untold = false; model.set?.(trait, stops[stop]); model.save_changes?.(); }
   };
   const follow = () => go(before(stops, model.get(trait) ?? Infinity), false);
   const take = () => {  // what has come; the whole if some of it was missed
@@ -11765,7 +11751,7 @@ function almaView(root, model) {
   if (!many) list.querySelector(".body").before(panel);
   take();
   if (model.get(trait) != null) follow();
-  heard.forEach(([name, hear]) => model.on(name, hear));
+  heard.forEach(([name, hear]) => model.on?.(name, hear));
   return () => { play(false); heard.forEach(([name, hear]) => model.off(name, hear)); };
 }
 """
@@ -11778,6 +11764,7 @@ _PAGE = """\
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src {script}; style-src {style}; \
 base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <meta name="generator" content="Alma {version}">
 <title>{title}</title>
 <style>{css}</style>
@@ -11791,8 +11778,7 @@ base-uri 'none'; form-action 'none'">
 """
 
 _PAGE_JS = """\
-const none = () => {}, get = name => JSON.parse(document.getElementById(name)?.textContent ?? "null");
-almaView(document.body, {get, set: none, save_changes: none, send: none, on: none, off: none});
+almaView(document.body, {get: name => JSON.parse(document.getElementById(name)?.textContent ?? "null")});
 """
 
 
@@ -11818,6 +11804,7 @@ def _page(title: str, many: bool, pasts: Sequence[Tuple[str, Sequence[ChangeReco
 
     size = _PAGE_SIZE // max(1, len(pasts))
     timelines = [_track(name, records, size, number).take() for number, (name, records) in enumerate(pasts)]
+    title += ": no variables" * (not pasts)
     data = dumps(_view_data(title, many, timelines), allow_nan=False, separators=(",", ":"))
     for character in "<>&":  # so that nothing in it ends the script element
         data = data.replace(character, f"\\u{ord(character):04x}")

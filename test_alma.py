@@ -18560,7 +18560,7 @@ def test_nothing_that_anybody_says_leaves_its_place_in_the_page():
 
 def test_the_view_is_short_and_makes_markup_of_nothing_but_constants():
     lines = "".join([alma._VIEW_CSS, alma._VIEW_JS, alma._PAGE_JS, alma._WIDGET_JS]).splitlines()
-    assert len(lines) <= 231 and max(map(len, lines)) <= 120
+    assert len(lines) <= 200 and max(map(len, lines)) <= 120
     for word in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "fetch(", "import(", "://"):
         assert word not in alma._VIEW_JS, word
 
@@ -18861,11 +18861,9 @@ def test_a_label_is_shown_listed_and_gone_to(visit):
     labels.select_option(label="recalibrated")
     drawn_again(tab)
     assert tab.locator("mark").text_content() == "recalibrated" and "record 30" in about(tab)
-    assert [mark.get_attribute("title") for mark in tab.locator(".marks button").all()] == [
-        "window opened",
-        "recalibrated",
-    ]
-    tab.locator(".marks button").first.click()
+    marks = tab.locator(".marks button")
+    assert [mark.get_attribute("title") for mark in marks.all()] == ["initial", "window opened", "recalibrated"]
+    marks.nth(1).click()
     drawn_again(tab)
     assert tab.locator("mark").text_content() == "window opened" and labels.input_value() == "10"
 
@@ -19028,7 +19026,7 @@ def test_a_variable_of_a_registry_unfolds_to_its_value(visit):
     assert tab.locator("details[open] h2").count() == 1
 
 
-def test_a_page_without_a_variable_says_so_by_being_empty(chromium, tmp_path):
+def test_a_page_without_a_variable_says_so_and_has_nothing_to_play(chromium, tmp_path):
     (tmp_path / "empty.html").write_text(AlmaRegistry().to_html(title="None"), "utf-8")
     tab = chromium.new_page()
     failed = []
@@ -19038,7 +19036,8 @@ def test_a_page_without_a_variable_says_so_by_being_empty(chromium, tmp_path):
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("Space")
     drawn_again(tab)
-    assert (failed, tab.locator("h1").text_content()) == ([], "None")
+    assert (failed, tab.locator("h1").text_content()) == ([], "None: no variables")
+    assert not tab.locator(".panel").is_visible()
     tab.close()
 
 
@@ -19059,7 +19058,8 @@ def test_no_width_needs_horizontal_scrolling(visit, width):
 
 
 CONTRAST = """() => {
-  const parts = color => color.match(/[\\d.]+/g).map(Number);
+  const whole = color => at => color.startsWith("color(") && at < 3 ? 255 : 1;
+  const parts = color => color.match(/[\\d.]+/g).map((part, at) => part * whole(color)(at));
   const light = color => parts(color).slice(0, 3).map(part => part / 255).map(part =>
     part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4).reduce((sum, part, at) =>
     sum + part * [0.2126, 0.7152, 0.0722][at], 0);
@@ -19093,7 +19093,7 @@ def test_every_text_stands_out_from_what_is_behind_it(visit, scheme):
     assert len(seen) > 20 and any(name.startswith("DEL") for name in seen)
     assert {name: ratio for name, ratio in seen.items() if ratio < 4.5} == {}
     paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 24, 29)"}[scheme]
+    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 18, 18)"}[scheme]
 
 
 def test_in_a_narrow_notebook_the_picture_wraps_values_and_neither_names_nor_times(visit):
@@ -19142,13 +19142,11 @@ def test_the_policy_is_in_force_even_if_markup_got_in(visit, chromium, tmp_path)
     tab.close()
 
 
-def test_ten_thousand_numbers_are_drawn_in_a_thousand_columns_and_scrubbing_draws_once_a_frame(visit):
+def test_scrubbing_ten_thousand_numbers_draws_once_a_frame(visit):
     var = AlmaVar("x", 0.0)
     for number in range(1, 10_000):
         var.set(math.sin(number / 500) * number)
     tab = visit(var.to_html())
-    path = tab.locator("svg path").get_attribute("d")
-    assert 900 < path.count("H") <= 1_001 and len(path) < 60_000
     drawn = tab.evaluate(
         """async () => {
       const slider = document.querySelector("input"), facts = document.querySelector(".facts");
@@ -19781,7 +19779,7 @@ def test_the_view_follows_the_theme_of_the_notebook_not_of_the_system(rendered):
         for theme in ("true", "false"):
             tab.evaluate("theme => { document.body.dataset.jpThemeLight = theme; }", theme)
             seen.append(tab.evaluate(script))
-    assert seen == ["rgb(255, 255, 255)", "rgb(21, 24, 29)"] * 2
+    assert seen == ["rgb(255, 255, 255)", "rgb(18, 18, 18)"] * 2
 
 
 # -- the widget in JupyterLab
