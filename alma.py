@@ -11805,7 +11805,7 @@ def _page(title: str, many: bool, pasts: Sequence[Tuple[str, Sequence[ChangeReco
     size = _PAGE_SIZE // max(1, len(pasts))
     timelines = [_track(name, records, size, number).take() for number, (name, records) in enumerate(pasts)]
     title += ": no variables" * (not pasts)
-    data = dumps(_view_data(title, many, timelines), allow_nan=False, separators=(",", ":"))
+    data = dumps(_view_data(title, many, timelines), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&":  # so that nothing in it ends the script element
         data = data.replace(character, f"\\u{ord(character):04x}")
     css, js = _VIEW_CSS, _VIEW_JS + _PAGE_JS

@@ -18736,7 +18736,7 @@ def visit(chromium, tmp_path):
         context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
         contexts.append(context)
         tab = context.new_page()
-        tab.set_default_timeout(20_000)
+        tab.set_default_timeout(90_000)
         tab.on("console", lambda message: noted.append(message.text))
         tab.on("pageerror", lambda error: noted.append(str(error)))
         tab.on("request", lambda request: noted.append(request.url) if request.url != path.as_uri() else None)
@@ -19679,7 +19679,7 @@ def rendered(chromium, opened):
     def open_tab(owner):
         widget, tab = opened(owner), chromium.new_page()
         tabs.append(tab)
-        tab.set_default_timeout(20_000)
+        tab.set_default_timeout(90_000)
         tab.on("pageerror", lambda error: failed.append(str(error)))
         facts = {"data": whole_of(widget), "actions": widget.actions, "index": widget.index, "moment": widget.moment}
         code = MODEL.replace("CODE", json.dumps(widget._esm)).replace("FACTS", json.dumps(facts))
@@ -19827,11 +19827,11 @@ def free_port():
 
 def wait_until(is_so):
     """Return when something is so, which is asked again and again."""
-    for _ in range(1_200):
+    for _ in range(3_600):
         if is_so():
             return
         threading.Event().wait(0.05)
-    raise TimeoutError("it was not so within a minute")
+    raise TimeoutError("it was not so within three minutes")
 
 
 @pytest.fixture(scope="module")
@@ -19889,7 +19889,7 @@ def lab(chromium, jupyter_server):
     port, _, opened = jupyter_server
     if not opened:
         tab = chromium.new_page(viewport={"width": 1_280, "height": 1_100})
-        tab.set_default_timeout(60_000)
+        tab.set_default_timeout(180_000)
         tab.goto(f"http://127.0.0.1:{port}/lab/tree/test.ipynb?token=secret")
         tab.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
         wait_until(lambda: ready(port))
