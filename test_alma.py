@@ -16353,6 +16353,70 @@ def test_the_url_the_topic_and_what_is_synced_are_checked():
         alma.sync(registry, "memory://x")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://host/abc", "redis://host/-1", "redis://host/0/1", "redis://host:0", "redis://host:port", "redis://[::1",
+        "redis://host:65536", "redis://:pa/s3cret@host", "redis://:pa#s3cret@host", "redis://:pa?s3cret@host", "unix://",
+        "unix://name/s.sock", "redis://host?db=x", "redis://host?db=", "redis://host?nonsense=1", "redis://host?protocol=3",
+        "redis://host?socket_timeout=9", "redis://host?password=s3cret", "redis://host?ssl_cert_reqs=none",
+        "rediss://host?ssl_nonsense=1", "rediss://host?ssl_cert_reqs=s3cret",
+    ],
+)  # fmt: skip
+def test_a_url_that_redis_py_would_take_for_another_place_or_way_is_refused(url):
+    needs_extra("redis", "redis")
+    with pytest.raises(ValueError) as caught:
+        alma.sync(AlmaRegistry(), url)
+    assert "s3cret@" not in str(caught.value) and "password=s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile"])
+def test_a_file_of_tls_that_is_not_there_is_named(option):
+    needs_extra("redis", "redis")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pem"):
+        alma.sync(AlmaRegistry(), f"rediss://host?{option}=nowhere.pem")
+
+
+@pytest.mark.parametrize(
+    "url, place",
+    [
+        ("redis://", ("localhost", 6379, 0)), ("redis://host", ("host", 6379, 0)), ("redis://h:1/", ("h", 1, 0)),
+        ("redis://user:p%2Fw@host:6380/3", ("host", 6380, 3)),
+        ("rediss://[::1]:6380/12?ssl_cert_reqs=none", ("::1", 6380, 12)),
+        ("redis://a@b:p@w@host?db=5&client_name=x", ("host", 6379, 5)),
+    ],
+)  # fmt: skip
+def test_a_url_of_a_redis_means_one_place(url, place):
+    needs_extra("redis", "redis")
+    bus = alma._bus_of(url, "t", None, 1)
+    connection = bus.wires[0].pool.make_connection()
+    assert (connection.host, connection.port, connection.db) == place
+
+
+@pytest.mark.parametrize("url", ["memory://x", "redis://x", "rediss://x", "unix:///x"])
+def test_a_token_where_nobody_asks_for_one_is_refused(url):
+    with pytest.raises(ValueError, match="password in the url"):
+        alma.sync(AlmaRegistry(), url, token="t")
+
+
+def test_no_message_says_the_password_in_a_url(replicas, redis_server, caplog):
+    url = redis_server.url.replace("://", "://me:s3cret@") + "?db=1"
+    here = replicas(url, wait=0)
+    here.watch("x", 1)
+    with pytest.raises(TimeoutError) as late:
+        here.link.flush(0.01)
+    with pytest.raises(ValueError, match="already") as twice:
+        alma.sync(here.registry, url)
+    here.link.close(0)
+    with pytest.raises(SyncError, match="closed") as closed:
+        here.send()
+    here.link._listeners = ()
+    here.link._tell("lost", "as if")  # which is logged
+    said = [str(caught.value) for caught in (late, twice, closed)] + [repr(here.link), caplog.text, closed.value.url]
+    assert ["s3cret" in text for text in said] == [False] * 6
+    assert all(str(redis_server.path) in text for text in said)
+
+
 def test_without_the_extra_redis_an_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(MissingDependencyError, match=r"alma-framework\[redis\]"):
@@ -16655,6 +16719,22 @@ def test_a_bus_that_refuses_us_is_an_error(redis_server):
     with pytest.raises(SyncError, match=r"NOAUTH|Authentication"):
         alma.sync(AlmaRegistry(), redis_server.url)
     alma.sync(AlmaRegistry(), f"unix://:secret@{redis_server.path}").close()
+
+
+@pytest.mark.parametrize("key", ["alma:{alma}", "alma:{alma}:newest"])
+def test_a_key_that_is_another_thing_ends_a_link(replicas, redis_server, key):
+    redis_server.start().client().set(key, "no stream, and no hash")
+    try:
+        said = replicas(redis_server.url).event("failed").text
+    except SyncError as error:  # it was quicker than sync() is
+        said = str(error)
+    assert "WRONGTYPE" in said
+
+
+@pytest.mark.parametrize("option, why", [("db=16", "out of range"), ("client_name=a%20b", "Client names")])
+def test_what_a_server_will_never_do_is_an_error(redis_server, option, why):
+    with pytest.raises(SyncError, match=why):
+        alma.sync(AlmaRegistry(), f"{redis_server.start().url}?{option}")
 
 
 def test_a_server_that_begins_empty_gets_back_what_is_in_force(replicas, redis_server):
@@ -17430,10 +17510,44 @@ def test_a_hub_that_fails_says_so_reports_it_and_goes_on(monkeypatch, caplog):
     assert "could not serve a client" in caplog.text
 
 
+def refusals(caplog):
+    """Return what the log says of those whom a hub turned away."""
+    return [record.getMessage() for record in caplog.records if record.getMessage().startswith("a hub turned away")]
+
+
+@pytest.mark.parametrize(
+    "headers, options, why",
+    [
+        (["Origin: http://localhost:8000"], {}, "Pages of this Origin are not let in. ['http://localhost:8000']"),
+        (["Authorization: Bearer s3cret"], {}, "The token is missing or wrong."),
+        ([], {"host": "hub.example"}, "This Host is none of the hub's names. ['hub.example']"),
+        ([], {"path": "/?token=s3cret"}, "The address of a hub has no query: a token travels in a header."),
+        (["Origin: " + "ä" * 1_000], {}, "Pages of this Origin are not let in. ['\\"),
+    ],
+)
+def test_who_runs_a_hub_is_told_whom_it_turned_away_and_why(headers, options, why, caplog):
+    with running_hub(token="t") as hub:
+        knock(hub, *headers, **options)
+    (said,) = refusals(caplog)
+    assert said.startswith(f"a hub turned away 127.0.0.1: {why}") and len(said) < 400
+    assert "s3cret" not in said and said.isprintable() and said.isascii()
+
+
+def test_a_hub_says_each_reason_once_in_a_while_and_how_many_more_there_were(caplog, monkeypatch):
+    with running_hub(token="t") as hub:
+        for _ in range(5):
+            knock(hub)
+            knock(hub, host="evil.example")
+        assert len(refusals(caplog)) == 2
+        monkeypatch.setattr(alma, "_QUIET", 0)
+        for _ in range(2):
+            knock(hub)
+    token = "a hub turned away 127.0.0.1: The token is missing or wrong."
+    assert refusals(caplog)[2:] == [f"{token} (as it did 4 others since it last said so)", token]
+
+
 def test_strangers_fill_no_log(caplog):
     with running_hub(token="t") as hub:
-        knock(hub)
-        knock(hub, "Authorization: Bearer t", host="evil.example")
         with socket.create_connection(("127.0.0.1", hub.port)) as plug:
             plug.sendall(b"\x00\r\n\r\n")
             assert plug.recv(65536) is not None
@@ -20926,11 +21040,13 @@ def test_bus_takes_the_token_from_a_file_and_pages_from_its_origins(tmp_path):
         (["--token-file", "none"], "none: No such file"),
         (["--token-file", "empty"], "a token is of letters"),
         (["--origin", "example.com"], "an origin is like https://example.com"),
+        (["--host", "nosuch.invalid", "--token-file", "token"], "nosuch.invalid: "),
     ],
 )  # fmt: skip
 def test_bus_says_in_a_line_why_it_does_not_listen(arguments, complaint, tmp_path, monkeypatch, shell):
     needs_extra("websocket", "websockets")
     monkeypatch.chdir(tmp_path)
     Path("empty").touch()
+    Path("token").write_text("t")
     code, out, err = shell("bus", *arguments)
     assert (code, out) == (1, "") and complaint in err and err.count("\n") == 1
