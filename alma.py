@@ -9477,13 +9477,11 @@ class _Trail:
         return self.log.time(head, start and min(max(start, head[2].first), head[0] - 1))
 
     def take(self, until: int, most: int) -> List[Tuple[int, int]]:
-        """Take (time, index) of what has to travel first, up to a time: *most*, and all of the last time."""
+        """Take (time, index) of what has to travel first, up to a time: at most so many."""
         (start, stop), layout = self.due[0], self.log.head[2]
         stop, shift = (stop, layout.shift) if start else (1, 0)
         times, first = layout.times, start - shift
         end = min(bisect_right(times, until, first, stop - shift), first + most)
-        if end > first:
-            end = bisect_right(times, times[end - 1], end - 1, stop - shift)
         self.due[0][0] = end + shift
         if self.due[0][0] == self.due[0][1]:
             self.due.popleft()

@@ -15889,20 +15889,22 @@ def test_each_of_many_transactions_that_set_one_variable_twice_has_one_time_of_i
     assert len(set.union(*times.values())) == 40
 
 
-def test_a_transaction_of_which_one_value_is_refused_comes_not_at_all(replicas):
+@pytest.mark.parametrize("refused", ["x", "y"])  # one of which comes first
+def test_a_transaction_of_which_one_value_is_refused_comes_not_at_all(replicas, refused):
     here, there = replicas(), replicas()
-    x, y = here.watch("x", 0), here.watch("y", 0)
+    for name in "xy":
+        here.watch(name, 0)
     here.told(there)
-    there["y"].add_validator(positive)
+    there[refused].add_validator(positive)
     with here.registry.transaction():
-        x.set(1)
-        y.set(-1)
+        for name in "xy":
+            here[name].set(-1)
     here.told(there)
-    assert there.registry.snapshot()["x"] == 0
+    assert there.values("x") == there.values("y") == [0]
     assert there.event("dead letter").name == "several"
-    x.set(2)
+    here[refused].set(2)
     here.told(there)
-    assert there["x"].get() == 2
+    assert there[refused].get() == 2
 
 
 def positive(value):
@@ -16012,7 +16014,8 @@ def test_a_large_state_comes_whole(replicas):
     assert replicas().registry.snapshot() == {f"x{n}": n for n in range(1_000)}
 
 
-def test_a_change_ordered_after_ours_wins_also_where_both_are_read_at_once(replicas):
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_change_ordered_after_ours_wins_also_where_both_are_read_at_once(replicas, alone):
     here, there = replicas(), replicas()
     here.watch("x", 0)
     here.told(there)
@@ -16022,7 +16025,9 @@ def test_a_change_ordered_after_ours_wins_also_where_both_are_read_at_once(repli
     here["x"].set("first")
     here.send()
     there["x"].wait("first", timeout=PATIENCE)
-    there["x"].set("second")
+    with contextlib.nullcontext() if alone else there.registry.transaction():
+        there["x"].set("second")
+        there["mark"].set("another")
     there.send()
     gate.set()
     there.told(here)
@@ -16056,7 +16061,8 @@ def test_replicas_that_set_at_once_end_alike_and_each_has_each_change_once(repli
     assert all(other == first for other in others)
 
 
-def test_what_was_set_here_before_the_state_came_wins_over_it(replicas, monkeypatch):
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_was_set_here_before_the_state_came_wins_over_it(replicas, monkeypatch, whole):
     there, state, away = replicas(), alma._MemoryBus.state, threading.Event()
     there.watch("x", 5)
     there.send()
@@ -16069,7 +16075,8 @@ def test_what_was_set_here_before_the_state_came_wins_over_it(replicas, monkeypa
     monkeypatch.setattr(alma._MemoryBus, "state", late_state)
     here = replicas(wait=0)
     assert here.link.status == "lagging"
-    here.watch("x", 1).set(2)
+    with here.registry.transaction() if whole else contextlib.nullcontext():
+        here.watch("x", 1).set(2)
     away.set()
     here.told(there)
     assert here["x"].get() == there["x"].get() == 2
@@ -16087,6 +16094,66 @@ def test_an_entry_that_the_bus_has_twice_is_taken_once(replicas):
     here.told(there)
     assert there.values("x") == [0, 1]
     assert there.link.status.duplicates == 1
+
+
+def begin_anew(replica):
+    """Have a bus in memory lose all that it has."""
+    with replica.link._bus.news:
+        replica.link._bus.topic.__init__(1_000)
+
+
+def hold_back(replica):
+    """Have what a replica sends wait for the event that is returned."""
+    send, go = replica.link._bus.send, threading.Event()
+    replica.link._bus.send = lambda *args: (go.wait(PATIENCE), send(*args))[1]
+    return go
+
+
+def test_a_bus_that_has_forgotten_an_origin_gets_all_of_it_by_another(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 0).set(1)
+    here.told(there)
+    old = here.link.origin
+    with here.link._bus.news:
+        del here.link._bus.topic.origins[old]
+    here["x"].set(2).set(3)
+    assert "does not know" in here.event("lost").text
+    here.told(there)
+    assert here.values("x") == there.values("x") == [0, 1, 2, 3]
+    assert here.link.origin != old
+
+
+def test_what_a_bus_has_lost_and_gets_again_wins_over_what_it_orders_before(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 0).set("ours")
+    here.told(there)
+    there.told(here)
+    go = hold_back(here)
+    with there.held():
+        begin_anew(here)
+        until_true(lambda: here.link._replica.trails[here["x"]._log].again)
+    there["x"].set("theirs")
+    here["x"].wait(lambda value: here["x"].last_change().label == "ours again", timeout=PATIENCE)
+    go.set()
+    here.told(there)
+    there.told(here)
+    assert here["x"].get() == there["x"].get() == "ours"
+
+
+def test_who_agrees_on_what_a_bus_has_lost_records_no_change(replicas):
+    maker, *others = replicas(), replicas(), replicas()
+    maker.watch("x", 0).set(1)
+    for other in others:
+        maker.told(other)
+    maker.link.close()
+    gates = [hold_back(other) for other in others]
+    begin_anew(others[0])
+    assert [other.event("resync").kind for other in others] == ["resync"] * 2
+    for gate in gates:
+        gate.set()
+    for one, other in itertools.permutations(others, 2):
+        one.told(other)
+    assert [other.values("x") for other in others] == [[0, 1]] * 2
 
 
 def test_a_set_by_a_validator_while_a_change_comes_is_one_of_ours(replicas):
