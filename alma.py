@@ -8924,6 +8924,10 @@ class _Away(Exception):
     """Raised by a bus that can't be reached now."""
 
 
+class _Untrusted(_Away):
+    """Raised by a bus whose certificate we can't trust: a mistake when we begin, and later on an outage."""
+
+
 class _Refused(Exception):
     """Raised by a bus that will never have us: a wrong password or token."""
 
@@ -9090,6 +9094,15 @@ return found
 """
 
 
+def _away(reason: str, error: Any) -> _Away:
+    """Return what to raise for an error that kept us from reaching a bus."""
+    from ssl import SSLCertVerificationError
+
+    while error is not None and not isinstance(error, SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return _Away(reason) if error is None else _Untrusted(reason)
+
+
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
@@ -9136,7 +9149,7 @@ class _Wire:
         if isinstance(error, for_good) or any(words in said for words in _HOPELESS):
             return _Refused(reason)
         if self.closed or isinstance(error, (errors.RedisError, OSError)):
-            return _Away(reason)
+            return _away(reason, error)
         return error
 
     def run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
@@ -9191,8 +9204,10 @@ class _RedisBus:
         redis = _of_extra("redis", "redis")
         _check_redis_url(url)
         retry = _of_extra("redis", "redis.retry").Retry(_of_extra("redis", "redis.backoff").NoBackoff(), 0)
-        waits = {"socket_timeout": 3, "socket_connect_timeout": 3, "retry": retry, "protocol": 2}
-        self.wires = [_Wire(redis.ConnectionPool.from_url(url, **waits)) for _ in range(2)]
+        settings = {"socket_timeout": 3, "socket_connect_timeout": 3, "retry": retry, "protocol": 2}
+        if url.startswith("rediss:") and "ssl_cert_reqs=none" not in url:
+            settings["ssl_check_hostname"] = True  # redis-py before 6 would take anybody's certificate
+        self.wires = [_Wire(redis.ConnectionPool.from_url(url, **settings)) for _ in range(2)]
         try:
             self.wires[0].pool.make_connection()  # which connects to nothing yet
         except (TypeError, redis.RedisError) as error:
@@ -9763,9 +9778,10 @@ class _Replica:
                 var = self.scope.find(change.name)
                 if arrival.origin == self.extra.origin and var is not None and var._log in self.trails:
                     self.trails[var._log].again = False
-            for segment in self.segments:
+            for segment in (*self.segments, self.extra):
                 if segment.origin == arrival.origin:
-                    self.echoed, segment.back = max(self.echoed, arrival.time), arrival.seq + 1
+                    segment.back = arrival.seq + 1
+                    self.echoed = max(self.echoed, _NEVER if segment is self.extra else arrival.time)
             return
         outcome.received += 1
         try:
@@ -10240,7 +10256,9 @@ class SyncLink:
             step()
             self._got_through(role)
         except (_Away, JournalError) as error:
-            if self._end is None:
+            if isinstance(error, _Untrusted) and self._word is None:
+                self._finish("failed", str(error))
+            elif self._end is None:
                 self._pause(role, str(error))
         except _Refused as error:
             self._finish("failed", str(error))
@@ -10337,13 +10355,14 @@ class SyncLink:
             for trail in self._replica.strays:
                 self._want(trail, "offer")
             self._replica.strays.clear()
-            wanted = [self._wanted.popleft() for _ in range(min(len(self._wanted), _LOAD))]
+            wanted = list(islice(self._wanted, _LOAD))
             records, gone = self._replica.take_due(_LOAD)
             horizon = records[-1][0] if records and self._replica.due else self._monitor.time
         for trail in filter(gone.get, gone):
             self._tell("pruned", f"{gone[trail]} records were pruned before they could be sent", trail.var._name)
         for trail, record, kind in wanted:
             self._depart(self._replica.extra, record._time, [(trail, record, kind)])
+            self._wanted.popleft()  # last: while it waits or is on its way, a journal keeps no place
         groups: Dict[int, List[Any]] = {}
         for made, trail, record in records:
             groups.setdefault(made, []).append((trail, record, "offer" if record.index == trail.offer else "set"))
@@ -10467,10 +10486,7 @@ class SyncLink:
 
     def _begin_anew(self) -> None:
         """Note that all of ours has come back."""
-        replica = self._replica
-        replica.echoed, replica.arrived = self._monitor.time, []
-        for segment in replica.segments:
-            segment.back = segment.left
+        self._replica.echoed, self._replica.arrived = self._monitor.time, []
 
     # -- where we are in the topic, kept in the journal
 
@@ -10503,7 +10519,8 @@ class SyncLink:
             "origins": list(replica.owns)[-_OWN_ORIGINS:],
             "arrived": [time for time in arrived if time > replica.echoed],
         }
-        if self._lost is None and not self._wanted:  # else the state has to be asked for once more
+        sent_again = not self._wanted and replica.extra.back == replica.extra.left
+        if self._lost is None and sent_again:  # else the state has to be asked for once more
             facts.update(cursor=self._cursor, at=self._at, number=number)
         return self._key, _text(facts)
 
@@ -11299,7 +11316,7 @@ class _SocketBus:
             kind = _Refused if response.status_code in (400, 401, 403) else _Away
             return kind(reason or f"HTTP status {response.status_code}")
         if isinstance(error, (errors.WebSocketException, OSError, EOFError)):
-            return _Away(str(error) or type(error).__name__)
+            return _away(str(error) or type(error).__name__, error)
         if isinstance(error, (LookupError, TypeError, ValueError)):
             return _Away(f"no hub answers there: {type(error).__name__}: {error}")
         return error

@@ -16002,7 +16002,7 @@ def test_what_ours_again_says_does_not_travel(replicas):
         there.send()
         here["x"].wait(lambda value: here["x"].last_change().label == "ours again", timeout=PATIENCE)
     here.told(there)
-    assert there.values("x") == [0, "theirs", "ours"]
+    assert [record.value for record in there["x"].history()] == [0, "theirs", "ours"]
 
 
 def test_a_large_state_comes_whole(replicas):
@@ -16096,6 +16096,49 @@ def test_an_entry_that_the_bus_has_twice_is_taken_once(replicas):
     assert there.link.status.duplicates == 1
 
 
+def test_what_came_is_remembered_only_until_all_of_ours_is_back(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 0)
+    here.told(there)
+    for n in range(1_000):
+        there["x"].set(n)
+    for _ in range(3):
+        there.told(here)
+        here.told(there)
+    assert len(here.link._replica.arrived) <= 200
+
+
+def lose_what_comes(replica):
+    """Have a replica read no more until the event is set that is returned, and then miss what has come."""
+    read, gate, lost = replica.link._bus.read, threading.Event(), iter([alma._Lost("as if it was trimmed")])
+
+    def read_late(*args):
+        gate.wait(PATIENCE)
+        for error in lost:
+            raise error
+        return read(*args)
+
+    replica.link._bus.read = read_late
+    return gate
+
+
+def test_what_the_state_shows_to_be_ordered_is_no_longer_on_its_way(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 0)
+    here.told(there)
+    there.told(here)
+    gate = lose_what_comes(here)
+    here.told(there)  # which takes a read that had begun before to its end
+    here["x"].set("ours")
+    here.send()
+    there["x"].wait("ours", timeout=PATIENCE)
+    gate.set()
+    assert here.event("resync").text
+    there["x"].set("theirs")
+    there.told(here)
+    assert here["x"].get() == there["x"].get() == "theirs"
+
+
 def begin_anew(replica):
     """Have a bus in memory lose all that it has."""
     with replica.link._bus.news:
@@ -16140,6 +16183,80 @@ def test_what_a_bus_has_lost_and_gets_again_wins_over_what_it_orders_before(repl
     assert here["x"].get() == there["x"].get() == "ours"
 
 
+@pytest.mark.parametrize("away", ["waits", "on its way"])
+def test_a_bus_may_lose_what_it_has_more_than_once(replicas, monkeypatch, away):
+    def fail(*args):
+        raise alma._Away("it can't be reached")
+
+    here = replicas()
+    here.watch("x", 0).set(1)
+    here.send()
+    topic = here.link._bus.topic
+    for _ in range(3):
+        begin_anew(here)
+        until_true(lambda: "x" in topic.newest)
+        here.send()
+        assert here.event("resync").text
+    with monkeypatch.context() as broken:
+        broken.setattr(*((here.link, "_send_some") if away == "waits" else (here.link._bus, "send")), fail)
+        for _ in range(3):
+            begin_anew(here)
+            assert here.event("resync").text
+            until_true(lambda: here.link._wanted if away == "waits" else here.link._queue)
+    until_true(lambda: "x" in topic.newest)
+    here.watch("y", 2)
+    here.send()
+    changes = [change for _, _, text in topic.backlog for change in json.loads(text)["entry"]["changes"]]
+    assert [change["name"] for change in changes] == ["x", "y"]
+
+
+def test_what_is_here_when_a_link_begins_is_offered_once(replicas):
+    registry = AlmaRegistry()
+    registry.watch("x", 1)
+    here = replicas(registry=registry)
+    here.send()
+    assert here.link._bus.topic.count == 1
+
+
+def test_what_came_from_another_is_not_sent_again_as_ours(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 0).set(1)
+    here.told(there)
+    there["x"].set(2)
+    there.told(here)
+    with here.held():
+        begin_anew(here)
+        until_true(lambda: "x" in here.link._bus.topic.newest)
+        there["x"].set(3)
+        there.send()
+    here.told(there)
+    there.told(here)
+    assert here["x"].get() == there["x"].get() == 3
+
+
+def test_what_another_has_filled_a_bus_with_is_not_waited_for_as_ours(replicas, monkeypatch):
+    here, there = replicas(), replicas()
+    here.watch("x", 0).set("ours")
+    here.told(there)
+    there.told(here)
+    topic, trail = here.link._bus.topic, here.link._replica.trails[here["x"]._log]
+    with monkeypatch.context() as away:
+        away.setattr(here.link, "_send_some", lambda: False)
+        with there.held():
+            begin_anew(here)
+            until_true(lambda: trail.again)
+        until_true(lambda: "x" in topic.newest)
+        assert here.event("resync").text
+        begin_anew(here)
+        assert here.event("resync").text
+        with here.held():
+            pass  # it has the state
+    there["x"].set("theirs")
+    there.told(here)
+    here.told(there)
+    assert here["x"].get() == there["x"].get() == "theirs"
+
+
 def test_who_agrees_on_what_a_bus_has_lost_records_no_change(replicas):
     maker, *others = replicas(), replicas(), replicas()
     maker.watch("x", 0).set(1)
@@ -16154,6 +16271,28 @@ def test_who_agrees_on_what_a_bus_has_lost_records_no_change(replicas):
     for one, other in itertools.permutations(others, 2):
         one.told(other)
     assert [other.values("x") for other in others] == [[0, 1]] * 2
+
+
+def test_of_so_many_origins_a_link_remembers_the_last_entry(replicas, monkeypatch):
+    monkeypatch.setattr(alma, "_ORIGINS", 3)
+    here, there = replicas(), replicas()
+    for n in range(10):
+        entry = entry_of("x", n, origin=f"{n}" * 32)
+        here.link._bus.send(f"{n}" * 32, [alma._Sent(0, entry, [("x", "set", entry)])])
+    here.told(there)
+    assert len(there.link._replica.heard) == 3 and there["x"].get() == 9
+
+
+def test_what_has_left_a_registry_is_forgotten_by_its_link(replicas):
+    here = replicas()
+    for n in range(50):
+        here.watch(f"x{n}", 0)
+    here.send()
+    for n in range(50):
+        here.registry.unregister(f"x{n}")
+    here.watch("y", 0)
+    here.send()
+    assert len(here.link._replica.trails) == 1
 
 
 def test_a_set_by_a_validator_while_a_change_comes_is_one_of_ours(replicas):
@@ -16353,6 +16492,17 @@ def test_what_comes_with_a_past_is_offered(replicas, tmp_path):
     here["x"].set(3)
     here.told(there)
     assert there.values("x") == [2, 3]
+
+
+def test_what_comes_with_a_past_gives_way_to_what_the_topic_has(replicas, tmp_path):
+    AlmaVar("x", 1).set(2).save(tmp_path / "x.json")
+    here, there = replicas(), replicas()
+    with here.held():
+        here.registry.load(tmp_path / "x.json")
+        there.watch("x", 9)
+        there.told(here)
+    here.told(there)
+    assert here["x"].get() == there["x"].get() == 9
 
 
 def test_values_of_middleware_travel_as_they_are_stored(replicas):
@@ -16716,6 +16866,16 @@ def test_a_reader_whose_number_does_not_fit_is_lost(bus):
         bus.read(after, 5)
     with pytest.raises(alma._Lost):
         bus.read("1-0" if after == cursor else after, 0 if after != cursor else 1)
+    with pytest.raises(alma._Lost):
+        bus.read("9999999999999-0", 1)  # as if the server's clock had been set back
+
+
+def test_what_comes_while_a_reader_looks_what_it_has_missed_is_no_loss(redis_server):
+    bus = alma._bus_of(redis_server.start().url, "t", None, 1_000)
+    cursor, number, _, _ = bus.state([])
+    bus.send("o", [sent(0, "0")])
+    bus._look(cursor, number)
+    bus.close()
 
 
 def test_a_closed_bus_lets_its_reader_go(bus):
@@ -16871,6 +17031,134 @@ def test_a_set_does_not_wait_for_a_bus_that_hangs_and_the_link_leaves_live(repli
     assert here.event("live")
 
 
+# -- over TLS
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """Make a file with a certificate for localhost, signed by itself, and its key."""
+    needs_extra("crypto", "cryptography")
+    x509 = importlib.import_module("cryptography.x509")
+    hashes, serialization, ec = (
+        importlib.import_module(f"cryptography.hazmat.primitives.{name}")
+        for name in ("hashes", "serialization", "asymmetric.ec")
+    )
+    numbers = itertools.count()
+
+    def make():
+        key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name.from_rfc4514_string("CN=test")
+        day, now = timedelta(days=1), datetime.now(timezone.utc)
+        signed = (
+            x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+        path = tmp_path / f"{next(numbers)}.pem"
+        path.write_bytes(signed.public_bytes(pem) + key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+        return path
+
+    return make
+
+
+@contextlib.contextmanager
+def behind_tls(certificate, connect, port=0):
+    """Take TLS off for a server to which *connect* opens a connection, as a reverse proxy does; give the port."""
+    import ssl
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    opened = queue.Queue()
+
+    async def pump(reader, writer):
+        try:
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass  # the other end has gone
+        finally:
+            writer.close()
+
+    async def serve(reader, writer):
+        far_reader, far_writer = await connect()
+        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+
+    async def run():
+        stop = asyncio.Event()
+        server = await asyncio.start_server(serve, "127.0.0.1", port, ssl=context)
+        opened.put((server.sockets[0].getsockname()[1], asyncio.get_running_loop(), stop))
+        await stop.wait()
+        server.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    port, loop, stop = opened.get(timeout=30)
+    try:
+        yield port
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(30)
+
+
+def test_a_link_over_tls_keeps_replicas_alike(replicas, redis_server, certificate):
+    redis_server.start()
+    known = certificate()
+    with behind_tls(known, partial(asyncio.open_unix_connection, redis_server.path)) as port:
+        here = replicas(f"rediss://localhost:{port}/0?ssl_ca_certs={known}")
+        there = replicas(redis_server.url)
+        here.watch("x", 0).set(1)
+        here.told(there)
+        there["x"].set("ä" * 100_000)
+        there.told(here)
+        assert here.values("x") == there.values("x") == [0, 1, "ä" * 100_000]
+        here.link.close()
+        assert not any(thread.is_alive() for thread in here.link._threads)
+
+
+@pytest.mark.parametrize("host, options", [("localhost", ""), ("localhost", "other"), ("127.0.0.1", "known")])
+def test_a_server_whose_certificate_is_not_trusted_is_refused(redis_server, certificate, host, options):
+    redis_server.start()
+    files = {"known": certificate(), "other": certificate()}
+    with behind_tls(files["known"], partial(asyncio.open_unix_connection, redis_server.path)) as port:
+        url = f"rediss://{host}:{port}" + (f"?ssl_ca_certs={files[options]}" if options else "")
+        with pytest.raises(SyncError, match="certificate verify failed"):
+            alma.sync(AlmaRegistry(), url)
+
+
+def test_a_certificate_that_is_no_longer_trusted_is_an_outage(replicas, redis_server, certificate):
+    redis_server.start()
+    known, tls = certificate(), partial(behind_tls, connect=partial(asyncio.open_unix_connection, redis_server.path))
+    with tls(known) as port:
+        here = replicas(f"rediss://localhost:{port}?ssl_ca_certs={known}")
+        here.event("live")
+    here.event("lagging")
+    with tls(certificate(), port=port):
+        until_true(lambda: any("certificate verify failed" in why for why in here.link._troubles.values()))
+        here.watch("x", 1)
+    with tls(known, port=port):
+        here.send()
+        assert here.event("live") and replicas(redis_server.url)["x"].get() == 1
+
+
+def test_a_hub_behind_a_proxy_with_tls_is_reached_and_checked(certificate, monkeypatch):
+    known, here, there = certificate(), AlmaRegistry(), AlmaRegistry()
+    with contextlib.ExitStack() as stack:
+        hub = stack.enter_context(running_hub(names=["localhost"]))
+        connect = partial(asyncio.open_connection, "127.0.0.1", hub.port)
+        port = stack.enter_context(behind_tls(known, connect))
+        with pytest.raises(SyncError, match="certificate verify failed"):
+            alma.sync(here, f"wss://localhost:{port}")
+        monkeypatch.setenv("SSL_CERT_FILE", str(known))
+        with pytest.raises(SyncError, match="certificate verify failed"):
+            alma.sync(here, f"wss://127.0.0.1:{port}")
+        stack.enter_context(alma.sync(here, f"wss://localhost:{port}"))
+        stack.enter_context(alma.sync(there, hub_url(hub)))
+        here.watch("x", 0).set(1)
+        there.watch("x", 0).wait(1, timeout=PATIENCE)
+
+
 # -- the place in a journal
 
 
@@ -16986,6 +17274,81 @@ def test_what_was_pruned_while_it_waited_in_a_journal_is_said_and_the_newest_goe
     here.told(there)
     assert here.event("pruned").name == "x"
     assert there["x"].get() == here["x"].get() == 10
+
+
+def test_what_was_sent_and_pruned_before_a_journal_knew_of_it_gets_another_origin(replicas, memory_url, tmp_path):
+    here, there = journalled_replica(replicas, tmp_path / JOURNALLED, memory_url), replicas()
+    here.watch("x", 0, keep_last=2)
+    here.told(there)
+    there.told(here)
+    read, gate = here.link._bus.read, threading.Event()
+    here.link._bus.read = lambda *args: (gate.wait(PATIENCE), read(*args))[1]
+    here.told(there)  # which takes a read that had begun before the gate to its end
+    for n in range(1, 6):
+        here["x"].set(n)
+    here.send()
+    with here.held():
+        for n in range(6, 11):
+            here["x"].set(n)
+        copy = killed(tmp_path / JOURNALLED, tmp_path / "copy")
+        here.link._finish("closed", "killed")
+    gate.set()
+    here = journalled_replica(replicas, copy, memory_url)
+    here.told(there)
+    there.told(here)
+    assert here["x"].get() == there["x"].get() == 10
+    assert [record.label for record in here["x"].history()] == ["initial", None, None]
+
+
+def test_a_journal_knows_what_the_state_showed_to_be_ordered(replicas, memory_url, tmp_path):
+    here, there = journalled_replica(replicas, tmp_path / JOURNALLED, memory_url), replicas()
+    here.watch("x", 0)
+    here.told(there)
+    there.told(here)
+    gate = lose_what_comes(here)
+    here.told(there)
+    here["x"].set(1).set(2)
+    here.send()
+    gate.set()
+    assert here.event("resync").text
+    with here.held():
+        here["x"].set(3)
+        copy = killed(tmp_path / JOURNALLED, tmp_path / "copy")
+        here.link._finish("closed", "killed")
+    here = journalled_replica(replicas, copy, memory_url)
+    here.told(there)
+    assert there.values("x") == [0, 1, 2, 3]
+
+
+def test_a_journal_that_never_reached_a_bus_begins_there_later(replicas, redis_server, tmp_path):
+    here = replicas(redis_server.url, AlmaRegistry(journal=tmp_path / JOURNALLED), wait=0)
+    here.watch("x", 1)
+    here.link.close(0)
+    here.registry.close()
+    there, here = (
+        replicas(redis_server.start().url),
+        journalled_replica(replicas, tmp_path / JOURNALLED, redis_server.url),
+    )
+    here.told(there)
+    assert there["x"].get() == 1 and here.link.status == "live"
+
+
+@pytest.mark.parametrize("where", ["wanted", "queued"])
+def test_what_a_bus_has_lost_is_sent_after_a_restart(replicas, memory_url, tmp_path, monkeypatch, where):
+    def fail(*args):
+        raise alma._Away("it can't be reached")
+
+    here = journalled_replica(replicas, tmp_path / JOURNALLED, memory_url)
+    here.watch("x", 0).set(1)
+    here.send()
+    monkeypatch.setattr(*((here.link, "_send_some") if where == "wanted" else (here.link._bus, "send")), fail)
+    begin_anew(here)
+    until_true(lambda: here.link._wanted if where == "wanted" else here.link._queue)
+    here.link.close(0)
+    here.registry.close()
+    here = journalled_replica(replicas, tmp_path / JOURNALLED, memory_url)
+    here.send()
+    assert replicas()["x"].get() == 1
 
 
 def test_a_journal_with_a_place_in_a_topic_verifies_loads_and_saves(replicas, memory_url, tmp_path):
@@ -18325,6 +18688,7 @@ def test_a_server_restored_from_an_older_copy_gets_ours_again(replicas, redis_se
 def test_a_reader_whose_entries_are_gone_takes_the_state_though_nothing_comes_after(replicas, redis_server, gone):
     here, there = replicas(redis_server.start().url), replicas(redis_server.url)
     here.watch("x", 0)
+    here.watch("y", 7)
     here.told(there)
     with there.registry._monitor.lock:
         for n in range(1, 3_000):
@@ -18336,6 +18700,7 @@ def test_a_reader_whose_entries_are_gone_takes_the_state_though_nothing_comes_af
     there["x"].wait(2_999, timeout=PATIENCE)
     here.told(there)
     there.told(here)
+    assert there.values("y") == [7]
 
 
 def poison_for(client):
