@@ -9433,7 +9433,7 @@ class _Seal:
     def _change(self, raw: Any) -> _Change:
         name, kind, label = raw["name"], raw["kind"], raw.get("label")
         space, encoded = raw.get("space"), raw.get("encoded", False)
-        plain = name and type(name) is str and type(label) in (str, type(None)) and type(encoded) is bool
+        plain = name and type(name) is str and type(label) in (str, type(None))
         if not plain or kind not in _CHANGE_KINDS or not _is_key_of(name, space):
             raise ValueError("a change in it is none that Alma knows")
         value = DELETED if kind == "deletion" else self.codec.decode(raw["value"])
@@ -9471,10 +9471,11 @@ class _Trail:
 
     def look(self, count: int, arrived: AbstractSet[int]) -> None:
         """Note the records up to *count* that were made here."""
-        for index in range(self.place, count) if arrived else ():
-            if index not in arrived:
-                self._note(index, index + 1)
-        if not arrived and count > self.place:
+        if arrived:
+            for index in range(self.place, count):
+                if index not in arrived:
+                    self._note(index, index + 1)
+        elif count > self.place:
             self._note(self.place, count)
         self.place = count
 
@@ -11002,7 +11003,6 @@ class Hub:
             close_timeout=_BEAT,
             max_size=_LARGEST_MESSAGE,
             max_queue=2,
-            write_limit=1 << 16,
             logger=_silent_logger(),
         )
 
@@ -11044,7 +11044,7 @@ class Hub:
         hosts, origins = map(request.headers.get_all, ("Host", "Origin"))
         if "?" in request.path:
             return 400, "The address of a hub has no query: a token travels in a header.", ""
-        if len(hosts) != 1 or not self._is_called(hosts[0].lower(), *address[:2]):
+        if len(hosts) != 1 or not self._is_called(hosts[0], *address[:2]):
             return 403, "This Host is none of the hub's names.", f" {hosts!a:.200}"
         if origins and (len(origins) > 1 or origins[0].lower() not in self._origins):
             return 403, "Pages of this Origin are not let in.", f" {origins!a:.200}"

@@ -16341,7 +16341,9 @@ def test_a_frozen_variable_takes_nothing_and_the_link_goes_on(replicas):
 
 
 @pytest.mark.parametrize(
-    "value, why", [(socket.socket, "can't be written"), ("a" * (1 << 20), "1,048,576 bytes")], ids=["class", "large"]
+    "value, why",
+    [(socket.socket, "can't be written"), ("a" * (1 << 20), "1,048,576 bytes"), ("ä" * 600_000, "1,048,576 bytes")],
+    ids=["class", "large", "large in bytes"],
 )
 def test_a_value_that_can_not_travel_is_a_dead_letter_here_and_later_ones_go(replicas, value, why):
     here, there = replicas(), replicas()
@@ -16355,9 +16357,46 @@ def test_a_value_that_can_not_travel_is_a_dead_letter_here_and_later_ones_go(rep
 def test_what_can_not_travel_is_not_waited_for_as_ours(replicas):
     here, there = replicas(), replicas()
     here.watch("x", 0)
+    here.watch("y", 0)
     here.told(there)
-    here["x"].set(socket.socket)
+    there.told(here)
+    go = hold_back(here)
+    with here.held():
+        here["y"].set(1)
+        here["x"].set(socket.socket)
+    assert here.event("differs").name == "x"
+    there["x"].set(1)
+    there.told(here)
+    go.set()
     here.send()
+    assert here["x"].get() == 1
+
+
+def test_what_is_set_after_what_can_not_travel_is_waited_for(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 0)
+    here.told(there)
+    there.told(here)
+    go = hold_back(here)
+    with here.held():
+        here["x"].set(socket.socket)
+        here["x"].set("ours")
+    assert here.event("differs").name == "x"
+    there["x"].set("theirs")
+    there.told(here)
+    go.set()
+    here.told(there)
+    assert here["x"].get() == there["x"].get() == "ours"
+
+
+def test_what_can_not_travel_to_a_bus_that_has_lost_all_is_not_waited_for_either(replicas):
+    here, there = replicas(), replicas()
+    here.watch("x", 0).set(socket.socket)
+    here.told(there)
+    there.told(here)
+    assert here.event("differs").name == "x"
+    begin_anew(here)
+    assert here.event("differs").name == "x"
     there["x"].set(1)
     there.told(here)
     assert here["x"].get() == 1
@@ -16367,7 +16406,9 @@ POISON = {
     "no JSON": "}",
     "other JSON": "[]",
     "no entry": '{"mac":"","entry":3}',
-    "too large": json.dumps({"mac": "", "entry": "a" * (1 << 20)}),
+    "too large": entry_of("x", "a" * (1 << 20)),
+    "no origin": entry_of("x", 1, origin=["1"]),
+    "no number": entry_of("x", 1, seq="0"),
     "no value": entry_of("x", kind="deletion").replace("deletion", "set"),
     "no such kind": entry_of("x", 1, kind="sit"),
     "no name": entry_of(3, 1),
@@ -16390,6 +16431,8 @@ def test_poison_is_a_dead_letter_and_what_comes_after_it_is_taken(replicas, text
     late = replicas()
     assert late["x"].get() == 2
     assert late.link.status.dead_letters == 1
+    here.link._bus.send("2" * 32, [alma._Sent(0, text, ())])
+    until_true(lambda: there.link._number == here.link._bus.topic.count)  # and the last of all is no exception
 
 
 def test_dead_letters_are_bounded(replicas):
@@ -16403,9 +16446,10 @@ def test_dead_letters_are_bounded(replicas):
 def test_a_stranger_s_entry_in_the_stream_is_a_dead_letter(replicas, redis_server):
     here, there = replicas(redis_server.start().url), replicas(redis_server.url)
     redis_server.client().xadd("alma:{alma}", {"foo": b"\xff"})
+    redis_server.client().xadd("alma:{alma}", {"m": entry_of("y", 2)})
     here.watch("x", 1)
     here.told(there)
-    assert there["x"].get() == 1 and len(there.link.dead_letters) == 1
+    assert there["x"].get() == 1 and "y" not in there.registry and len(there.link.dead_letters) == 2
     assert there.link.status == "live"
 
 
@@ -16663,6 +16707,7 @@ def test_a_link_says_how_it_is(replicas):
     assert status == status.state == "live" and isinstance(status, str)
     assert (status.sent, status.received, status.duplicates, status.dead_letters) == (2, 1, 0, 0)
     assert 0 <= status.age < 60
+    assert here.link._state(3.5) == "live" and here.link._state(4.5) == "lagging"
     assert here.link.topic == "alma" and re.fullmatch("[0-9a-f]{32}", here.link.origin)
     assert repr(here.link).startswith("SyncLink('memory://") and repr(here.link).endswith(", topic='alma', live)")
 
@@ -16698,6 +16743,17 @@ def test_a_closed_registry_ends_its_link_when_all_is_sent(replicas):
         thread.join(PATIENCE)
     assert there.registry and not any(thread.is_alive() for thread in here.link._threads)
     there.watch("x", 5).wait(1, timeout=PATIENCE)
+
+
+def test_a_link_can_be_closed_by_who_listens_to_its_events(replicas, caplog):
+    here = replicas()
+    here.link.on_event(lambda event: here.link.close())
+    here.link._bury("as if", "it was poison")
+    here.link.on_event(here.events.put)
+    assert here.event("closed").text
+    for thread in here.link._threads:
+        thread.join(PATIENCE)
+    assert [record for record in caplog.records if record.exc_info] == []
 
 
 def test_flush_is_refused_where_it_would_wait_for_itself(replicas):
@@ -16940,12 +16996,47 @@ def test_a_bus_that_is_not_there_leaves_a_link_lagging_and_gets_all_when_it_come
     assert [text["entry"]["changes"][0]["value"] for text in texts] == list(range(100))
 
 
+def test_a_link_waits_longer_each_time_that_a_bus_is_away_and_a_minute_at_most(memory_url, monkeypatch):
+    pauses, enough, over, start = [], threading.Event(), threading.Event(), alma.SyncLink._start
+
+    def refuse(*args):
+        raise alma._Away("not yet")
+
+    def wait(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 13:
+            enough.set()
+            over.wait(PATIENCE)
+
+    def begin(link):
+        monkeypatch.setattr(link._hurry["receiver"], "wait", wait)
+        start(link)
+
+    monkeypatch.setattr(alma._MemoryBus, "state", refuse)
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(alma.SyncLink, "_start", begin)
+    with alma.sync(AlmaRegistry(), memory_url, wait=0) as link:
+        assert enough.wait(PATIENCE)
+        assert [event.kind for event in link._untold] == ["lagging"]
+        over.set()
+        assert pauses[:13] == [min(60, 0.05 * 2**n) for n in range(13)]
+
+
 def test_a_bus_that_refuses_us_is_an_error(redis_server):
     redis_server.options = ("--requirepass", "secret")
     redis_server.start()
     with pytest.raises(SyncError, match=r"NOAUTH|Authentication"):
         alma.sync(AlmaRegistry(), redis_server.url)
     alma.sync(AlmaRegistry(), f"unix://:secret@{redis_server.path}").close()
+
+
+def test_a_closed_link_leaves_no_connection_to_a_server(replicas, redis_server):
+    here, client = replicas(redis_server.start().url), redis_server.client()
+    here.watch("x", 1)
+    here.send()
+    assert len(client.client_list()) == 3
+    here.link.close()
+    until_true(lambda: len(client.client_list()) == 1)
 
 
 @pytest.mark.parametrize("key", ["alma:{alma}", "alma:{alma}:newest"])
@@ -17375,6 +17466,28 @@ def test_a_value_that_the_journal_can_not_take_is_a_dead_letter_and_the_others_c
     assert len(here.link.dead_letters) == 1
 
 
+def test_a_value_too_big_for_the_journal_is_a_dead_letter_and_the_others_come(replicas, memory_url, tmp_path):
+    here, there = journalled_replica(replicas, tmp_path / JOURNALLED, memory_url), replicas()
+    here.watch("x", 0)
+    here.told(there)
+    there.told(here)
+    commit = here.link._commit
+
+    def commit_small(step):
+        if any(change.value == "big" for arrival in step.args[0] for change in arrival.changes):
+            raise JournalError("journal", "string or blob too big")  # SQLite's words, at 1 GB
+        commit(step)
+
+    here.link._commit = commit_small
+    with here.registry._monitor.lock:
+        for value in (1, "big", 2, "big"):
+            there["x"].set(value)
+        there.send()
+    until_true(lambda: here.link._number == here.link._bus.topic.count)
+    assert here.values("x") == [0, 1, 2]
+    assert len(here.link.dead_letters) == 2
+
+
 # -- over WebSocket
 
 
@@ -17627,7 +17740,7 @@ def test_a_hub_turns_away_pages_of_another_origin(origin):
 
 def test_a_hub_lets_in_pages_of_its_origins_and_what_is_no_page():
     with running_hub(origins=["https://page.example", "http://127.0.0.1:8000"]) as hub:
-        for headers in ([], ["Origin: https://page.example"], ["Origin: http://127.0.0.1:8000"]):
+        for headers in ([], ["Origin: https://Page.example"], ["Origin: http://127.0.0.1:8000"]):
             assert knock(hub, *headers)[0] == 101
 
 
@@ -17644,10 +17757,20 @@ def test_a_page_brings_its_token_as_a_subprotocol_which_is_not_sent_back():
         assert re.search(r"(?im)^sec-websocket-protocol: alma\r$", answer)
 
 
-def test_a_hub_compresses_nothing():
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_a_token_is_known_in_letters_of_any_size_before_it(scheme):
+    with running_hub(token="s3cret-token") as hub:
+        assert knock(hub, f"Authorization: {scheme} s3cret-token")[0] == 101
+
+
+def test_a_token_of_bytes_that_are_no_text_is_another():
+    assert not alma._is_same("t", "\udcc3\udca4") and alma._is_same("t", "t")
+
+
+def test_a_hub_compresses_nothing_and_does_not_say_what_it_is_made_of():
     with running_hub() as hub:
         status, answer = knock(hub, "Sec-WebSocket-Extensions: permessage-deflate")
-        assert status == 101 and "deflate" not in answer
+        assert status == 101 and "deflate" not in answer and not re.search("(?im)^server:", answer)
 
 
 def test_a_hub_orders_what_it_gets_and_takes_nothing_twice():
@@ -17977,12 +18100,14 @@ def test_a_hub_says_each_reason_once_in_a_while_and_how_many_more_there_were(cap
 
 
 def test_strangers_fill_no_log(caplog):
+    caplog.set_level(1)
     with running_hub(token="t") as hub:
+        knock(hub)
         with socket.create_connection(("127.0.0.1", hub.port)) as plug:
             plug.sendall(b"\x00\r\n\r\n")
             assert plug.recv(65536) is not None
         assert still_serves(hub, "t")
-    assert caplog.text == ""
+    assert {record.name for record in caplog.records} - {"asyncio", "websockets.client"} == {"alma"}
 
 
 def test_nobody_waits_for_a_client_that_does_not_read(monkeypatch):
@@ -17992,7 +18117,7 @@ def test_nobody_waits_for_a_client_that_does_not_read(monkeypatch):
         plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         plug.connect(("127.0.0.1", hub.port))
         plug.sendall(opening_request(hub))
-        plug.sendall(bytes([0x81, 0x80 | 17, 0, 0, 0, 0]) + b'{"follow":"game"}')  # one frame of text, masked by 0
+        plug.sendall(frame(b'{"follow":"game"}'))
         until_true(lambda: len(hub._topics["game"].bells) == 2)
         big = "v" * 1_000_000
         for seq in range(20):
@@ -18005,6 +18130,45 @@ def test_nobody_waits_for_a_client_that_does_not_read(monkeypatch):
                 taken += len(part)
         assert taken < 20_000_000
         assert still_serves(hub)
+
+
+def test_of_what_a_client_sends_without_listening_a_hub_takes_a_little(monkeypatch):
+    monkeypatch.setattr(alma, "_GRACE", 0.5)
+    with running_hub() as hub, hub_bus(hub) as bus, socket.socket() as plug:
+        for seq in range(20):
+            bus.send(ORIGIN, [an_entry(seq, (f"x{seq}", "set", "v" * 1_000_000))])
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        plug.connect(("127.0.0.1", hub.port))
+        plug.sendall(opening_request(hub) + frame(b'{"follow":"game"}'))
+        until_true(lambda: hub._topics["game"].bells)
+        taken, message = 0, frame(json.dumps({"follow": "game", "more": "v" * 1_000_000}).encode())
+        with pytest.raises(ConnectionError):
+            while taken < 200_000_000:
+                plug.sendall(frame(alma._sending("other", ORIGIN, []).encode()) + message)
+                taken += len(message)
+        assert taken < 50_000_000
+
+
+def frame(text):
+    """Return a message of text as it travels, masked by 0."""
+    size = len(text)
+    return (
+        bytes([0x81, 0x80 | (size if size < 126 else 127)])
+        + (b"" if size < 126 else size.to_bytes(8, "big"))
+        + bytes(4)
+        + text
+    )
+
+
+def test_who_follows_a_hub_waits_for_no_beat(monkeypatch):
+    monkeypatch.setattr(alma, "_BEAT", 60.0)
+    with running_hub() as hub, hub_bus(hub) as bus, a_guest(hub) as guest:
+        guest.send('{"follow":"game"}')
+        assert json.loads(guest.recv(timeout=30))["n"] == 0
+        until_true(lambda: hub._topics["game"].bells)
+        bus.send(ORIGIN, sets(0))
+        while said(guest.recv(timeout=30).split("\n")[1:]) != [0]:
+            pass
 
 
 def test_a_client_that_was_too_slow_starts_again_from_the_state():
@@ -18234,7 +18398,15 @@ def test_many_send_to_a_hub_at_once_and_all_read_the_same():
         assert histories[1:] == histories[:-1] and [n for n, _, _ in histories[0]] == [*range(1, count + 1)]
 
 
-def test_a_hub_leaves_no_task_and_no_connection_behind():
+def test_a_hub_has_the_system_hold_a_thousand_callers(monkeypatch):
+    listen, lengths = socket.socket.listen, []
+    monkeypatch.setattr(socket.socket, "listen", lambda plug, length: (lengths.append(length), listen(plug, length))[1])
+    with running_hub():
+        assert lengths[-1] == 1_024
+
+
+def test_a_hub_leaves_no_task_and_no_connection_behind(monkeypatch):
+    monkeypatch.setattr(alma, "_BEAT", 60.0)  # so long a follower would stay
     needs_extra("websocket", "websockets")
 
     async def run():
@@ -18334,6 +18506,7 @@ def test_a_link_is_woken_by_what_is_changed_here_and_by_what_a_guest_changes_whi
     there.told(here)
     x.set(1)
     here.watch("seen", 0, exist_ok=True).wait(1, timeout=PATIENCE)
+    here.send()
 
 
 class Unlisted(dict):
