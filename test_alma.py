@@ -16762,6 +16762,31 @@ def test_flush_is_refused_where_it_would_wait_for_itself(replicas):
         here.send()
 
 
+@pytest.mark.parametrize("load, value", [(2, 0), (500, "v" * 600_000)], ids=["many", "large"])
+def test_flush_waits_for_the_last_of_several_batches(replicas, monkeypatch, load, value):
+    here = replicas()
+    here.watch("x", 0)
+    here.send()
+    monkeypatch.setattr(alma, "_LOAD", load)
+    send, go, batches = here.link._bus.send, threading.Event(), []
+
+    def send_one(origin, entries):
+        batches.append(len(entries))
+        if len(batches) > 1:
+            go.wait(PATIENCE)
+        return send(origin, entries)
+
+    here.link._bus.send = send_one
+    with here.held():
+        for _ in range(5):
+            here["x"].set(value)
+    with pytest.raises(TimeoutError):
+        here.link.flush(0.5)
+    go.set()
+    here.send()
+    assert here.link._bus.topic.count == 6 and max(batches) <= 2
+
+
 def test_what_could_not_be_sent_is_said_at_the_end(replicas):
     here = replicas()
     with here.held():
@@ -16824,6 +16849,16 @@ def test_what_retention_prunes_before_it_is_sent_is_said_and_the_newest_goes(rep
             here["x"].set(n)
     here.told(there)
     assert here.event("pruned").name == "x"
+    assert there.values("x") == [0, 8, 9, 10]
+
+
+def test_an_initial_value_that_waits_is_not_pruned(replicas):
+    here, there = replicas(), replicas()
+    with here.held():
+        here.watch("x", 0, keep_last=3)
+        for n in range(1, 11):
+            here["x"].set(n)
+    here.told(there)
     assert there.values("x") == [0, 8, 9, 10]
 
 
@@ -18406,7 +18441,7 @@ def test_a_hub_has_the_system_hold_a_thousand_callers(monkeypatch):
 
 
 def test_a_hub_leaves_no_task_and_no_connection_behind(monkeypatch):
-    monkeypatch.setattr(alma, "_BEAT", 60.0)  # so long a follower would stay
+    monkeypatch.setattr(alma, "_BEAT", 1_000.0)  # so long a follower would stay
     needs_extra("websocket", "websockets")
 
     async def run():
