@@ -16143,6 +16143,7 @@ def begin_anew(replica):
     """Have a bus in memory lose all that it has."""
     with replica.link._bus.news:
         replica.link._bus.topic.__init__(1_000)
+        replica.link._bus.news.notify_all()
 
 
 def hold_back(replica):
@@ -17054,6 +17055,7 @@ def test_a_link_waits_longer_each_time_that_a_bus_is_away_and_a_minute_at_most(m
         assert enough.wait(PATIENCE)
         assert [event.kind for event in link._untold] == ["lagging"]
         over.set()
+        link.close(0)
         assert pauses[:13] == [min(60, 0.05 * 2**n) for n in range(13)]
 
 
