@@ -17458,6 +17458,7 @@ def test_a_journal_that_never_reached_a_bus_begins_there_later(replicas, redis_s
         journalled_replica(replicas, tmp_path / JOURNALLED, redis_server.url),
     )
     here.told(there)
+    there.told(here)
     assert there["x"].get() == 1 and here.link.status == "live"
 
 
@@ -17475,8 +17476,12 @@ def test_what_a_bus_has_lost_is_sent_after_a_restart(replicas, memory_url, tmp_p
     here.link.close(0)
     here.registry.close()
     here = journalled_replica(replicas, tmp_path / JOURNALLED, memory_url)
-    here.send()
-    assert replicas()["x"].get() == 1
+    there = replicas()
+    here.told(there)
+    there.told(here)
+    assert there["x"].get() == 1
+    here.link._write_down()
+    assert "cursor" in json.loads(here.registry._monitor.journal.kept("sync:alma"))
 
 
 def test_a_journal_with_a_place_in_a_topic_verifies_loads_and_saves(replicas, memory_url, tmp_path):
