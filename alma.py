@@ -8924,6 +8924,10 @@ class _Away(Exception):
     """Raised by a bus that can't be reached now."""
 
 
+class _Untrusted(_Away):
+    """Raised by a bus whose certificate we can't trust: a mistake when we begin, and later on an outage."""
+
+
 class _Refused(Exception):
     """Raised by a bus that will never have us: a wrong password or token."""
 
@@ -9090,8 +9094,27 @@ return found
 """
 
 
+def _away(reason: str, error: Any) -> _Away:
+    """Return what to raise for an error that kept us from reaching a bus."""
+    from ssl import SSLCertVerificationError
+
+    while error is not None and not isinstance(error, SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return _Away(reason) if error is None else _Untrusted(reason)
+
+
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
+
+
+def _address(url: str) -> str:
+    """Return where a url leads, without who we are there: it is for messages."""
+    import re
+
+    return re.sub(r"(?s)(?<=://).*@|\?.*", "", url)
+
+
+_HOPELESS = "WRONGTYPE", "DB index", "Client names", "unknown command"  # in what a Redis says that will never do it
 
 
 class _Wire:
@@ -9122,10 +9145,11 @@ class _Wire:
         if connection is not None and not self.closed:
             connection.disconnect()
         for_good = errors.AuthenticationError, errors.AuthorizationError, errors.NoPermissionError
-        if isinstance(error, for_good) or (isinstance(error, errors.ResponseError) and "WRONGTYPE" in str(error)):
+        said = str(error) if isinstance(error, errors.ResponseError) else ""
+        if isinstance(error, for_good) or any(words in said for words in _HOPELESS):
             return _Refused(reason)
         if self.closed or isinstance(error, (errors.RedisError, OSError)):
-            return _Away(reason)
+            return _away(reason, error)
         return error
 
     def run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
@@ -9145,14 +9169,49 @@ class _Wire:
             connection.disconnect()
 
 
+def _check_redis_url(url: str) -> None:
+    """Raise ValueError for what redis-py would take for another place, or take to be set as we can't work with."""
+    import re
+    from urllib.parse import parse_qsl, urlsplit
+
+    try:
+        parts = urlsplit(url)
+        options = parse_qsl(parts.query, keep_blank_values=True)
+        if parts.scheme == "unix":
+            fits = not parts.hostname and len(parts.path) > 1
+        else:
+            fits = parts.port != 0 and re.fullmatch("/?[0-9]*", parts.path) is not None
+    except ValueError:  # which would say a part of a password that is not quoted
+        fits, options = False, []
+    if not fits or "#" in url:
+        raise ValueError(
+            f"{_address(url)!r} is no place of a Redis: redis://USER:PASSWORD@HOST:PORT/DATABASE or unix:///PATH, with "
+            "a / ? # or @ in a password as %2F %3F %23 %40"
+        )
+    for name, value in options:
+        if not value or not (name in ("client_name", "db") or name.startswith("ssl_")):
+            raise ValueError(
+                f"the url of a Redis has the options db, client_name and those of TLS, ssl_..., not {name!r}"
+            )
+        if name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+            open(value, "rb").close()  # or it would be said when we connect, without its name
+
+
 class _RedisBus:
     """A topic in Redis or Valkey: a stream orders and keeps the entries, a hash the state."""
 
     def __init__(self, url: str, topic: str, token: Optional[str], keep: int) -> None:
         redis = _of_extra("redis", "redis")
+        _check_redis_url(url)
         retry = _of_extra("redis", "redis.retry").Retry(_of_extra("redis", "redis.backoff").NoBackoff(), 0)
-        waits = {"socket_timeout": 3, "socket_connect_timeout": 3, "retry": retry, "protocol": 2}
-        self.wires = [_Wire(redis.ConnectionPool.from_url(url, **waits)) for _ in range(2)]
+        settings = {"socket_timeout": 3, "socket_connect_timeout": 3, "retry": retry, "protocol": 2}
+        if url.startswith("rediss:") and "ssl_cert_reqs=none" not in url:
+            settings["ssl_check_hostname"] = True  # redis-py before 6 would take anybody's certificate
+        self.wires = [_Wire(redis.ConnectionPool.from_url(url, **settings)) for _ in range(2)]
+        try:
+            self.wires[0].pool.make_connection()  # which connects to nothing yet
+        except (TypeError, redis.RedisError) as error:
+            raise ValueError(f"the url of a Redis has an option that it can't have: {error}") from None
         self.sender, self.reader = self.wires
         self.stream, self.keep = f"alma:{{{topic}}}", keep
         self.keys = self.stream, f"{self.stream}:newest", f"{self.stream}:count"
@@ -9229,10 +9288,13 @@ _BUSES: Dict[str, Callable[[str, str, Optional[str], int], Any]] = {
 
 def _bus_of(url: str, topic: str, token: Optional[str], keep: int) -> Any:
     """Return the bus that an url means; ValueError for one that means none."""
-    make = _BUSES.get(url.partition("://")[0]) if isinstance(url, str) and "://" in url else None
-    if make is None:
-        raise ValueError(f"a bus is reached by {', '.join(f'{scheme}://' for scheme in _BUSES)}, not by {url!r}")
-    return make(url, topic, token, keep)
+    scheme = url.partition("://")[0] if isinstance(url, str) and "://" in url else ""
+    if scheme not in _BUSES:
+        known = ", ".join(f"{scheme}://" for scheme in _BUSES)
+        raise ValueError(f"a bus is reached by {known}, not by {_address(url) if scheme else url!r}")
+    if token is not None and scheme not in ("ws", "wss"):
+        raise ValueError("token= is what a hub asks for, by ws:// or wss://; a Redis finds its password in the url")
+    return _BUSES[scheme](url, topic, token, keep)
 
 
 # -- entries: what travels, as text
@@ -9371,7 +9433,7 @@ class _Seal:
     def _change(self, raw: Any) -> _Change:
         name, kind, label = raw["name"], raw["kind"], raw.get("label")
         space, encoded = raw.get("space"), raw.get("encoded", False)
-        plain = name and type(name) is str and type(label) in (str, type(None)) and type(encoded) is bool
+        plain = name and type(name) is str and type(label) in (str, type(None))
         if not plain or kind not in _CHANGE_KINDS or not _is_key_of(name, space):
             raise ValueError("a change in it is none that Alma knows")
         value = DELETED if kind == "deletion" else self.codec.decode(raw["value"])
@@ -9409,10 +9471,11 @@ class _Trail:
 
     def look(self, count: int, arrived: AbstractSet[int]) -> None:
         """Note the records up to *count* that were made here."""
-        for index in range(self.place, count) if arrived else ():
-            if index not in arrived:
-                self._note(index, index + 1)
-        if not arrived and count > self.place:
+        if arrived:
+            for index in range(self.place, count):
+                if index not in arrived:
+                    self._note(index, index + 1)
+        elif count > self.place:
             self._note(self.place, count)
         self.place = count
 
@@ -9430,13 +9493,11 @@ class _Trail:
         return self.log.time(head, start and min(max(start, head[2].first), head[0] - 1))
 
     def take(self, until: int, most: int) -> List[Tuple[int, int]]:
-        """Take (time, index) of what has to travel first, up to a time: *most*, and all of the last time."""
+        """Take (time, index) of what has to travel first, up to a time: at most so many."""
         (start, stop), layout = self.due[0], self.log.head[2]
         stop, shift = (stop, layout.shift) if start else (1, 0)
         times, first = layout.times, start - shift
         end = min(bisect_right(times, until, first, stop - shift), first + most)
-        if end > first:
-            end = bisect_right(times, times[end - 1], end - 1, stop - shift)
         self.due[0][0] = end + shift
         if self.due[0][0] == self.due[0][1]:
             self.due.popleft()
@@ -9718,9 +9779,10 @@ class _Replica:
                 var = self.scope.find(change.name)
                 if arrival.origin == self.extra.origin and var is not None and var._log in self.trails:
                     self.trails[var._log].again = False
-            for segment in self.segments:
+            for segment in (*self.segments, self.extra):
                 if segment.origin == arrival.origin:
-                    self.echoed, segment.back = max(self.echoed, arrival.time), arrival.seq + 1
+                    segment.back = arrival.seq + 1
+                    self.echoed = max(self.echoed, _NEVER if segment is self.extra else arrival.time)
             return
         outcome.received += 1
         try:
@@ -9965,6 +10027,7 @@ class SyncLink:
         from queue import SimpleQueue
 
         self._scope, self._bus, self._seal, self._url, self._topic = scope, bus, seal, url, topic
+        self._address = _address(url)
         self._monitor, self._pid = scope.monitor, os.getpid()
         self._bell: Any = SimpleQueue()  # may be rung by a signal handler
         self._rung = False
@@ -10051,10 +10114,10 @@ class SyncLink:
         with self._monitor.lock:
             target = self._monitor.time
         if self._is_open() and not self._wait_until(target, timeout):
-            raise TimeoutError(f"not all was ordered by {self._url} within {timeout} s")
+            raise TimeoutError(f"not all was ordered by {self._address} within {timeout} s")
         if self._settled < target:
             why = f"is {self._end[0]}: {self._end[1]}" if self._end else f"belongs to process {self._pid}"
-            raise SyncError(self._url, f"the link {why}")
+            raise SyncError(self._address, f"the link {why}")
 
     def _wait_until(self, target: int, timeout: Optional[float]) -> bool:
         def is_over() -> bool:
@@ -10083,7 +10146,7 @@ class SyncLink:
         self.close()
 
     def __repr__(self) -> str:
-        return f"SyncLink({self._url!r}, topic={self._topic!r}, {self.status})"
+        return f"SyncLink({self._address!r}, topic={self._topic!r}, {self.status})"
 
     # -- telling
 
@@ -10157,7 +10220,7 @@ class SyncLink:
             self._finish("closed", "it was interrupted while it opened")
             raise
         if self._end is not None and self._end[0] == "failed":
-            raise SyncError(self._url, self._end[1])
+            raise SyncError(self._address, self._end[1])
 
     def _start(self) -> None:
         steps = self._send, self._receive
@@ -10194,7 +10257,9 @@ class SyncLink:
             step()
             self._got_through(role)
         except (_Away, JournalError) as error:
-            if self._end is None:
+            if isinstance(error, _Untrusted) and self._word is None:
+                self._finish("failed", str(error))
+            elif self._end is None:
                 self._pause(role, str(error))
         except _Refused as error:
             self._finish("failed", str(error))
@@ -10291,13 +10356,14 @@ class SyncLink:
             for trail in self._replica.strays:
                 self._want(trail, "offer")
             self._replica.strays.clear()
-            wanted = [self._wanted.popleft() for _ in range(min(len(self._wanted), _LOAD))]
+            wanted = list(islice(self._wanted, _LOAD))
             records, gone = self._replica.take_due(_LOAD)
             horizon = records[-1][0] if records and self._replica.due else self._monitor.time
         for trail in filter(gone.get, gone):
             self._tell("pruned", f"{gone[trail]} records were pruned before they could be sent", trail.var._name)
         for trail, record, kind in wanted:
             self._depart(self._replica.extra, record._time, [(trail, record, kind)])
+            self._wanted.popleft()  # last: while it waits or is on its way, a journal keeps no place
         groups: Dict[int, List[Any]] = {}
         for made, trail, record in records:
             groups.setdefault(made, []).append((trail, record, "offer" if record.index == trail.offer else "set"))
@@ -10421,10 +10487,7 @@ class SyncLink:
 
     def _begin_anew(self) -> None:
         """Note that all of ours has come back."""
-        replica = self._replica
-        replica.echoed, replica.arrived = self._monitor.time, []
-        for segment in replica.segments:
-            segment.back = segment.left
+        self._replica.echoed, self._replica.arrived = self._monitor.time, []
 
     # -- where we are in the topic, kept in the journal
 
@@ -10457,7 +10520,8 @@ class SyncLink:
             "origins": list(replica.owns)[-_OWN_ORIGINS:],
             "arrived": [time for time in arrived if time > replica.echoed],
         }
-        if self._lost is None and not self._wanted:  # else the state has to be asked for once more
+        sent_again = not self._wanted and replica.extra.back == replica.extra.left
+        if self._lost is None and sent_again:  # else the state has to be asked for once more
             facts.update(cursor=self._cursor, at=self._at, number=number)
         return self._key, _text(facts)
 
@@ -10590,7 +10654,9 @@ def sync(
     scope = _Scope(what)
     open_links = [link for link in (reference() for reference in _links.copy()) if link is not None and link._is_open()]
     if any(link._monitor is scope.monitor and (link._url, link._topic) == (url, topic) for link in open_links):
-        raise ValueError(f"these variables are on the topic {topic!r} of {url} already: close() that link first")
+        raise ValueError(
+            f"these variables are on the topic {topic!r} of {_address(url)} already: close() that link first"
+        )
     bus = _bus_of(url, topic, token, _whole("keep", keep, 1))
     codec = _Codec({**scope.monitor.types, **_classes(types)}, forms=scope.monitor.forms)
     link = SyncLink(scope, bus, _Seal(codec, secret), url, topic)
@@ -10614,6 +10680,7 @@ _HALF_OPEN = 256  # connections that are not let in yet; with one more, the olde
 _BEAT = 1.0  # seconds
 _GRACE = 5.0  # seconds for a handshake, a first word, and for a message to get through
 _DEAF = 3.5  # seconds without a beat after which a client takes the hub to be away
+_QUIET = 60.0  # seconds in which a hub says once that it has turned somebody away, and why
 _LEAVING, _POLICY, _TOO_BIG, _FAULT, _LATER, _RESYNC = 1001, 1008, 1009, 1011, 1013, 4001  # codes of a close
 _LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 
@@ -10907,11 +10974,23 @@ class Hub:
         self._most_clients, self._most_topics = _whole("clients", clients, 1), _whole("topics", topics, 1)
 
     async def __aenter__(self) -> Hub:
-        server = _of_extra("websocket", "websockets.asyncio.server")
+        from socket import gaierror
+
         self._topics: Dict[str, _Followed] = {}
         self._clients: Set[_Client] = set()
         self._half_open: Dict[Any, None] = {}
-        self._server = await server.serve(
+        self._turned_away: Dict[str, Tuple[float, int]] = {}  # by reason: when it was last said, how many since
+        try:
+            self._server = await self._listen()
+        except gaierror as error:
+            raise gaierror(error.errno, f"{self.host}: {error.strerror}") from None
+        _lengthen_queues(self._server.sockets)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def _listen(self) -> Any:
+        server = _of_extra("websocket", "websockets.asyncio.server")
+        return await server.serve(
             self._serve,
             self.host or None,
             self.port,
@@ -10924,12 +11003,8 @@ class Hub:
             close_timeout=_BEAT,
             max_size=_LARGEST_MESSAGE,
             max_queue=2,
-            write_limit=1 << 16,
             logger=_silent_logger(),
         )
-        _lengthen_queues(self._server.sockets)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
 
     async def __aexit__(self, *exception: object) -> None:
         self._server.close()
@@ -10956,17 +11031,35 @@ class Hub:
 
     def _admit(self, connection: Any, request: Any) -> Any:
         """Return the answer to a request that is turned away, or None."""
+        fault = self._fault(request, connection.local_address)
+        if fault is None:
+            self._half_open.pop(connection, None)  # who is turned away stays among them: it may be slow to go
+            return None
+        status, reason, what = fault
+        self._say_once(reason, f"{(connection.remote_address or '?')[0]}: {reason}{what}")
+        return connection.respond(status, f"{reason}\n")
+
+    def _fault(self, request: Any, address: Any) -> Optional[Tuple[int, str, str]]:
+        """Return for which status and reason a request is turned away, and what the log is told besides."""
         hosts, origins = map(request.headers.get_all, ("Host", "Origin"))
         if "?" in request.path:
-            return connection.respond(400, "The address of a hub has no query: a token travels in a header.\n")
-        if len(hosts) != 1 or not self._is_called(hosts[0].lower(), *connection.local_address[:2]):
-            return connection.respond(403, "This Host is none of the hub's names.\n")
+            return 400, "The address of a hub has no query: a token travels in a header.", ""
+        if len(hosts) != 1 or not self._is_called(hosts[0], *address[:2]):
+            return 403, "This Host is none of the hub's names.", f" {hosts!a:.200}"
         if origins and (len(origins) > 1 or origins[0].lower() not in self._origins):
-            return connection.respond(403, "Pages of this Origin are not let in.\n")
+            return 403, "Pages of this Origin are not let in.", f" {origins!a:.200}"
         if self._token is not None and not any(_is_same(self._token, one) for one in _tokens_in(request.headers)):
-            return connection.respond(401, "The token is missing or wrong.\n")
-        self._half_open.pop(connection, None)  # who is turned away stays among them: it may be slow to go
+            return 401, "The token is missing or wrong.", ""
         return None
+
+    def _say_once(self, reason: str, text: str) -> None:
+        """Log who was turned away, for each reason once in a while: strangers could fill a log."""
+        said, since = self._turned_away.get(reason, (-_QUIET, 0))
+        if monotonic() - said < _QUIET:
+            self._turned_away[reason] = said, since + 1
+            return
+        self._turned_away[reason] = monotonic(), 0
+        _warn("a hub turned away %s%s", text, f" (as it did {since:,} others since it last said so)" * (since > 0))
 
     def _is_called(self, host: str, address: str, port: int) -> bool:
         """Tell whether a Host is this hub: a page may have come under a name of its own, and had that lead here."""
@@ -11223,7 +11316,7 @@ class _SocketBus:
             kind = _Refused if response.status_code in (400, 401, 403) else _Away
             return kind(reason or f"HTTP status {response.status_code}")
         if isinstance(error, (errors.WebSocketException, OSError, EOFError)):
-            return _Away(str(error) or type(error).__name__)
+            return _away(str(error) or type(error).__name__, error)
         if isinstance(error, (LookupError, TypeError, ValueError)):
             return _Away(f"no hub answers there: {type(error).__name__}: {error}")
         return error
