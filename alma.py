@@ -11361,7 +11361,7 @@ class _Drawing:
             return [_AROUND.get(kind, f"{kind.__name__}[]"), *map(self.draw, islice(value, most)), *rest]
         parts: Iterable[Tuple[str, Any]]
         if names:
-            parts = [(f".{name}", self.draw(_field(value, name))) for name in names[:most]]
+            parts = [(f".{_clean(name)}", self.draw(_field(value, name))) for name in names[:most]]
         elif kind in _BY_KEY:
             parts = [(f":{_key_text(key)}", self.draw(value[key])) for key in islice(value, most)]
         else:
@@ -11624,7 +11624,7 @@ function almaView(root, model) {
     lost.forEach(([key, sign, , old], more) =>  // of a list: where it was
       rows.splice(key > 0 ? key - 1 + more : rows.length, 0, item(sign, code(key, gone(old, key)))));
     fill(text, make("span", {}, open ? around(node, ` ${parts.length} `) : brief(node, 90)));
-    return item(sign, make("details", {open}, make("summary", {onclick, at}, text), make("ul", {}, ...rows)));
+    return item(sign, make("details", {open}, make("summary", {onclick, id: at}, text), make("ul", {}, ...rows)));
   };
   const [panel, blank] = new DOMParser().parseFromString(markup, "text/html").body.children;
   const [moment, slider, bar, answer] = panel.children, [, , toggle, , , speed, labels, field] = bar.children;
@@ -11719,9 +11719,9 @@ function almaView(root, model) {
     find(".facts").replaceChildren(...(labels[at] ? [make("mark", {}, labels[at])] : []), facts);
     find(".dot").style = Number.isFinite(numbers[at]) ? `top: ${track.scale(numbers[at])}%` : "display: none";
     if (many && !box.open) return;
-    const active = root.getRootNode().activeElement, held = box.contains(active) ? active.at : undefined;
+    const active = root.getRootNode().activeElement, held = box.contains(active) && active.id;
     find(".body").replaceChildren(make("ul", {}, row(track, "", now, changes[0]?.slice(1))), make("p", {}, note));
-    if (held !== undefined) ([...box.querySelectorAll("summary")].find(fold => fold.at === held) ?? slider).focus();
+    if (held) (find(`#${CSS.escape(held)}`) ?? slider).focus({preventScroll: true});
   };
   const draw = () => {
     frame = 0;
@@ -12046,7 +12046,7 @@ class Timeline:
                 return {"said": f"made the branch {self.branch_here(message['name'])._name!r}"}
             _VERBS[message["action"]](self)
         except Exception as error:  # a refusal of the variable's, or of a guest of its owner's
-            return {"error": f"{type(error).__name__}: {error}"}
+            return {"error": _clean(f"{type(error).__name__}: {error}")}
         return {"said": ""}
 
 

@@ -18389,6 +18389,10 @@ def test_a_model_is_drawn_with_its_fields():
     assert drawn(Model(size=3)) == {"": "Model()", ".size": "3"}
 
 
+def test_the_name_of_a_field_is_escaped_like_any_text():
+    assert drawn(type("Wild", (), {"_fields": ("\ud800",)})()) == {"": "Wild()", r".\ud800": "<deleted>"}
+
+
 def test_keys_that_look_the_same_stay_apart():
     class Same:
         def __repr__(self):
@@ -19085,6 +19089,7 @@ def test_a_long_value_stays_where_it_was_scrolled_to(visit, text):
     tab = visit(var.to_html())
     tab.evaluate("scrollTo(0, document.documentElement.scrollHeight / 2)")
     drawn_again(tab)
+    tab.locator(".body summary").first.evaluate("fold => fold.focus({preventScroll: true})")
     where = "[scrollY, document.elementFromPoint(200, 600).closest('li').getBoundingClientRect().top]"
     begin = tab.evaluate(where)
     assert begin[0] > 500
@@ -19780,6 +19785,12 @@ def test_what_a_variable_refuses_is_said(opened):
     var.freeze()
     assert pressed(widget, "undo")["error"].startswith("FrozenError: ")
     assert len(var) == 5
+
+
+def test_an_error_that_no_text_can_hold_is_said_escaped(opened):
+    var = AlmaVar("x", 1)
+    var.add_validator(lambda value: getattr(value, "\ud800"))
+    assert pressed(opened(var), "restore")["error"].endswith(r"has no attribute '\ud800'")
 
 
 def test_a_registry_and_a_namespace_are_shown_and_restored_by_moment(opened):
