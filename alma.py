@@ -11382,7 +11382,9 @@ def _field_names(value: Any) -> Tuple[str, ...]:
     """Return the names of the fields of a dataclass, namedtuple, pydantic model or Unresolved; none of others."""
     if type(value) is Unresolved:
         return ("name", "data")
-    asked = (getattr(type(value), name, None) for name in ("__dataclass_fields__", "_fields", "model_fields"))
+    if is_dataclass(type(value)):
+        return tuple(field.name for field in fields_of(type(value)))
+    asked = (getattr(type(value), name, None) for name in ("_fields", "model_fields"))
     return next((tuple(names) for names in asked if isinstance(names, (dict, tuple))), ())
 
 
@@ -11452,7 +11454,7 @@ class _Drawing:
             return [_AROUND.get(kind, f"{kind.__name__}[]"), *map(self.draw, islice(value, most)), *rest]
         parts: Iterable[Tuple[str, Any]]
         if names:
-            parts = [(f".{name}", self.draw(_field(value, name))) for name in names[:most]]
+            parts = [(f".{_clean(name)}", self.draw(_field(value, name))) for name in names[:most]]
         elif kind in _BY_KEY:
             parts = [(f":{_key_text(key)}", self.draw(value[key])) for key in islice(value, most)]
         else:
@@ -11628,7 +11630,7 @@ def _thinned(records: Sequence[ChangeRecord[Any]], most: int) -> Sequence[Change
 _VIEW_HTML = """\
 <div class=panel>
   <p></p>
-  <input type=range min=0 aria-label={trait} data-lm-suppress-shortcuts=1>
+  <input type=range min=0 aria-label={trait}>
   <div class=bar><button value=Home aria-label=first>«</button><button value=ArrowLeft aria-label=back>‹</button>\
 <button value=" " class=play>Play</button><button value=ArrowRight aria-label=forward>›</button>\
 <button value=End aria-label=last>»</button><select aria-label=speed>{speeds}</select>\
@@ -11662,18 +11664,17 @@ body.alma { max-width: 1080px; margin: 0 auto; padding: clamp(14px, 4vw, 40px); 
   .cursor { inset-block: -6px 0; border-left: 1px solid; } .dot { margin: -5px; border: 5px solid; border-radius: 5px; }
   .marks > * { translate: -50%; padding: 6px 3px; border: 0; pointer-events: auto; background: var(--sign); }
   .panel { position: sticky; top: 0; z-index: 1; padding: 4px 0 12px; background: inherit; accent-color: var(--line); }
-  .bar { display: flex; flex-wrap: wrap; gap: 8px; } [type=range] { width: 100%; height: 26px; }
-  .bar > * { height: 32px; min-width: 34px; max-width: 150px; padding: 0 9px; border: var(--rule); border-radius: 7px;
-    font: inherit; color: inherit; background: #8882; }
+  .bar { display: flex; flex-wrap: wrap; gap: 8px; } .bar > * { height: 32px; min-width: 34px; max-width: 150px;
+    padding: 0 9px; border: var(--rule); border-radius: 7px; font: inherit; color: inherit; background: #8882; }
   button, summary, .chart { cursor: pointer; } div > details:has(> .body) { border-top: var(--rule); padding: 12px 0; }
   p:empty, [open] > summary > .value, :not([value$=here]) + [placeholder], .panel:has(+ :empty) { display: none; }
-  ul { list-style: none; padding: 0; } li { position: relative; padding-left: 22px; content-visibility: auto; }
+  ul { list-style: none; padding: 0; } li { position: relative; padding-left: 22px; }
+  .short { content-visibility: auto; contain-intrinsic-height: 1.65em; } [type=range] { width: 100%; height: 26px; }
   li > b { position: absolute; left: 6px; } li > i { position: absolute; clip-path: inset(50%); }
   .added { --sign: #0a5; } .removed, del, .wrong { --sign: #e44; } .changed, .replaced, mark, .marks { --sign: #e90; }
   .added, .removed, .replaced, mark { background: color-mix(in srgb, var(--sign) 14%, Canvas); border-radius: 4px; }
   b, mark, del, .wrong { color: color-mix(in srgb, var(--sign) 45%, CanvasText); } code > span { color: var(--dim); }
-  [title=initial] { display: none; } .play { min-width: 74px; color: Canvas; background: var(--line); }
-}
+  [title=initial] { display: none; } .play { min-width: 74px; color: Canvas; background: var(--line); } }
 """
 
 _VIEW_JS = """\
@@ -11692,18 +11693,20 @@ function almaView(root, model) {
   };
   const count = changes => changes.reduce((sum, [, sign, told]) => sum + (sign === "•" ? count(told) : 1), 0);
   const name = key => /^[:.]/.test(key) ? `${key.slice(1)}: ` : key > 0 ? `${key - 1}: ` : "";
-  const partsOf = node => Object.entries(node).slice(1).map(([key, part]) => [key, part || key.slice(1)]);
+  const partsOf = node => Object.entries(node).slice(1).map(([key, part]) => [key, part === 0 ? key.slice(1) : part]);
   const around = (node, text) => (node[0] ?? node[""]).replace(/.$/, end => text + end);  // "[]", "{}", "Point()"
   const textOf = node => typeof node === "string" ? node : around(node, partsOf(node).map(([key, part]) =>
     `${Array.isArray(node) ? "" : name(key)}${textOf(part)}`).join(", "));
   const brief = (node, most, text = textOf(node)) => text.length > most ? `${text.slice(0, most)}…` : text;
   const words = {"+": "added", "−": "removed", "~": "replaced", "•": "changed", "": ""};
-  const item = (sign, ...parts) => make("li", {className: words[sign]},
-    make("b", {ariaHidden: "true"}, sign), make("i", {}, `${words[sign]} `), ...parts);
+  const isShort = element => element.matches("code") && element.textContent.length < 40;  // on one line most likely
+  const item = (sign, part) => make("li", {className: words[sign] + (isShort(part) ? " short" : "")},
+    make("b", {ariaHidden: "true"}, sign), make("i", {}, `${words[sign]} `), part);
   const code = (key, ...parts) => make("code", {}, make("span", {}, name(key)), ...parts);
-  const gone = node => make("del", {}, brief(node, 200));
+  const gone = (node, key) => make("del", {}, brief(node === 0 ? key.slice(1) : node, 200));
   const row = (track, key, node, [sign = "", told, old] = [], path = "", isFew = true) => {
-    const text = code(key, ...(sign === "~" ? [gone(old), " → "] : [])), at = `${path}\t${key}`;
+    const was = sign === "•" ? told.find(([key]) => !key)?.[3] : old;  // its kind, or the whole
+    const text = code(key, ...(was === undefined ? [] : [gone(was), " → "])), at = `${path}\t${key}`;
     if (typeof node === "string") return item(sign, fill(text, node));
     const parts = partsOf(node), few = parts.length <= 12;
     const open = track.open[at] ?? (sign === "•" || !path || (few && isFew));
@@ -11712,9 +11715,9 @@ function almaView(root, model) {
     const marks = Object.fromEntries(changes.map(([key, ...change]) => [key, change[0] === "−" ? [] : change]));
     const rows = open ? parts.map(([key, part]) => row(track, key, part, marks[key], at, few)) : [];
     lost.forEach(([key, sign, , old], more) =>  // of a list: where it was
-      rows.splice(key > 0 ? key - 1 + more : rows.length, 0, item(sign, code(key, gone(old || key.slice(1))))));
+      rows.splice(key > 0 ? key - 1 + more : rows.length, 0, item(sign, code(key, gone(old, key)))));
     fill(text, make("span", {}, open ? around(node, ` ${parts.length} `) : brief(node, 90)));
-    return item(sign, make("details", {open}, make("summary", {onclick, at}, text), make("ul", {}, ...rows)));
+    return item(sign, make("details", {open}, make("summary", {onclick, id: at}, text), make("ul", {}, ...rows)));
   };
   const [panel, blank] = new DOMParser().parseFromString(markup, "text/html").body.children;
   const [moment, slider, bar, answer] = panel.children, [, , toggle, , , speed, labels, field] = bar.children;
@@ -11725,7 +11728,7 @@ function almaView(root, model) {
   const when = ms => {  // local time and age
     const local = new Date(ms - new Date(ms).getTimezoneOffset() * 6e4).toISOString(), age = (Date.now() - ms) / 1e3;
     const [n, unit] = [[86400, "days"], [3600, "hours"], [60, "minutes"]].find(([n]) => age >= 2 * n) ?? [1, "seconds"];
-    return `${local.slice(0, -1).replace("T", " ")} · ${Math.floor(age / n)} ${unit} ago`;
+    return `${local.slice(0, -1).replace("T", " ")} · ${Math.max(0, Math.floor(age / n))} ${unit} ago`;
   };
   const go = (to, tell = true) => {  // once a frame is drawn where it is by then
     [stop, untold, frame] = [Math.max(0, Math.min(last(), to)), untold || tell, frame || requestAnimationFrame(draw)];
@@ -11751,10 +11754,9 @@ function almaView(root, model) {
   field.before(...actions.map(value => make("button", {value}, value)));
   const begin = (number, name) => {
     const box = blank.cloneNode(true), find = part => box.querySelector(part), track = {name, box, find, open: {}};
-    find("h1, h2").append(name);
+    find("h1, h2").append(name), list.append(box);
     box.ontoggle = () => show(track, true);
     find(".chart").onclick = ({target, offsetX: x}) => move(target.to ?? Math.round(x / target.clientWidth * last()));
-    list.append(box);
     return tracks.set(number, track).get(number);
   };
   const add = ({number, name, labels, floats, steps, index, time, whole, ...rest}) => {  // to a track, or a new one
@@ -11763,17 +11765,17 @@ function almaView(root, model) {
     for (const at in labels) track.labels[track.trees.length + +at] = labels[at];
     steps.forEach((told, at) => {
       const was = track.trees.at(-1), step = Array.isArray(told) ? told : told === was ? [] : [["", "~", told, was]];
-      track.steps.push(step);
-      track.trees.push(apply({"": was}, step)[""]);
-      track.numbers.push(floats[at] ?? Number(track.trees.at(-1)));  // NaN of what has parts
+      track.steps.push(step), track.trees.push(apply({"": was}, step)[""]);
+      track.numbers.push(floats[at] ?? Number(track.trees.at(-1) || NaN));  // NaN of what has parts
     });
     Object.assign(track, rest, {shown: null, index: track.index.concat(index), time: track.time.concat(time)});
   };
   const paint = (track, placeOf) => {  // a line of numbers, or bars that grow with what has changed
     const {steps, numbers, labels, find} = track, places = track[column].map(value => placeOf.get(value));
     const good = numbers.filter(Number.isFinite), isLine = 2 * good.length > steps.length;
-    const low = Math.min(...good), high = Math.max(...good), bounds = isLine && !many ? [high, low] : ["", ""];
-    const scale = n => low === high ? 50 : Math.round(960 - 920 * ((n / 2 - low / 2) / (high / 2 - low / 2))) / 10;
+    const low = Math.min(...good), high = Math.max(...good), span = high / 2 - low / 2;  // of halves: never infinite
+    const bounds = isLine && !many ? [high, low] : ["", ""];
+    const scale = n => Number.isFinite(n) ? Math.round(960 - 920 * (span ? (n / 2 - low / 2) / span : 0.5)) / 10 : NaN;
     const height = at => isLine ? scale(numbers[at]) : 84 - 12 * Math.min(6, Math.log2(1 + count(steps[at])));
     const line = places.map((place, at) => {
       const x = Math.round(1e4 * share(place)) / 10, y = height(at), isOn = isLine && at && height(at - 1) >= 0;
@@ -11798,27 +11800,27 @@ function almaView(root, model) {
     go(atEnd ? last() : before(stops, was), atEnd);
   };
   const show = (track, again) => {
-    const {box, find, trees, steps, index, time, numbers, note, labels} = track;
+    const {box, find, trees, steps, index, time, numbers, note, pruned, labels} = track;
     const at = before(track[column], stops[stop]), now = trees[at] ?? "not there yet";
     if (at === track.shown && !again) return;
     track.shown = at;
     const changes = at < 1 ? [] : steps[at];
-    const since = at < 1 ? "" : ` · changes since record ${index[at - 1]}: ${count(changes)}`;
+    const lost = index[at] > pruned ? "" : " · no longer kept";
+    const since = at < 1 ? "" : `${lost} · changes since record ${index[at - 1]}: ${count(changes)}`;
     const facts = at < 0 ? "" : `record ${index[at]} of ${index[0]} to ${index.at(-1)} · ${when(time[at])}${since}`;
     find(".value").textContent = many || typeof now === "string" ? brief(now, 300) : "";
     find(".facts").replaceChildren(...(labels[at] ? [make("mark", {}, labels[at])] : []), facts);
     find(".dot").style = Number.isFinite(numbers[at]) ? `top: ${track.scale(numbers[at])}%` : "display: none";
     if (many && !box.open) return;
-    const held = root.getRootNode().activeElement?.at;
+    const active = root.getRootNode().activeElement, held = box.contains(active) && active.id;
     find(".body").replaceChildren(make("ul", {}, row(track, "", now, changes[0]?.slice(1))), make("p", {}, note));
-    if (held !== undefined) [...box.querySelectorAll("summary")].find(fold => fold.at === held)?.focus();
+    if (held) (find(`#${CSS.escape(held)}`) ?? slider).focus({preventScroll: true});
   };
   const draw = () => {
     frame = 0;
     if (last() < 0) return;
     tracks.forEach(track => show(track));
-    labels.value = stop;
-    labels.selectedIndex = Math.max(0, labels.selectedIndex);  // the title, where nothing has that value
+    labels.value = stop, labels.selectedIndex = Math.max(0, labels.selectedIndex);  // the title, if need be
     moment.textContent = many ? when(stops[stop]) : "";
     const said = many ? [moment] : list.querySelectorAll("header > .value:not(:empty), header > .facts");
     Object.assign(slider, {max: last(), value: stop, ariaValueText: [...said].map(it => it.textContent).join(", ")});
@@ -11838,7 +11840,7 @@ function almaView(root, model) {
   const say = ({said, error}) => { [answer.textContent, answer.className] = [error || said, error ? "wrong" : ""]; };
   const heard = Object.entries({[`change:${trait}`]: follow, "change:news": take, "msg:custom": say});
   root.classList.add("alma");
-  root.dataset.lmSuppressShortcuts = "true";  // or JupyterLab takes the arrow keys
+  root.addEventListener("focusin", ({target}) => { target.dataset.lmSuppressShortcuts = ""; });  // or Jupyter's act
   timelines.forEach(add);
   root.append(...(many ? [make("h1", {}, title), panel] : []), list);
   if (!many) list.querySelector(".body").before(panel);
@@ -12077,6 +12079,7 @@ class Timeline:
 
     index: Optional[int]
     moment: Optional[float]
+    set_state: Callable[[Dict[str, Any]], None]
     _feed: _Feed
     _owner: Any
 
@@ -12128,13 +12131,15 @@ class Timeline:
                 yield name, var
 
     def _answer(self, message: Mapping[str, Any]) -> Dict[str, str]:
-        """Do what a button says, and return what is to be shown of it."""
+        """Do what a button says, where its view is, and return what is to be shown of it."""
         try:
+            # Jupyter may still hold back what the slider said before, as long as the kernel is busy
+            self.set_state({trait: message[trait] for trait in ("index", "moment") if trait in message})
             if message["action"] == "branch here":
                 return {"said": f"made the branch {self.branch_here(message['name'])._name!r}"}
             _VERBS[message["action"]](self)
         except Exception as error:  # a refusal of the variable's, or of a guest of its owner's
-            return {"error": f"{type(error).__name__}: {error}"}
+            return {"error": _clean(f"{type(error).__name__}: {error}")}
         return {"said": ""}
 
 
@@ -12250,9 +12255,8 @@ def _value_html(record: ChangeRecord[Any], most: int, style: str = "") -> str:
 
 
 def _value_cell(record: ChangeRecord[Any]) -> str:
-    return _value_html(
-        record, 120, "; display: inline-block; min-width: 20ch"
-    )  # or a long one is as narrow as a letter
+    style = "; display: inline-block; min-width: 20ch"  # or a long one is as narrow as a letter
+    return _value_html(record, 120, style)
 
 
 def _record_row(record: ChangeRecord[Any]) -> Sequence[str]:

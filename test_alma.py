@@ -19120,13 +19120,20 @@ class Corner(typing.NamedTuple):
     y: int
 
 
+@dataclass
+class Bounded:
+    x: int
+    limit: typing.ClassVar[int] = 3
+    seed: dataclasses.InitVar[int] = 4
+
+
 DRAWN = [
     (1, "1"), ("a'b", '"a\'b"'), (None, "None"), (float("nan"), "nan"), (b"\0", r"b'\x00'"), (True, "True"),
     ([], ["[]"]), ((1,), ["()", "1"]), (collections.deque([1]), ["deque[]", "1"]), ({}, {"": "{}"}),
     ({"a": 1, 1: [2]}, {"": "{}", ":'a'": "1", ":1": ["[]", "2"]}), (set(), {"": "set{}"}),
     ({"b", "a"}, {"": "set{}", "*'a'": 0, "*'b'": 0}), (collections.Counter("a"), {"": "Counter{}", ":'a'": "1"}),
     (Plant("fern"), {"": "Plant()", ".name": "'fern'", ".water": "0.5"}),
-    (Corner(1, 2), {"": "Corner()", ".x": "1", ".y": "2"}),
+    (Corner(1, 2), {"": "Corner()", ".x": "1", ".y": "2"}), (Bounded(1), {"": "Bounded()", ".x": "1"}),
     (alma.Unresolved("P", {"x": 1}), {"": "Unresolved()", ".name": "'P'", ".data": {"": "{}", ":'x'": "1"}}),
     (alma.DELETED, "<deleted>"), ("\ud800\x00\u202e", r"'\ud800\x00\u202e'"),
 ]  # fmt: skip
@@ -19141,6 +19148,10 @@ def test_a_model_is_drawn_with_its_fields():
     pydantic = needs_extra("pydantic", "pydantic")
     Model = pydantic.create_model("Model", size=(int, ...))
     assert drawn(Model(size=3)) == {"": "Model()", ".size": "3"}
+
+
+def test_the_name_of_a_field_is_escaped_like_any_text():
+    assert drawn(type("Wild", (), {"_fields": ("\ud800",)})()) == {"": "Wild()", r".\ud800": "<deleted>"}
 
 
 def test_keys_that_look_the_same_stay_apart():
@@ -19527,7 +19538,8 @@ def lines_on(tab):
 
 def signs_of(tab):
     """Return the lines that bear a sign: the class, the word for screen readers, and the text."""
-    script = """lines => lines.filter(line => line.className).map(line => [line.className, line.children[0].textContent,
+    script = """lines => lines.filter(line => line.children[0].textContent).map(line => [line.classList[0],
+        line.children[0].textContent,
         line.children[1].textContent.trim(), line.querySelector("code").textContent])"""
     return [tuple(line) for line in tab.locator("li").evaluate_all(script)]
 
@@ -19662,6 +19674,42 @@ def test_what_was_removed_from_a_list_stands_where_it_was(visit):
     assert lines == ["0: 'a'", "−removed 1: 'b'", "−removed 1: 'c'", "1: 'd'"]
 
 
+def test_a_container_that_became_one_of_another_kind_says_so(visit):
+    tab = visit(AlmaVar("x", {"a": [1, 2]}).set({"a": (1, 2)}).to_html())
+    assert signs_of(tab)[-1] == ("changed", "•", "changed", "'a': [] → ( 2 )")
+    assert "changes since record 0: 1" in about(tab) and tab.locator("del").all_text_contents() == ["[]"]
+
+
+class Blank:
+    """Shown as nothing."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __eq__(self, other):
+        return self.number == other.number
+
+    def __hash__(self):
+        return 0
+
+    def __repr__(self):
+        return ""
+
+
+def test_what_has_an_empty_text_is_shown_as_that(visit):
+    var = (
+        AlmaVar("x", [Blank(number) for number in range(12)]).set([Blank(0)]).set({"j": 1, "k": Blank(1)}).set({"j": 1})
+    )
+    tab = visit(var.to_html())
+    shown = [tab.locator("li > code").all_text_contents()]
+    for _ in range(3):
+        tab.keyboard.press("ArrowLeft")
+        drawn_again(tab)
+        shown.append(tab.locator("li > code").all_text_contents())
+    assert shown[:2] == [["'j': 1", "'k': "], ["'j': 1", "'k': "]]
+    assert shown[2:] == [["0: ", *["1: "] * 11], [f"{at}: " for at in range(12)]]
+
+
 def test_no_change_and_a_change_of_the_whole_are_told(visit):
     tab = visit(a_config().to_html())
     assert [sign[2] for sign in signs_of(tab)] == ["replaced"] and lines_on(tab)[-1].endswith("→ 'off'")
@@ -19670,24 +19718,88 @@ def test_no_change_and_a_change_of_the_whole_are_told(visit):
     assert signs_of(tab) == [] and about(tab).endswith("changes since record 2: 0")
 
 
-def test_every_record_shows_its_own_value_whichever_way_it_is_reached(visit):
+ROWS = """() => {
+  const at = line => line.querySelector("code > span").textContent;
+  const read = line => {
+    const code = line.querySelector("code"), lines = line.querySelector("ul")?.children ?? [];
+    const kept = [...lines].filter(line => !line.matches(".removed"));
+    return [at(line), code.lastChild.textContent.replace(/ \\d+ (.)$/, "$1"), kept.map(read)];
+  };
+  const after = line => line?.matches(".removed") ? after(line.nextElementSibling) : line;
+  const all = selector => [...document.querySelectorAll(selector)];
+  const removed = all("li.removed").filter(line => /^\\d+: $/.test(at(line)));
+  return [read(document.querySelector(".body > ul > li")),
+    all("li:is(.added, .removed, .replaced)").map(line => [line.classList[0], at(line)]),
+    all(".changed > details > summary del").length,
+    removed.filter(line => after(line) && at(after(line)) !== at(line)).length];
+}"""
+
+
+def shown_rows(tree, name=""):
+    """Return the rows that show a tree: [name, text, rows]."""
+    if isinstance(tree, str):
+        return [name, tree, []]
+    if isinstance(tree, list):
+        return [name, tree[0], [shown_rows(part, f"{at}: ") for at, part in enumerate(tree[1:])]]
+    parts = [(key, part) for key, part in tree.items() if key]
+    rows = [shown_rows(part, f"{key[1:]}: ") if part != 0 else ["", key[1:], []] for key, part in parts]
+    return [name, tree[""], sorted(rows)]
+
+
+def sorted_rows(row, tree):
+    """Return a row that was read, with the rows of dicts and sets sorted."""
+    name, text, rows = row
+    if isinstance(tree, list):
+        return [name, text, list(map(sorted_rows, rows, tree[1:]))]
+    if isinstance(tree, dict):
+        parts = {f"{key[1:]}: ": part for key, part in tree.items()}
+        return [name, text, sorted(sorted_rows(row, parts.get(row[0], "")) for row in rows)]
+    return row
+
+
+def walk(generator, value, deep=0):
+    """Return a value a little changed somewhere, at times by one of another kind."""
+    new = generator.choice([1, "x", (), [1, [2]], {"y": {3}}, {4, 5}, (6, {"z": 7}), None])
+    if generator.random() < 0.1 and deep:
+        return generator.choice([new, list(value) if isinstance(value, tuple) else value])
+    if isinstance(value, dict) and value:
+        key = generator.choice([*value])
+        changed = {**value, key: walk(generator, value[key], deep + 1), generator.choice("abcdefgh"): new}
+        return {key: part for key, part in changed.items() if generator.random() < 0.9 or len(changed) < 3}
+    if isinstance(value, (list, tuple)) and value:
+        parts = [part for part in value if generator.random() < 0.8]
+        parts.insert(generator.randrange(len(parts) + 1), new)
+        at = generator.randrange(len(parts))
+        parts[at] = walk(generator, parts[at], deep + 1)
+        return type(value)(parts[-10:])
+    return value ^ {generator.randrange(9)} if isinstance(value, set) else new
+
+
+def test_every_record_shows_its_own_value_and_its_changes_whichever_way_it_is_reached(visit):
     generator, var = random.Random(3), AlmaVar("x", {"a": [0], "b": {}})
-    for number in range(150):
-        value = var.get()
-        value["a"].insert(generator.randrange(len(value["a"]) + 1), number)
-        del value["a"][generator.randrange(len(value["a"])) :: 9]
-        value["b"][generator.choice("xyz")] = number
-        var.set(value)
+    for _ in range(150):
+        var.set(walk(generator, var.get()))
     tab = visit(var.to_html())
-    for place in [*generator.sample(range(150), 20), 0, 150]:
+    trees = [drawn(record.value) for record in var]
+    names, seen = {"add": "added", "remove": "removed", "replace": "replaced"}, collections.Counter()
+    for place in [*generator.sample(range(1, 150), 60), 0, 150]:
         tab.locator("input[type=range]").fill(str(place))
         drawn_again(tab)
-        shown = tab.evaluate("""() => [...document.querySelectorAll("li:not(.removed) > code")].map(code =>
-            [code.firstChild.textContent, code.lastChild.textContent])""")
-        value = var.at(place).value
-        expected = {f"{at}: ": str(part) for at, part in enumerate(value["a"])}
-        expected.update({f"'{key}': ": str(part) for key, part in value["b"].items()})
-        assert dict(shown) == expected, place
+        shown, marks, kinds, misplaced = tab.evaluate(ROWS)
+        assert sorted_rows(shown, trees[place]) == shown_rows(trees[place]), place
+        changes = compare_values({0: trees[place - 1]}, {0: trees[place]}) if place else []
+        parts = [change for change in changes if change.path[-1] or len(change.path) == 1]
+        expected = []
+        for op, path, _, _ in parts:
+            key = path[-1]
+            name = f"{key - 1}: " if type(key) is int and key else f"{key[1:]}: " if key and key[0] != "*" else ""
+            expected.append((names[op], name))
+        assert sorted(map(tuple, marks)) == sorted(expected) and misplaced == 0, place
+        assert kinds == len(changes) - len(parts), place
+        assert place == 0 or about(tab).endswith(f"changes since record {place - 1}: {len(changes)}")
+        seen.update(sign for sign, _ in expected)
+        seen.update(kinds=kinds)
+    assert min(seen.values()) > 3 and len(seen) == 4
 
 
 def test_what_somebody_unfolds_or_folds_stays_so_in_other_records(visit):
@@ -19704,6 +19816,64 @@ def test_what_somebody_unfolds_or_folds_stays_so_in_other_records(visit):
     drawn_again(tab)
     assert "record 0" in about(tab)
     assert [fold.get_attribute("open") is not None for fold in folds.all()] == [True, True, False]
+
+
+def test_the_focus_stays_with_its_variable_and_goes_to_the_slider_if_its_container_is_gone(visit):
+    registry = AlmaRegistry()
+    one, two = registry.watch("one", {"a": [0]}), registry.watch("two", {"a": [0]})
+    for number in range(1, 4):
+        one.set({"a": [number]})
+        two.set({"a": [number]})
+    one.set({"a": 4})
+    tab = visit(registry.to_html())
+    tab.evaluate("document.querySelectorAll('details').forEach(it => it.open = true)")
+    drawn_again(tab)
+    tab.keyboard.press("ArrowLeft")
+    drawn_again(tab)
+    tab.locator(".body").first.locator("summary", has_text="'a'").last.focus()
+    where = """[document.activeElement.localName,
+        document.activeElement.closest("div > details:has(h2)")?.querySelector("h2").textContent]"""
+    for _ in range(3):
+        tab.keyboard.press("ArrowLeft")
+        drawn_again(tab)
+        assert tab.evaluate(where) == ["summary", "one"]
+    tab.keyboard.press("End")
+    drawn_again(tab)
+    assert tab.evaluate(where) == ["input", None]
+
+
+@pytest.mark.parametrize("text", ["", "long text " * 30], ids=["short", "long"])
+def test_a_long_value_stays_where_it_was_scrolled_to(visit, text):
+    var = AlmaVar("x", {})
+    for number in range(3):
+        var.set({f"part {at}": dict.fromkeys(range(12), f"{text}{number}") for at in range(12)})
+    tab = visit(var.to_html())
+    tab.evaluate("scrollTo(0, document.documentElement.scrollHeight / 2)")
+    drawn_again(tab)
+    tab.locator(".body summary").first.evaluate("fold => fold.focus({preventScroll: true})")
+    where = "[scrollY, document.elementFromPoint(200, 600).closest('li').getBoundingClientRect().top]"
+    begin = tab.evaluate(where)
+    assert begin[0] > 500
+    for key in ("ArrowLeft", "ArrowRight"):
+        tab.keyboard.press(key)
+        drawn_again(tab)
+        assert tab.evaluate(where) == begin
+
+
+STEEP = [
+    ([1, -(10**400), 2, 3], "M0 96V96H333.3M666.7 50V50H1000V4H1000"),
+    ([5, "x", 5, 5], "M0 50V50H333.3M666.7 50V50H1000V50H1000"),
+    ([0.0, 5e-324], "M0 50V50H1000V50H1000"), ([1e308, -1e308], "M0 4V4H1000V96H1000"), ([7], "M0 50V50H1000"),
+    ([1, 2, float("nan")], "M0 96V96H500V4H1000"), ([float("inf"), 1, 2], "M500 96V96H1000V4H1000"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("values, line", STEEP, ids=lambda each: ascii(each)[:20])
+def test_the_line_of_numbers_has_gaps_where_there_is_none(visit, values, line):
+    var = AlmaVar("x", values[0])
+    for value in values[1:]:
+        var.set(value)
+    assert visit(var.to_html()).locator("path").get_attribute("d") == line
 
 
 def test_a_container_that_changed_within_unfolds_to_show_it(visit):
@@ -19744,7 +19914,6 @@ def test_the_slider_says_its_record_to_a_screen_reader(visit):
     assert re.match(
         r"20, record 49 of 0 to 49 · 2026-\d\d-\d\d \d\d:\d\d:49", slider.evaluate("it => it.ariaValueText")
     )
-    assert slider.get_attribute("data-lm-suppress-shortcuts") is not None
     tab.keyboard.press("Home")
     drawn_again(tab)
     assert slider.evaluate("it => it.ariaValueText").startswith("20, initialrecord 0 of 0 to 49")
@@ -20021,6 +20190,45 @@ def test_new_records_appear_and_who_looks_at_the_newest_goes_on_to_do_so(hosted)
     bring(tab, track.take())
     assert about(tab).startswith("initialrecord 0 of 0 to 7")
     assert "late" in tab.locator("select").last.text_content()
+
+
+def test_a_record_that_is_no_longer_kept_says_so_while_it_is_looked_at(hosted):
+    track = track_of(a_number(5))
+    tab = hosted(track)
+    tab.keyboard.press("ArrowLeft")
+    drawn_again(tab)
+    track.add(ChangeRecord(5, 7, datetime.now(timezone.utc)))
+    track.pruned = 3
+    bring(tab, track.take())
+    assert "record 3 of 0 to 5" in about(tab) and " · no longer kept · changes since" in about(tab)
+    for key in ("ArrowRight", "Home"):
+        tab.keyboard.press(key)
+        drawn_again(tab)
+        assert "no longer kept" not in about(tab)
+
+
+def test_a_record_from_a_clock_ahead_is_new(hosted):
+    track = alma._Track("x")
+    track.add(ChangeRecord(0, 1, datetime.now(timezone.utc) + timedelta(hours=3)))
+    assert about(hosted(track)).endswith(" · 0 seconds ago")
+
+
+def test_no_key_is_taken_by_the_host_while_the_view_has_the_focus(hosted):
+    tab = hosted(track_of(AlmaVar("x", [1]).set([2])))
+    script = """document.addEventListener("keydown", event => {  // as Notebook 7 does in its command mode
+        for (let it = event.target; it && !it.hasAttribute("data-lm-suppress-shortcuts"); it = it.parentElement)
+            if (it.matches(":focus")) { event.stopPropagation(); return event.preventDefault(); }
+    }, true)"""
+    tab.evaluate(script)
+    for control in ("button[aria-label=back]", "input[type=range]", "summary"):
+        tab.locator(control).focus()
+        for key, place in [("ArrowLeft", "0"), ("ArrowRight", "1")]:
+            tab.keyboard.press(key)
+            drawn_again(tab)
+            assert tab.locator("input[type=range]").input_value() == place, control
+    tab.get_by_label("name of the branch").fill("")
+    tab.keyboard.type("dd")
+    assert tab.get_by_label("name of the branch").input_value() == "dd"
 
 
 def test_a_new_variable_appears_among_others(hosted):
@@ -20306,6 +20514,20 @@ def test_its_buttons_restore_undo_and_redo_by_new_records(opened):
     assert len(var) == 8 and widget.index == 1
 
 
+def test_a_button_acts_on_what_its_view_shows_even_if_that_comes_first(opened):
+    registry = AlmaRegistry(clock=noon(*range(20)))
+    var = registry.watch("x", 0)
+    for number in range(1, 5):
+        var.set(number)
+    one, whole = opened(var), opened(registry)
+    one.index = 1
+    assert pressed(one, "restore", index=3) == {"said": ""}
+    assert (var.get(), one.index) == (3, 3)
+    assert pressed(whole, "restore", moment=var.at(2).timestamp.timestamp() * 1e3) == {"said": ""}
+    assert var.get() == 2
+    assert pressed(one, "restore", index=99)["error"].startswith("RollbackError: ") and var.get() == 2
+
+
 def test_its_button_makes_a_branch_where_the_slider_is(opened):
     var = a_number(5)
     widget = opened(var)
@@ -20324,6 +20546,12 @@ def test_what_a_variable_refuses_is_said(opened):
     var.freeze()
     assert pressed(widget, "undo")["error"].startswith("FrozenError: ")
     assert len(var) == 5
+
+
+def test_an_error_that_no_text_can_hold_is_said_escaped(opened):
+    var = AlmaVar("x", 1)
+    var.add_validator(lambda value: getattr(value, "\ud800"))
+    assert pressed(opened(var), "restore")["error"].endswith(r"has no attribute '\ud800'")
 
 
 def test_a_registry_and_a_namespace_are_shown_and_restored_by_moment(opened):
