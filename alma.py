@@ -10680,6 +10680,7 @@ _HALF_OPEN = 256  # connections that are not let in yet; with one more, the olde
 _BEAT = 1.0  # seconds
 _GRACE = 5.0  # seconds for a handshake, a first word, and for a message to get through
 _DEAF = 3.5  # seconds without a beat after which a client takes the hub to be away
+_SILENT = 20.0  # seconds after which a client is asked whether it is there, and in which it has to answer
 _QUIET = 60.0  # seconds in which a hub says once that it has turned somebody away, and why
 _LEAVING, _POLICY, _TOO_BIG, _FAULT, _LATER, _RESYNC = 1001, 1008, 1009, 1011, 1013, 4001  # codes of a close
 _LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
@@ -11001,19 +11002,23 @@ class Hub:
             compression=None,
             open_timeout=_GRACE,
             close_timeout=_BEAT,
+            ping_interval=_SILENT,
+            ping_timeout=_SILENT,
             max_size=_LARGEST_MESSAGE,
             max_queue=2,
             logger=_silent_logger(),
         )
 
     async def __aexit__(self, *exception: object) -> None:
-        self._server.close()
+        self._server.close(close_connections=False)  # it would give no reason
         await _asyncio().gather(*(client.dismiss(_LEAVING, "the hub ends") for client in self._clients))
         ended = _asyncio().ensure_future(self._server.wait_closed())
         while not ended.done():
             for connection in list(self._half_open):
                 self._hang_up(connection)
-            await _asyncio().wait([ended], timeout=_BEAT / 20)  # some may just have been let in
+            for client in self._clients:  # some may just have been let in
+                client.socket.transport.abort()
+            await _asyncio().wait([ended], timeout=_BEAT / 20)
 
     def _meet(self, kind: Any, *args: Any, **options: Any) -> Any:
         """Make a connection. Only so many that ask for nothing are kept, the newest of them."""
