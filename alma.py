@@ -10677,7 +10677,7 @@ _MOST_TEXTS = 1 << 16
 _LONGEST_TOPIC = 200
 _LARGEST_BACKLOG, _LARGEST_STATE = 1 << 26, 1 << 28  # characters of a topic
 _HALF_OPEN = 256  # connections that are not let in yet; with one more, the oldest goes. 100 come at once
-_BEAT = 1.0  # seconds
+_MOMENT, _BEAT = 0.05, 1.0  # seconds
 _GRACE = 5.0  # seconds for a handshake, a first word, and for a message to get through
 _DEAF = 3.5  # seconds without a beat after which a client takes the hub to be away
 _SILENT = 20.0  # seconds after which a client is asked whether it is there, and in which it has to answer
@@ -11018,7 +11018,7 @@ class Hub:
                 self._hang_up(connection)
             for client in self._clients:  # some may just have been let in
                 client.socket.transport.abort()
-            await _asyncio().wait([ended], timeout=_BEAT / 20)
+            await _asyncio().wait([ended], timeout=_MOMENT)
 
     def _meet(self, kind: Any, *args: Any, **options: Any) -> Any:
         """Make a connection. Only so many that ask for nothing are kept, the newest of them."""
