@@ -4715,8 +4715,8 @@ def delivered_by_one_set(most):
         begun.set()
         if threading.get_ident() in one:
             delivered.append(record)
-            while var.last_change().index < min(record.index + 500, most):
-                pass  # the others are faster than this listener, and by less than what makes them wait for it
+            while var.last_change().index < min(record.index + 1_000, most) and var._monitor.waiters < 4:
+                pass  # the others are faster than this listener, until all of them wait for it
 
     def flood():
         begun.wait()
