@@ -17191,13 +17191,34 @@ def certificate(tmp_path):
 
 
 @contextlib.contextmanager
+def on_a_loop_elsewhere(make):
+    """Enter what make() returns, which is entered with "async with", on a loop in a thread of its own."""
+    opened = queue.Queue()
+
+    async def run():
+        stop = asyncio.Event()
+        async with make() as given:
+            opened.put((given, asyncio.get_running_loop(), stop))
+            await stop.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    given, loop, stop = opened.get(timeout=30)
+    try:
+        yield given
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@contextlib.contextmanager
 def behind_tls(certificate, connect, port=0):
     """Take TLS off for a server to which *connect* opens a connection, as a reverse proxy does; give the port."""
     import ssl
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
-    opened = queue.Queue()
 
     async def pump(reader, writer):
         try:
@@ -17213,21 +17234,14 @@ def behind_tls(certificate, connect, port=0):
         far_reader, far_writer = await connect()
         await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
 
-    async def run():
-        stop = asyncio.Event()
+    @contextlib.asynccontextmanager
+    async def listen():
         server = await asyncio.start_server(serve, "127.0.0.1", port, ssl=context)
-        opened.put((server.sockets[0].getsockname()[1], asyncio.get_running_loop(), stop))
-        await stop.wait()
+        yield server.sockets[0].getsockname()[1]
         server.close()
 
-    thread = threading.Thread(target=asyncio.run, args=(run(),))
-    thread.start()
-    port, loop, stop = opened.get(timeout=30)
-    try:
-        yield port
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(30)
+    with on_a_loop_elsewhere(listen) as at:
+        yield at
 
 
 def test_a_link_over_tls_keeps_replicas_alike(replicas, redis_server, certificate):
@@ -17534,26 +17548,11 @@ def test_a_value_too_big_for_the_journal_is_a_dead_letter_and_the_others_come(re
 
 
 @contextlib.contextmanager
-def running_hub(**options):
+def running_hub(port=0, **options):
     """Run a hub on a loop in a thread of its own."""
     needs_extra("websocket", "websockets")
-    opened = queue.Queue()
-
-    async def run():
-        stop = asyncio.Event()
-        async with alma.Hub(port=options.pop("port", 0), **options) as hub:
-            opened.put((hub, asyncio.get_running_loop(), stop))
-            await stop.wait()
-
-    thread = threading.Thread(target=asyncio.run, args=(run(),))
-    thread.start()
-    hub, loop, stop = opened.get(timeout=30)
-    try:
+    with on_a_loop_elsewhere(partial(alma.Hub, port=port, **options)) as hub:
         yield hub
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 @contextlib.contextmanager
